@@ -1,0 +1,133 @@
+//! What a node says about itself.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::address::is_usable_endpoint;
+use crate::document::{Document, Signed};
+use crate::id::BootId;
+use crate::name::{LabelKey, LabelValue, NodeName, Site};
+use crate::trust::{Introduction, MemberCertificate};
+use crate::wire::{WireError, wire_struct, wire_unit_enum};
+
+/// The most endpoints in a record.
+pub const MAX_ENDPOINTS: usize = 8;
+/// The most labels in a record.
+pub const MAX_LABELS: usize = 16;
+/// The most introductions in a record.
+pub const MAX_INTRODUCTIONS: usize = 3;
+
+/// A node's own word about itself; signed by the node, whose key is its name.
+///
+/// Of two records by one node, the one with the higher ([`incarnation`],
+/// [`sequence`]) counts.
+///
+/// [`incarnation`]: NodeRecord::incarnation
+/// [`sequence`]: NodeRecord::sequence
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// Counts the starts of the daemon.
+    pub incarnation: u64,
+    /// Counts the records of one incarnation.
+    pub sequence: u64,
+    /// Which run of the daemon speaks.
+    pub boot: BootId,
+    /// That it is a member.
+    pub certificate: Signed<MemberCertificate>,
+    /// By whom it was met.
+    pub introductions: Vec<Signed<Introduction>>,
+    /// Its claim to an IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its claim to a name.
+    pub name: Option<NodeName>,
+    /// Where it can be reached outside of the mesh; best first.
+    pub endpoints: Vec<Endpoint>,
+    /// Where it stands.
+    pub site: Option<Site>,
+    /// What its operator says about it.
+    pub labels: Vec<Label>,
+    /// The version of its daemon.
+    pub version: String,
+}
+wire_struct!(NodeRecord {
+    0 => incarnation,
+    1 => sequence,
+    2 => boot,
+    3 => certificate,
+    4 => introductions,
+    5 => ipv4,
+    6 => name,
+    7 => endpoints,
+    8 => site,
+    9 => labels,
+    10 => version,
+} check |record| record.check());
+
+impl Document for NodeRecord {
+    const TYPE: &'static str = "record";
+}
+
+impl NodeRecord {
+    /// What decides between two records of one node.
+    pub fn stamp(&self) -> (u64, u64) {
+        (self.incarnation, self.sequence)
+    }
+
+    /// The labels as a map.
+    pub fn label_map(&self) -> BTreeMap<LabelKey, LabelValue> {
+        self.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect()
+    }
+
+    fn check(&self) -> Result<(), WireError> {
+        let refuse = |what| Err(WireError::Invalid(what));
+        if self.endpoints.len() > MAX_ENDPOINTS {
+            return refuse("record: too many endpoints");
+        }
+        if self.labels.len() > MAX_LABELS {
+            return refuse("record: too many labels");
+        }
+        if self.introductions.len() > MAX_INTRODUCTIONS {
+            return refuse("record: too many introductions");
+        }
+        if !self.endpoints.iter().all(|endpoint| is_usable_endpoint(endpoint.address)) {
+            return refuse("record: an endpoint that cannot be one");
+        }
+        if self.version.len() > 64 || self.version.chars().any(char::is_control) {
+            return refuse("record: version");
+        }
+        Ok(())
+    }
+}
+
+/// One label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// Its key.
+    pub key: LabelKey,
+    /// Its value.
+    pub value: LabelValue,
+}
+wire_struct!(Label { 0 => key, 1 => value });
+
+/// Where a node can be reached outside of the mesh: the same port serves UDP
+/// (data) and TCP (control) unless it was only observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// How it is known.
+    pub source: EndpointSource,
+    /// The address.
+    pub address: SocketAddr,
+}
+wire_struct!(Endpoint { 0 => source, 1 => address });
+
+/// How an endpoint is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EndpointSource {
+    /// An address of one of the node's interfaces.
+    Local,
+    /// Said by the operator: `--advertise`.
+    Configured,
+    /// Where another member saw the node's datagrams come from.
+    Observed,
+}
+wire_unit_enum!(EndpointSource { 0 => Local, 1 => Configured, 2 => Observed });
