@@ -18,6 +18,7 @@ pub mod document;
 pub mod gate;
 pub mod id;
 pub mod key;
+pub mod message;
 pub mod name;
 pub mod record;
 pub mod sealed;

@@ -1,6 +1,5 @@
 use serde::de::{self, Deserializer, Unexpected};
 use serde::{Deserialize, Serialize, Serializer};
-use utoipa::ToSchema;
 
 /// The schema tag that every reply, problem and event carries.
 pub const SCHEMA: &str = "epsilon/v1";
@@ -29,10 +28,9 @@ impl<'de> Deserialize<'de> for Schema {
 /// What goes over the wire and out of `-o json`: a body and its schema tag.
 ///
 /// The tag is added in this one place, so that no reply can forget it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Document<T> {
     /// Always `epsilon/v1`.
-    #[schema(value_type = String, example = "epsilon/v1")]
     pub schema: Schema,
     /// The body; its fields stand beside `schema`.
     #[serde(flatten)]

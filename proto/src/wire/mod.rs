@@ -168,8 +168,11 @@ impl<'b> Reader<'b> {
     }
 }
 
-/// A field of a structure that was just read.
-pub(crate) fn present<T: Wire>(from: &mut Reader<'_>) -> Result<T, WireError> {
+/// A field of a structure that was just read; for [`wire_struct!`].
+///
+/// # Errors
+/// When it is not valid, or written although it is absent.
+pub fn present<T: Wire>(from: &mut Reader<'_>) -> Result<T, WireError> {
     let value = T::read(from)?;
     if value.is_absent() {
         return Err(WireError::NotCanonical("an empty field is written"));
@@ -179,9 +182,10 @@ pub(crate) fn present<T: Wire>(from: &mut Reader<'_>) -> Result<T, WireError> {
 
 /// Implements [`Wire`] for a structure as a map of numbered fields, which
 /// must be listed in ascending order.
+#[macro_export]
 macro_rules! wire_struct {
     ($name:ident { $($number:literal => $field:ident),+ $(,)? }) => {
-        wire_struct!($name { $($number => $field),+ } check |_| Ok(()));
+        $crate::wire_struct!($name { $($number => $field),+ } check |_| Ok(()));
     };
     ($name:ident { $($number:literal => $field:ident),+ $(,)? } check $check:expr) => {
         impl $crate::wire::Wire for $name {
@@ -225,6 +229,7 @@ macro_rules! wire_struct {
 
 /// Implements [`Wire`] for an enum whose variants each hold one value, as a
 /// list of the variant's number and the value.
+#[macro_export]
 macro_rules! wire_enum {
     ($name:ident { $($number:literal => $variant:ident),+ $(,)? }) => {
         impl $crate::wire::Wire for $name {
@@ -251,6 +256,7 @@ macro_rules! wire_enum {
 }
 
 /// Implements [`Wire`] for an enum without payloads, as its number.
+#[macro_export]
 macro_rules! wire_unit_enum {
     ($name:ident { $($number:literal => $variant:ident),+ $(,)? }) => {
         impl $crate::wire::Wire for $name {
@@ -269,6 +275,7 @@ macro_rules! wire_unit_enum {
 
 /// Implements [`Wire`] for a wrapper of a byte array as a byte string of just
 /// that length.
+#[macro_export]
 macro_rules! wire_bytes {
     ($name:ident, $length:literal) => {
         impl $crate::wire::Wire for $name {
@@ -286,7 +293,7 @@ macro_rules! wire_bytes {
     };
 }
 
-pub(crate) use {wire_bytes, wire_enum, wire_struct, wire_unit_enum};
+pub use {wire_bytes, wire_enum, wire_struct, wire_unit_enum};
 
 #[cfg(test)]
 mod tests;

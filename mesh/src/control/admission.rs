@@ -1,0 +1,375 @@
+//! Who is let in: three rounds on every new connection, in lock step.
+//!
+//! Each side first says what it knows to be revoked, then why it is a member,
+//! then whether it takes the other. Both must.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use epsilon_proto::clock::{Instant, Now};
+use epsilon_proto::document::{Signed, Verified};
+use epsilon_proto::gate::GateSecret;
+use epsilon_proto::id::{NodeId, PublicKey};
+use epsilon_proto::message::{Credentials, Hello, Refusal, SealedGate, Verdict, Welcome};
+use epsilon_proto::sealed::{Purpose, SealedBox};
+use epsilon_proto::trust::{Introduction, NetworkDocument};
+use epsilon_proto::wire;
+
+use super::{Control, Output};
+use crate::event::Event;
+use crate::membership::Refused;
+
+/// Tells an admission from others.
+pub type ExchangeId = u64;
+
+/// What happens to an admission.
+#[derive(Debug)]
+pub enum AdmissionInput {
+    /// A connection was made; the other side proved to have this key.
+    Begin {
+        /// Who.
+        node: NodeId,
+        /// From or to where.
+        remote: SocketAddr,
+        /// Whether this node called.
+        outbound: bool,
+    },
+    /// A frame came.
+    Frame(Vec<u8>),
+    /// The connection ended before the admission.
+    Ended,
+}
+
+/// After so long a node admits others although it heard of no revocations.
+const GUARD: Duration = Duration::from_secs(2);
+/// How many documents one Hello may carry.
+const MAX_HELLO: usize = 8_192;
+
+/// An admission under way.
+pub(super) struct Admission {
+    node: NodeId,
+    stage: Stage,
+    hello: Option<Hello>,
+    /// This node's verdict, once given.
+    given: Option<Result<(), Refusal>>,
+}
+
+enum Stage {
+    Hello,
+    Credentials,
+    /// The credentials are here, the guard is closed.
+    Waiting(Box<Credentials>),
+    Verdict,
+}
+
+/// Keeps a node that just started from admitting anybody before it exchanged
+/// revocations with a member other than the applicant.
+pub(super) struct Guard {
+    until: Option<Instant>,
+    heard: BTreeSet<NodeId>,
+}
+
+impl Guard {
+    pub(super) fn new(started: Instant, members: usize) -> Self {
+        // Oneself and one other: there is no third to hear from.
+        let until = (members > 2).then(|| started + GUARD);
+        Self { until, heard: BTreeSet::new() }
+    }
+
+    fn is_open_for(&self, applicant: NodeId, now: Instant) -> bool {
+        self.until.is_none_or(|until| now >= until)
+            || self.heard.iter().any(|node| *node != applicant)
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.until
+    }
+}
+
+impl Control {
+    /// Something happened to an admission.
+    pub fn handle_admission(&mut self, exchange: ExchangeId, input: AdmissionInput, now: Now) {
+        match input {
+            AdmissionInput::Begin { node, remote: _, outbound: _ } => {
+                let hello = self.hello(node, now);
+                let admission = Admission { node, stage: Stage::Hello, hello: None, given: None };
+                self.admissions.insert(exchange, admission);
+                self.step(exchange, Some(wire::encode(&hello)), None);
+            }
+            AdmissionInput::Frame(bytes) => self.admission_frame(exchange, &bytes, now),
+            AdmissionInput::Ended => drop(self.admissions.remove(&exchange)),
+        }
+    }
+
+    fn step(
+        &mut self,
+        exchange: ExchangeId,
+        send: Option<Vec<u8>>,
+        outcome: Option<Result<(), Refusal>>,
+    ) {
+        if outcome.is_some() {
+            self.admissions.remove(&exchange);
+        }
+        self.outputs.push_back(Output::Admission { exchange, send, outcome });
+    }
+
+    fn hello(&mut self, node: NodeId, now: Now) -> Hello {
+        Hello {
+            boot: self.config.boot,
+            clock: now.wall,
+            port: self.settings.port,
+            probe_index: self.peer(node).probe_index,
+            revocations: self.trust.admissions_and_revocations(),
+        }
+    }
+
+    fn admission_frame(&mut self, exchange: ExchangeId, bytes: &[u8], now: Now) {
+        let Some(admission) = self.admissions.get_mut(&exchange) else { return };
+        let node = admission.node;
+        match std::mem::replace(&mut admission.stage, Stage::Verdict) {
+            Stage::Hello => match wire::decode::<Hello>(bytes) {
+                Ok(hello) if hello.revocations.len() <= MAX_HELLO => {
+                    admission.stage = Stage::Credentials;
+                    admission.hello = Some(hello.clone());
+                    for document in &hello.revocations {
+                        if matches!(
+                            document,
+                            NetworkDocument::Grant(_) | NetworkDocument::Revocation(_)
+                        ) {
+                            self.take_document(document, super::documents::Source::Hello, now);
+                        }
+                    }
+                    if self.members.get(node).is_some() {
+                        self.guard.heard.insert(node);
+                    }
+                    let credentials = self.credentials();
+                    self.step(exchange, credentials, None);
+                    self.judge_waiting(now);
+                }
+                _ => self.refuse_outright(exchange, Refusal::Protocol),
+            },
+            Stage::Credentials => match wire::decode::<Credentials>(bytes) {
+                Ok(credentials) => {
+                    admission.stage = Stage::Waiting(Box::new(credentials));
+                    self.judge_waiting(now);
+                }
+                Err(_) => self.refuse_outright(exchange, Refusal::Protocol),
+            },
+            // Lock step: nothing may come before this node's verdict is out.
+            Stage::Waiting(_) => self.refuse_outright(exchange, Refusal::Protocol),
+            Stage::Verdict => self.conclude(exchange, bytes, now),
+        }
+    }
+
+    /// Ends an admission with a refusing verdict, whatever the other says.
+    fn refuse_outright(&mut self, exchange: ExchangeId, refusal: Refusal) {
+        let verdict = wire::encode(&Verdict::Refused(refusal));
+        self.step(exchange, Some(verdict), Some(Err(refusal)));
+    }
+
+    /// Why this node is a member; `None` when even that is unknown, which a
+    /// certificate without its invite would be.
+    fn credentials(&self) -> Option<Vec<u8>> {
+        let invite = self.trust.invite(self.certificate.signer())?;
+        let grant = self.trust.grant(invite.signer())?;
+        Some(wire::encode(&Credentials {
+            grant: grant.signed().clone(),
+            invite: invite.signed().clone(),
+            certificate: self.certificate.signed().clone(),
+            introductions: self.own_record.introductions(),
+            gate_epoch: self.gate.first().map_or(0, |secret| secret.epoch),
+        }))
+    }
+
+    /// Judges every admission for which the guard is open.
+    pub(super) fn judge_waiting(&mut self, now: Now) {
+        if self.guard.until.is_some_and(|until| now.instant >= until) {
+            self.guard.until = None;
+        }
+        let ready: Vec<_> = self
+            .admissions
+            .iter()
+            .filter(|(_, admission)| {
+                matches!(admission.stage, Stage::Waiting(_))
+                    && self.guard.is_open_for(admission.node, now.instant)
+            })
+            .map(|(exchange, _)| *exchange)
+            .collect();
+        for exchange in ready {
+            let Some(admission) = self.admissions.get_mut(&exchange) else { continue };
+            let Stage::Waiting(credentials) =
+                std::mem::replace(&mut admission.stage, Stage::Verdict)
+            else {
+                continue;
+            };
+            let (node, hello) = (admission.node, admission.hello.clone());
+            let judgement = match hello {
+                Some(hello) => self.judge(node, &hello, &credentials, now),
+                None => Err(Refusal::Protocol),
+            };
+            let verdict = match judgement {
+                Ok(()) => Verdict::Accepted(self.welcome(node, credentials.gate_epoch)),
+                Err(refusal) => {
+                    self.event(Event::Refused(node, refusal));
+                    Verdict::Refused(refusal)
+                }
+            };
+            if let Some(admission) = self.admissions.get_mut(&exchange) {
+                admission.given = Some(judgement);
+            }
+            self.step(exchange, Some(wire::encode(&verdict)), None);
+        }
+    }
+
+    fn judge(
+        &mut self,
+        node: NodeId,
+        hello: &Hello,
+        credentials: &Credentials,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        if node == self.own {
+            self.cloned(node, [self.config.boot, hello.boot], now);
+            return Err(Refusal::Cloned);
+        }
+        if self.trust.is_node_revoked(node) {
+            return Err(Refusal::NodeRevoked);
+        }
+        if self.trust.has_departed(node) {
+            return Err(Refusal::Departed);
+        }
+        self.take_document(
+            &NetworkDocument::Grant(credentials.grant.clone()),
+            super::documents::Source::Hello,
+            now,
+        );
+        self.take_document(
+            &NetworkDocument::Invite(credentials.invite.clone()),
+            super::documents::Source::Hello,
+            now,
+        );
+        let check = &*self.config.check;
+        let certificate = self
+            .members
+            .verify_certificate(node, &credentials.certificate, &self.trust, check)
+            .map_err(|_: Refused| Refusal::Certificate)?;
+        let invite_key = certificate.signer();
+        if self.trust.are_members_revoked(invite_key) {
+            return Err(Refusal::NodeRevoked);
+        }
+        if self.is_cloned(node, hello.boot, now) {
+            return Err(Refusal::Cloned);
+        }
+        self.admitted_by.insert(node, invite_key);
+        if self.members.get(node).is_some() || self.members.has_vouched(node) {
+            return Ok(());
+        }
+        let introductions =
+            self.hold(node, invite_key, &credentials.introductions).ok_or(Refusal::Certificate)?;
+        if introductions.iter().any(|one| self.members.may_introduce(one.signer(), &self.trust)) {
+            return Ok(());
+        }
+        // A newcomer cannot judge those who were there before it; whoever
+        // admits it does.
+        let is_newcomer = !self.is_introduced();
+        if !(is_newcomer && !introductions.is_empty()) {
+            self.judge_invite(invite_key, now)?;
+        }
+        self.members.vouch(node);
+        self.save_vouched();
+        Ok(())
+    }
+
+    /// Those of the introductions that speak of this node and invite; `None`
+    /// when one of them was tampered with.
+    fn hold(
+        &self,
+        node: NodeId,
+        invite: PublicKey,
+        introductions: &[Signed<Introduction>],
+    ) -> Option<Vec<Verified<Introduction>>> {
+        let mut holding = Vec::new();
+        for signed in introductions {
+            let introduction = signed.verify(self.id, &*self.config.check).ok()?;
+            if introduction.node == node
+                && introduction.signer() != node.key()
+                && introduction.facts.invite == Some(invite)
+            {
+                holding.push(introduction);
+            }
+        }
+        Some(holding)
+    }
+
+    /// Whether an invite still admits somebody new.
+    fn judge_invite(&self, key: PublicKey, now: Now) -> Result<(), Refusal> {
+        let invite = self.trust.invite(key).ok_or(Refusal::Certificate)?;
+        if self.trust.is_invite_revoked(invite) {
+            return Err(Refusal::InviteRevoked);
+        }
+        if invite.expires.is_some_and(|expires| expires <= self.trusted_time(now)) {
+            return Err(Refusal::InviteExpired);
+        }
+        let waiting =
+            self.members.vouched().iter().filter(|node| self.members.get(**node).is_none()).count();
+        if invite.uses.is_some_and(|uses| self.members.uses_of(key) + waiting >= uses as usize) {
+            return Err(Refusal::InviteUsedUp);
+        }
+        if self.members.len() + waiting >= self.trust.max_members() as usize {
+            return Err(Refusal::Full);
+        }
+        Ok(())
+    }
+
+    /// The current gate secret for a node that does not have it.
+    fn welcome(&mut self, node: NodeId, epoch: u32) -> Welcome {
+        let Some(secret) = self.gate.first().filter(|secret| secret.epoch > epoch).cloned() else {
+            return Welcome::default();
+        };
+        let sealed =
+            SealedBox::seal(secret.bytes(), Purpose::GateSecret, self.id, node, &mut self.random);
+        let gate = sealed.ok().map(|sealed| {
+            let document =
+                SealedGate { to: node, epoch: secret.epoch, check: secret.check(), sealed };
+            Signed::sign(&document, self.id, &self.config.key)
+        });
+        Welcome { gate }
+    }
+
+    /// The other side's verdict is here.
+    fn conclude(&mut self, exchange: ExchangeId, bytes: &[u8], now: Now) {
+        let Some(admission) = self.admissions.get_mut(&exchange) else { return };
+        let node = admission.node;
+        let (given, hello) = (admission.given, admission.hello.take());
+        let verdict = wire::decode::<Verdict>(bytes);
+        let outcome = match (given, hello, verdict) {
+            (Some(Err(refusal)), _, _) => Err(refusal),
+            (Some(Ok(())), Some(hello), Ok(Verdict::Accepted(welcome))) => {
+                self.take_welcome(node, welcome);
+                self.peer_said_hello(node, &hello, now);
+                Ok(())
+            }
+            (_, _, Ok(Verdict::Refused(refusal))) => {
+                self.event(Event::RefusedBy(node, refusal));
+                self.note_refusal(refusal, now);
+                Err(refusal)
+            }
+            _ => Err(Refusal::Protocol),
+        };
+        self.step(exchange, None, Some(outcome));
+    }
+
+    fn take_welcome(&mut self, node: NodeId, welcome: Welcome) {
+        let Some(signed) = welcome.gate else { return };
+        let Ok(sealed) = signed.verify_by(node.key(), self.id, &*self.config.check) else {
+            return;
+        };
+        let opened = sealed.sealed.open(Purpose::GateSecret, self.id, &self.config.key);
+        if let Ok(bytes) = opened
+            && let Some(secret) = GateSecret::from_bytes(sealed.epoch, &bytes, sealed.check)
+        {
+            self.take_gate_secret(secret);
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Network documents that come in, and what they change at once.
+
+use epsilon_proto::clock::Now;
+use epsilon_proto::document::Signed;
+use epsilon_proto::gate::GateSecret;
+use epsilon_proto::id::{BootId, NodeId};
+use epsilon_proto::message::{Change, Refusal};
+use epsilon_proto::record::NodeRecord;
+use epsilon_proto::sealed::Purpose;
+use epsilon_proto::trust::{NetworkDocument, Revoked};
+use epsilon_proto::wire;
+
+use super::{Condition, Control, Output};
+use crate::event::Event;
+use crate::membership::{Merged, Refused};
+use crate::saved::Write;
+use crate::trust::TrustError;
+
+/// How many gate secrets are kept: the newest open the gate, older ones the
+/// slow lane.
+const MAX_GATE: usize = 64;
+
+/// Where a document came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// This node's operator made it; it is durable.
+    Operator,
+    /// An applicant or a member said so before it was admitted.
+    Hello,
+    /// A member sent it.
+    Member,
+    /// It came by gossip, which spreads it further by itself.
+    Gossip,
+}
+
+/// What became of something that a member sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is in force now.
+    New,
+    /// It was known, or older than what was.
+    Known,
+    /// Something that it builds on is missing here.
+    Incomplete,
+    /// It does not hold.
+    Bad,
+}
+
+impl Control {
+    /// Takes a network document and does what follows from it.
+    pub(super) fn take_document(
+        &mut self,
+        document: &NetworkDocument,
+        source: Source,
+        now: Now,
+    ) -> Taken {
+        match self.trust.merge(document, &*self.config.check) {
+            Ok(true) => {}
+            Ok(false) => return Taken::Known,
+            Err(TrustError::UnknownSigner(_)) => return Taken::Incomplete,
+            Err(TrustError::Document(_) | TrustError::Full) => return Taken::Bad,
+        }
+        // The operator's documents were persisted before they came here.
+        if source != Source::Operator {
+            self.persist(vec![Write::document(document)], None);
+        }
+        if source != Source::Gossip {
+            self.outputs
+                .push_back(Output::Publish(wire::encode(&Change::Document(document.clone()))));
+        }
+        self.follow(document, now);
+        Taken::New
+    }
+
+    fn follow(&mut self, document: &NetworkDocument, now: Now) {
+        let kind = match document {
+            NetworkDocument::Grant(_) => "admin",
+            NetworkDocument::Revocation(signed) => {
+                if let Ok(revocation) = signed.peek() {
+                    self.enforce(&revocation.revoked, now);
+                }
+                "revocation"
+            }
+            NetworkDocument::Genesis(_) => {
+                for generation in self.trust.contradictory_generations() {
+                    self.raise(Condition::ContradictoryGenesis, now);
+                    self.event(Event::ContradictoryGenesis(generation));
+                }
+                "genesis"
+            }
+            NetworkDocument::Charter(_) => "charter",
+            NetworkDocument::Invite(_) => "invite",
+            NetworkDocument::Pin(signed) => {
+                if let Ok(pin) = signed.peek() {
+                    self.plane.touch(pin.node);
+                    self.members.affect_claimants(pin.ipv4, pin.name.as_ref());
+                }
+                self.refresh_members(now);
+                "pin"
+            }
+            NetworkDocument::GateEpoch(_) => {
+                self.open_gate_epochs();
+                "gate-epoch"
+            }
+            NetworkDocument::Departure(signed) => {
+                self.drop_banned(now);
+                let node = NodeId::from(signed.signer());
+                self.event(Event::MemberLeft(node));
+                "departure"
+            }
+        };
+        self.event(Event::DocumentLearned(kind, document.digest()));
+    }
+
+    fn enforce(&mut self, revoked: &Revoked, now: Now) {
+        match revoked {
+            Revoked::Node(node) if *node == self.own => {
+                self.raise(Condition::Revoked, now);
+                self.event(Event::SelfRevoked);
+            }
+            Revoked::InviteAndMembers(invite) if *invite == self.certificate.signer() => {
+                self.raise(Condition::Revoked, now);
+                self.event(Event::SelfRevoked);
+            }
+            Revoked::Admin(key) => self.event(Event::AdminRevoked(*key)),
+            Revoked::Node(_) | Revoked::Invite(_) | Revoked::InviteAndMembers(_) => {}
+        }
+        self.drop_banned(now);
+        self.vouch_for_orphans(now);
+    }
+
+    /// Cuts off everybody who is revoked or departed now.
+    pub(super) fn drop_banned(&mut self, now: Now) {
+        let mut banned: Vec<_> =
+            self.members.banned(&self.trust).into_iter().filter(|node| *node != self.own).collect();
+        // Linked, but without a record yet.
+        banned.extend(
+            self.peers
+                .keys()
+                .filter(|node| {
+                    self.members.get(**node).is_none()
+                        && (self.trust.is_node_revoked(**node) || self.trust.has_departed(**node))
+                })
+                .copied(),
+        );
+        for node in banned {
+            if self.members.remove(node).is_some() {
+                self.persist(vec![Write::forget_record(node)], None);
+                if !self.trust.has_departed(node) {
+                    self.event(Event::MemberRevoked(node));
+                }
+            }
+            self.outputs.push_back(Output::Disconnect(node));
+            self.forget_peer(node);
+        }
+        self.refresh_members(now);
+    }
+
+    /// Takes a record and does what follows from it.
+    pub(super) fn take_record(&mut self, record: &Signed<NodeRecord>, now: Now) -> Taken {
+        let node = NodeId::from(record.signer());
+        if node == self.own {
+            return self.saw_own_record(record, now);
+        }
+        let was_member = self.members.get(node).is_some();
+        match self.members.merge(record, &self.trust, &*self.config.check) {
+            Ok(Merged::New) => {}
+            Ok(Merged::Known | Merged::Stale) => return Taken::Known,
+            Ok(Merged::Contradicts) => {
+                if let (Ok(one), Some(other)) = (record.peek(), self.members.get(node)) {
+                    let boots = [one.boot, other.record.boot];
+                    self.cloned(node, boots, now);
+                }
+            }
+            Err(Refused::Missing(_) | Refused::Unintroduced) => return Taken::Incomplete,
+            Err(
+                Refused::Revoked
+                | Refused::Departed
+                | Refused::Document(_)
+                | Refused::Invalid(_)
+                | Refused::Full,
+            ) => return Taken::Bad,
+        }
+        self.persist(vec![Write::record(node, record)], None);
+        if !was_member {
+            self.event(Event::MemberJoined(node));
+        }
+        self.plane.touch(node);
+        self.refresh_members(now);
+        Taken::New
+    }
+
+    /// Two machines run with one identity.
+    pub(super) fn cloned(&mut self, node: NodeId, boots: [BootId; 2], now: Now) {
+        if node == self.own {
+            self.raise(Condition::Cloned, now);
+        }
+        if self.peer(node).note_clone(now.instant) {
+            self.event(Event::Cloned { node, boots });
+        }
+    }
+
+    /// What a refusal by a member says about this node.
+    pub(super) fn note_refusal(&mut self, refusal: Refusal, now: Now) {
+        match refusal {
+            Refusal::NodeRevoked => self.raise(Condition::Revoked, now),
+            Refusal::Cloned => self.raise(Condition::Cloned, now),
+            _ => {}
+        }
+    }
+
+    pub(super) fn raise(&mut self, condition: Condition, now: Now) {
+        self.conditions.entry(condition).or_insert(now.wall);
+    }
+
+    pub(super) fn restore_gate(&mut self, secrets: Vec<GateSecret>) {
+        for secret in secrets {
+            self.insert_gate_secret(secret);
+        }
+        self.outputs.push_back(Output::Gate(self.gate.clone()));
+    }
+
+    fn insert_gate_secret(&mut self, secret: GateSecret) -> bool {
+        if self.gate.contains(&secret) {
+            return false;
+        }
+        self.gate.push(secret);
+        self.gate.sort_by_key(|secret| std::cmp::Reverse((secret.epoch, secret.check())));
+        self.gate.truncate(MAX_GATE);
+        true
+    }
+
+    pub(super) fn take_gate_secret(&mut self, secret: GateSecret) {
+        let write = Write::gate(&secret);
+        let epoch = secret.epoch;
+        if self.insert_gate_secret(secret) {
+            self.persist(vec![write], None);
+            self.outputs.push_back(Output::Gate(self.gate.clone()));
+            self.event(Event::GateChanged(epoch));
+        }
+    }
+
+    /// Opens the boxes that are for this node.
+    fn open_gate_epochs(&mut self) {
+        let secrets: Vec<GateSecret> = self
+            .trust
+            .gate_epochs()
+            .filter(|epoch| !self.gate.iter().any(|known| known.check() == epoch.check))
+            .filter_map(|epoch| {
+                let (_, sealed) = epoch.boxes.iter().find(|(node, _)| *node == self.own)?;
+                let bytes = sealed.open(Purpose::GateSecret, self.id, &self.config.key).ok()?;
+                GateSecret::from_bytes(epoch.epoch, &bytes, epoch.check)
+            })
+            .collect();
+        for secret in secrets {
+            self.take_gate_secret(secret);
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! Who is linked, and everything else that is known of a peer in this run.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use epsilon_proto::beacon::Beacon;
+use epsilon_proto::clock::{Instant, Now, Timestamp};
+use epsilon_proto::id::{BootId, NodeId};
+use epsilon_proto::message::{Change, Hello, Refusal};
+use epsilon_proto::record::EndpointSource;
+use epsilon_proto::wire;
+use rand_core::Rng as _;
+
+use super::documents::{Source, Taken};
+use super::{Control, Output};
+use crate::dial::Callee;
+use crate::event::Event;
+use crate::path::Paths;
+use crate::saved::Write;
+
+/// A link that broke may come back so long before the peer counts as down.
+const GRACE: Duration = Duration::from_millis(1500);
+/// How long two machines with one identity are remembered.
+const CLONE_MEMORY: Duration = Duration::from_mins(10);
+/// How many earlier runs of a peer are remembered.
+const BOOTS: usize = 8;
+/// One forwarded record per owner in this time, with a burst.
+const FORWARD_EVERY: Duration = Duration::from_secs(5);
+const FORWARD_BURST: u32 = 5;
+/// How many unknown nodes that were heard on the local network are called.
+const MAX_STRANGERS: usize = 64;
+
+/// What is known of a peer in this run.
+pub(super) struct Peer {
+    /// The index that its probes to this node carry.
+    pub(super) probe_index: u32,
+    /// The index that probes to it carry.
+    pub(super) remote_index: Option<u32>,
+    /// Its current run.
+    pub(super) boot: Option<BootId>,
+    earlier_boots: VecDeque<BootId>,
+    cloned: Option<Instant>,
+    said_clock: Option<(Timestamp, Instant)>,
+    /// The port of its data plane.
+    pub(super) port: Option<u16>,
+    /// Its paths.
+    pub(super) paths: Paths,
+    /// Probes under way: transaction and address.
+    pub(super) probes: VecDeque<(u64, SocketAddr)>,
+    /// The link, when there is one.
+    pub(super) link: Option<Link>,
+    /// When its link broke, while it may still come back.
+    broke: Option<Instant>,
+    /// When it was last heard on the control plane.
+    pub(super) last_seen: Option<Timestamp>,
+    forward: (u32, Instant),
+    /// An unanswered wish to be vouched for.
+    pub(super) asked_to_introduce: bool,
+}
+
+/// A link to a peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Link {
+    pub(super) remote: SocketAddr,
+    pub(super) since: Timestamp,
+}
+
+impl Peer {
+    fn new(probe_index: u32) -> Self {
+        Self {
+            probe_index,
+            remote_index: None,
+            boot: None,
+            earlier_boots: VecDeque::new(),
+            cloned: None,
+            said_clock: None,
+            port: None,
+            paths: Paths::default(),
+            probes: VecDeque::new(),
+            link: None,
+            broke: None,
+            last_seen: None,
+            forward: (FORWARD_BURST, Instant::default()),
+            asked_to_introduce: false,
+        }
+    }
+
+    /// What the clock of a linked peer shows now.
+    pub(super) fn clock(&self, now: Instant) -> Option<Timestamp> {
+        self.link?;
+        let (wall, at) = self.said_clock?;
+        Some(wall.after(now.since(at)))
+    }
+
+    /// When its link counts as gone for good.
+    pub(super) fn grace_ends(&self) -> Option<Instant> {
+        self.broke.map(|broke| broke + GRACE)
+    }
+
+    /// Remembers a clone; says whether that is news.
+    pub(super) fn note_clone(&mut self, now: Instant) -> bool {
+        let news = !self.is_cloned(now);
+        self.cloned = Some(now);
+        news
+    }
+
+    pub(super) fn is_cloned(&self, now: Instant) -> bool {
+        self.cloned.is_some_and(|seen| now.since(seen) < CLONE_MEMORY)
+    }
+
+    /// Whether its link broke just now.
+    pub(super) fn is_in_grace(&self) -> bool {
+        self.broke.is_some()
+    }
+
+    /// Whether one more record of this owner may be forwarded now.
+    fn may_forward(&mut self, now: Instant) -> bool {
+        let (tokens, since) = self.forward;
+        let gained = (now.since(since).as_secs() / FORWARD_EVERY.as_secs()) as u32;
+        let tokens = tokens.saturating_add(gained).min(FORWARD_BURST);
+        let since = if gained > 0 { now } else { since };
+        self.forward = (tokens.saturating_sub(1), since);
+        tokens > 0
+    }
+}
+
+impl Control {
+    pub(super) fn peer(&mut self, node: NodeId) -> &mut Peer {
+        let random = &mut self.random;
+        self.peers.entry(node).or_insert_with(|| Peer::new(random.next_u32()))
+    }
+
+    /// Whether a second machine runs with a peer's identity: a run that had
+    /// ended speaks again, while another is linked.
+    pub(super) fn is_cloned(&mut self, node: NodeId, boot: BootId, now: Now) -> bool {
+        let peer = self.peer(node);
+        let returns = peer.earlier_boots.contains(&boot);
+        let (linked, current) = (peer.link.is_some(), peer.boot);
+        match current {
+            Some(current) if returns => {
+                self.cloned(node, [current, boot], now);
+                linked
+            }
+            Some(current) => linked && current != boot && self.peer(node).is_cloned(now.instant),
+            None => false,
+        }
+    }
+
+    /// An accepted peer's first words, before its link is up.
+    pub(super) fn peer_said_hello(&mut self, node: NodeId, hello: &Hello, now: Now) {
+        let peer = self.peer(node);
+        let restarted = peer.boot.is_some_and(|boot| boot != hello.boot);
+        let is_new_run = peer.boot != Some(hello.boot);
+        if let Some(ended) = peer.boot.filter(|_| restarted) {
+            peer.earlier_boots.push_back(ended);
+            if peer.earlier_boots.len() > BOOTS {
+                peer.earlier_boots.pop_front();
+            }
+        }
+        peer.boot = Some(hello.boot);
+        peer.earlier_boots.retain(|boot| *boot != hello.boot);
+        peer.said_clock = Some((hello.clock, now.instant));
+        peer.port = Some(hello.port);
+        peer.remote_index = Some(hello.probe_index);
+        if is_new_run {
+            peer.paths.probe_all();
+            self.peer_restarted(node);
+        }
+        if restarted {
+            self.event(Event::PeerRestarted(node));
+        }
+    }
+
+    /// A control connection with an admitted node is up.
+    pub fn handle_link_up(&mut self, node: NodeId, remote: SocketAddr, outbound: bool, now: Now) {
+        if self.trust.is_node_revoked(node) || self.trust.has_departed(node) {
+            self.outputs.push_back(Output::Disconnect(node));
+            return;
+        }
+        let peer = self.peer(node);
+        peer.link = Some(Link { remote, since: now.wall });
+        peer.broke = None;
+        peer.last_seen = Some(now.wall);
+        peer.asked_to_introduce = false;
+        let port = peer.port;
+        self.dialer.forget(Callee::Node(node));
+        self.refresh_token_calls(now);
+        if outbound {
+            if self.contacts.get(&node) != Some(&remote) {
+                self.contacts.insert(node, remote);
+                self.persist(vec![Write::contact(node, remote)], None);
+            }
+        }
+        if let Some(port) = port {
+            let mut address = remote;
+            address.set_port(port);
+            self.prefer_path(node, address);
+        }
+        self.event(Event::PeerUp(node));
+        self.plane.touch(node);
+        self.refresh_members(now);
+        if outbound || !self.own_record.has_synced() {
+            self.start_sync(node, now);
+        }
+        self.vouch_for_orphans(now);
+        self.advance_own(now);
+        self.send_probes(now);
+    }
+
+    /// The last control connection with a node is gone.
+    pub fn handle_link_down(&mut self, node: NodeId, now: Now) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.link.take().is_none() {
+            return;
+        }
+        peer.last_seen = Some(now.wall);
+        peer.broke = Some(now.instant);
+        peer.asked_to_introduce = false;
+        self.sync.forget(node);
+        self.refresh_calls(node, now);
+        self.refresh_token_calls(now);
+        self.make_calls(now);
+    }
+
+    pub(super) fn expire_links(&mut self, now: Now) {
+        let down: Vec<_> = self
+            .peers
+            .iter_mut()
+            .filter(|(_, peer)| peer.broke.is_some_and(|broke| now.instant >= broke + GRACE))
+            .map(|(node, peer)| {
+                peer.broke = None;
+                *node
+            })
+            .collect();
+        for node in down {
+            self.event(Event::PeerDown(node));
+        }
+    }
+
+    /// A call came to nothing; for a refusal the reason is known already.
+    pub fn handle_dial_failed(&mut self, attempt: u64, now: Now) {
+        self.dialer.failed(attempt);
+        self.make_calls(now);
+    }
+
+    /// A linked member spread a change. Says whether others shall have it:
+    /// `None` when it does not matter, `Some(false)` when it is wrong.
+    pub fn handle_gossip(&mut self, from: NodeId, bytes: &[u8], now: Now) -> Option<bool> {
+        let Ok(change) = wire::decode::<Change>(bytes) else { return Some(false) };
+        let taken = match &change {
+            Change::Document(document) => self.take_document(document, Source::Gossip, now),
+            Change::Record(record) => {
+                let owner = NodeId::from(record.signer());
+                // Only members have a budget, so that strangers cost nothing.
+                if self.members.get(owner).is_some() && !self.peer(owner).may_forward(now.instant) {
+                    return None;
+                }
+                self.take_record(record, now)
+            }
+        };
+        self.advance_own(now);
+        self.send_probes(now);
+        self.make_calls(now);
+        match taken {
+            Taken::New => Some(true),
+            Taken::Known => None,
+            Taken::Incomplete => {
+                self.start_sync(from, now);
+                None
+            }
+            // A record may be bad here only because its ban arrived first.
+            Taken::Bad => None,
+        }
+    }
+
+    /// A beacon was heard on the local network.
+    pub fn handle_beacon(&mut self, from: SocketAddr, datagram: &[u8], now: Now) {
+        let newest = self.gate.iter().take(4);
+        let Some(beacon) =
+            newest.filter_map(|secret| Beacon::open(datagram, secret, self.id)).next()
+        else {
+            return;
+        };
+        if beacon.node == self.own {
+            if beacon.boot != self.config.boot {
+                self.cloned(self.own, [self.config.boot, beacon.boot], now);
+            }
+            return;
+        }
+        if self.trust.is_node_revoked(beacon.node)
+            || self.peers.get(&beacon.node).is_some_and(|peer| peer.link.is_some())
+            || !self.is_wanted(beacon.node)
+        {
+            return;
+        }
+        let is_member = self.members.get(beacon.node).is_some();
+        let strangers = self
+            .dialer
+            .callees()
+            .filter(
+                |callee| matches!(callee, Callee::Node(node) if self.members.get(*node).is_none()),
+            )
+            .count();
+        if is_member || strangers < MAX_STRANGERS {
+            let mut address = from;
+            address.set_port(beacon.port);
+            self.dialer.heard(Callee::Node(beacon.node), address, now.instant);
+            self.make_calls(now);
+        }
+    }
+
+    fn is_wanted(&self, node: NodeId) -> bool {
+        self.config.overlay.as_ref().is_none_or(|overlay| overlay.contains(&node))
+    }
+
+    /// Where a member may be called: where it was reached last, what its
+    /// record says.
+    fn control_addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+        let mut addresses: Vec<SocketAddr> =
+            self.contacts.get(&node).copied().into_iter().collect();
+        let record = self.members.get(node).map(|member| &member.record);
+        for endpoint in record.into_iter().flat_map(|record| &record.endpoints) {
+            // What others observed is a UDP mapping.
+            if endpoint.source != EndpointSource::Observed && !addresses.contains(&endpoint.address)
+            {
+                addresses.push(endpoint.address);
+            }
+        }
+        addresses
+    }
+
+    /// Calls a member that is not linked; stops calling who is no member.
+    pub(super) fn refresh_calls(&mut self, node: NodeId, now: Now) {
+        let linked = self.peers.get(&node).is_some_and(|peer| peer.link.is_some());
+        let is_member = self.members.get(node).is_some();
+        if node == self.own || linked || !self.is_wanted(node) {
+            self.dialer.forget(Callee::Node(node));
+        } else if is_member {
+            let addresses = self.control_addresses(node);
+            self.dialer.want(Callee::Node(node), addresses, now.instant);
+        }
+    }
+
+    /// Calls the addresses of the token while nobody is linked.
+    pub(super) fn refresh_token_calls(&mut self, now: Now) {
+        let lonely = self.peers.values().all(|peer| peer.link.is_none());
+        for address in self.token_addresses.clone() {
+            if lonely {
+                self.dialer.want(Callee::Address(address), vec![address], now.instant);
+            } else {
+                self.dialer.forget(Callee::Address(address));
+            }
+        }
+        self.make_calls(now);
+    }
+
+    /// Forgets what was known of a peer in this run, but for its index.
+    pub(super) fn forget_peer(&mut self, node: NodeId) {
+        self.dialer.forget(Callee::Node(node));
+        self.sync.forget(node);
+        self.peers.remove(&node);
+        self.admitted_by.remove(&node);
+        self.plane.touch(node);
+    }
+
+    /// The linked peers.
+    pub(super) fn linked(&self) -> Vec<NodeId> {
+        self.peers.iter().filter(|(_, peer)| peer.link.is_some()).map(|(node, _)| *node).collect()
+    }
+
+    /// Whether a refusal came from the network itself, so that trying again
+    /// is of no use.
+    pub fn is_final(refusal: Refusal) -> bool {
+        !matches!(refusal, Refusal::Protocol | Refusal::Full)
+    }
+}

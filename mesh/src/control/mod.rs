@@ -1,0 +1,517 @@
+//! The engine's one Control: membership, admission, claims, revocation, and
+//! where peers' data travels.
+//!
+//! ```text
+//!  control plane ─► admission, links, requests, gossip ─┐
+//!  beacons ─────────────────────────────────────────────┤        ┌─► Persist
+//!  shard reports ───────────────────────────────────────┼─► here ┼─► Dial, Request, Publish, …
+//!  the operator ─► operations ──────────────────────────┤        ├─► Shard(Command)
+//!  timers ──────────────────────────────────────────────┘        └─► Event, Done
+//! ```
+//!
+//! It promises: what it publishes or acknowledges was persisted before;
+//! nothing that is revoked or departed comes back; nobody is admitted before
+//! revocations were exchanged. It reads no clock and draws no randomness: the
+//! same inputs and seed give the same outputs.
+
+mod admission;
+mod documents;
+mod links;
+mod operations;
+mod own;
+mod plane;
+mod sync;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use epsilon_proto::address::{Ipv4Range, Ipv6Range};
+use epsilon_proto::clock::{Instant, Now, Timestamp, trusted_time};
+use epsilon_proto::document::{DocumentError, Verified};
+use epsilon_proto::gate::GateSecret;
+use epsilon_proto::id::{BootId, NetworkId, NodeId, PublicKey};
+use epsilon_proto::key::{SecretKey, SignatureCheck};
+use epsilon_proto::name::NodeName;
+use epsilon_proto::trust::{MemberCertificate, NetworkBlock};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng as _, SeedableRng as _};
+
+use crate::dial::{Callee, Dialer};
+use crate::event::Event;
+use crate::membership::{Membership, Refused};
+use crate::path::LocalPrefix;
+use crate::saved::{IdentityState, Saved, Settings, Vouched, Write};
+use crate::shard;
+use crate::trust::{Trust, TrustError};
+
+pub use admission::{AdmissionInput, ExchangeId};
+pub use operations::{Operation, OperationError, OperationId, Outcome, TokenRequest};
+pub use view::{Condition, InviteView, MemberView, PeerState, View};
+
+/// What a Control is made with.
+pub struct Config {
+    /// The node's identity.
+    pub key: SecretKey,
+    /// This run of the daemon.
+    pub boot: BootId,
+    /// The name to claim when the operator said none, from the host's name.
+    pub hostname: Option<NodeName>,
+    /// The version of the daemon.
+    pub version: String,
+    /// Checks signatures.
+    pub check: Box<dyn SignatureCheck + Send>,
+    /// Link to these nodes only; the simulator's overlay for large fleets.
+    pub overlay: Option<BTreeSet<NodeId>>,
+}
+
+/// Why a Control cannot be made from what was saved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A document in the store does not hold.
+    #[error(
+        "the state on disk does not hold: {0}; restore the state directory from a backup, or remove it and join again"
+    )]
+    Document(#[from] DocumentError),
+    /// The certificate is not this identity's.
+    #[error(
+        "the certificate in the state directory is not this node's; restore the state directory from a backup, or remove it and join again"
+    )]
+    OtherIdentity,
+}
+
+/// A batch of writes, by which [`Control::handle_persisted`] names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+/// What the shell must do.
+#[derive(Debug)]
+pub enum Output {
+    /// Make these writes durable in one transaction, then say so.
+    Persist {
+        /// For [`Control::handle_persisted`].
+        ticket: Ticket,
+        /// The rows.
+        writes: Vec<Write>,
+    },
+    /// Open a control connection.
+    Dial {
+        /// For [`Control::handle_dial_failed`].
+        attempt: u64,
+        /// Who must answer; anybody when absent.
+        node: Option<NodeId>,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Close every control connection with a node.
+    Disconnect(NodeId),
+    /// The next step of an admission.
+    Admission {
+        /// Which.
+        exchange: ExchangeId,
+        /// What to send.
+        send: Option<Vec<u8>>,
+        /// How it ended, when it did; for a refusal what to report.
+        outcome: Option<Result<(), epsilon_proto::message::Refusal>>,
+    },
+    /// Ask a linked member.
+    Request {
+        /// Whom.
+        node: NodeId,
+        /// For [`Control::handle_response`].
+        id: u64,
+        /// A [`epsilon_proto::message::Request`].
+        bytes: Vec<u8>,
+    },
+    /// Spread a [`epsilon_proto::message::Change`].
+    Publish(Vec<u8>),
+    /// Tell the data plane.
+    Shard(shard::Command),
+    /// This node's addresses on the mesh interface are these now.
+    Addresses {
+        /// The IPv4 address; none before there is a claim.
+        ipv4: Option<Ipv4Addr>,
+        /// The IPv6 addresses.
+        ipv6: Vec<Ipv6Addr>,
+    },
+    /// Send a beacon on every interface.
+    Beacon(Vec<u8>),
+    /// The gate opens to these secrets now; the first is the current one.
+    Gate(Vec<GateSecret>),
+    /// Something happened.
+    Event(Event),
+    /// An operation of the operator came to its end.
+    Done {
+        /// Which.
+        operation: OperationId,
+        /// How.
+        result: Result<Outcome, OperationError>,
+    },
+}
+
+/// What becomes true when a batch is durable.
+enum Then {
+    /// The staged own record is the published one.
+    OwnRecord,
+    /// The operator's documents are in force, the operation is done.
+    Commit {
+        documents: Vec<epsilon_proto::trust::NetworkDocument>,
+        operation: OperationId,
+        outcome: Outcome,
+    },
+    /// This node's new name is in force, the operation is done.
+    OwnName { name: NodeName, operation: OperationId },
+}
+
+struct Batch {
+    writes: Vec<Write>,
+    then: Option<Then>,
+}
+
+/// See the module.
+pub struct Control {
+    config: Config,
+    id: NetworkId,
+    own: NodeId,
+    network: Verified<NetworkBlock>,
+    range6: Ipv6Range,
+    random: ChaCha20Rng,
+    started: Instant,
+
+    trust: Trust,
+    members: Membership,
+    certificate: Verified<MemberCertificate>,
+    settings: Settings,
+    gate: Vec<GateSecret>,
+
+    identity: IdentityState,
+    own_record: own::OwnRecord,
+    peers: BTreeMap<NodeId, links::Peer>,
+    contacts: BTreeMap<NodeId, SocketAddr>,
+    admissions: BTreeMap<ExchangeId, admission::Admission>,
+    /// The invites by which linked nodes without a record came.
+    admitted_by: BTreeMap<NodeId, PublicKey>,
+    guard: admission::Guard,
+    dialer: Dialer,
+    sync: sync::Sync,
+    plane: plane::Plane,
+    token_addresses: Vec<SocketAddr>,
+    configured: Vec<SocketAddr>,
+    local: Vec<LocalPrefix>,
+    beacon_due: Instant,
+    beacons_sent: u32,
+
+    operations: u64,
+    batches: BTreeMap<Ticket, Batch>,
+    last_ticket: u64,
+    unsaved: Vec<Write>,
+    storage_failing: Option<String>,
+    retry_storage: Option<Instant>,
+    conditions: BTreeMap<Condition, Timestamp>,
+    outputs: VecDeque<Output>,
+}
+
+/// Between two beacons once everybody had the chance to hear one.
+const BEACON_EVERY: Duration = Duration::from_mins(1);
+/// The pauses after the first beacons.
+const BEACON_FIRST: [Duration; 4] = [
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+];
+/// Between two attempts at a store that takes nothing.
+const STORAGE_RETRY: Duration = Duration::from_secs(10);
+
+impl Control {
+    /// A Control that continues from what was saved.
+    pub fn new(config: Config, saved: Saved, seed: [u8; 32], now: Now) -> Result<Self, StartError> {
+        let id = NetworkId::from(saved.network.signer());
+        let own = config.key.node();
+        let network = saved.network.verify(id, &*config.check)?;
+        let certificate: Verified<MemberCertificate> =
+            saved.certificate.verify(id, &*config.check)?;
+        if certificate.node != own {
+            return Err(StartError::OtherIdentity);
+        }
+        let mut trust = Trust::new(id, network.founded);
+        let mut documents = saved.documents;
+        documents.sort_by_key(epsilon_proto::trust::NetworkDocument::rank);
+        for document in &documents {
+            match trust.merge(document, &*config.check) {
+                Ok(_) | Err(TrustError::UnknownSigner(_) | TrustError::Full) => {}
+                Err(TrustError::Document(error)) => return Err(error.into()),
+            }
+        }
+        let mut members = Membership::new(id, network.range, own);
+        for node in saved.vouched.nodes {
+            members.vouch(node);
+        }
+        restore_records(&mut members, &trust, saved.records, &config)?;
+        let introductions = saved
+            .introductions
+            .introductions
+            .iter()
+            .map(|one| one.verify(id, &*config.check))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut identity = saved.identity;
+        identity.incarnation += 1;
+        let is_new = identity.ipv4.is_none();
+        let overlay_size = members.len();
+        let mut control = Self {
+            id,
+            own,
+            range6: Ipv6Range::of(id),
+            random: ChaCha20Rng::from_seed(seed),
+            started: now.instant,
+            trust,
+            members,
+            certificate,
+            gate: Vec::new(),
+            identity,
+            own_record: own::OwnRecord::new(introductions, is_new, now.instant),
+            peers: BTreeMap::new(),
+            contacts: saved.contacts.into_iter().collect(),
+            admissions: BTreeMap::new(),
+            admitted_by: BTreeMap::new(),
+            guard: admission::Guard::new(now.instant, overlay_size),
+            dialer: Dialer::default(),
+            sync: sync::Sync::new(now.instant),
+            plane: plane::Plane::default(),
+            token_addresses: Vec::new(),
+            configured: Vec::new(),
+            local: Vec::new(),
+            beacon_due: now.instant,
+            beacons_sent: 0,
+            operations: 0,
+            batches: BTreeMap::new(),
+            last_ticket: 0,
+            unsaved: Vec::new(),
+            storage_failing: None,
+            retry_storage: None,
+            conditions: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            settings: saved.settings,
+            network,
+            config,
+        };
+        control.restore_gate(saved.gate);
+        control.announce_addresses();
+        control.refresh_members(now);
+        control.advance_own(now);
+        Ok(control)
+    }
+
+    /// Where members may be reached, by the addresses of the token, once
+    /// their names are resolved.
+    pub fn handle_token_addresses(&mut self, addresses: Vec<SocketAddr>, now: Now) {
+        self.token_addresses = addresses;
+        self.refresh_token_calls(now);
+    }
+
+    /// The addresses under which this node can be reached from afar, as the
+    /// operator said, once their names are resolved.
+    pub fn handle_configured_addresses(&mut self, addresses: Vec<SocketAddr>, now: Now) {
+        if self.configured != addresses {
+            self.configured = addresses;
+            self.own_record.touch();
+            self.advance_own(now);
+        }
+    }
+
+    /// The addresses of the host's interfaces, without those of the mesh.
+    pub fn handle_local_addresses(&mut self, prefixes: Vec<LocalPrefix>, now: Now) {
+        if self.local == prefixes {
+            return;
+        }
+        self.local = prefixes;
+        self.beacons_sent = 0;
+        self.beacon_due = now.instant;
+        self.dialer.hurry(now.instant);
+        for peer in self.peers.values_mut() {
+            peer.paths.probe_all();
+        }
+        self.own_record.touch();
+        self.advance_own(now);
+        self.send_probes(now);
+    }
+
+    /// A batch is durable, or could not be made so.
+    pub fn handle_persisted(&mut self, ticket: Ticket, result: Result<(), String>, now: Now) {
+        let Some(batch) = self.batches.remove(&ticket) else { return };
+        match result {
+            Ok(()) => {
+                if self.storage_failing.take().is_some() {
+                    self.event(Event::StorageRecovered);
+                    self.own_record.touch();
+                }
+                match batch.then {
+                    None => {}
+                    Some(Then::OwnRecord) => self.own_record_persisted(now),
+                    Some(Then::Commit { documents, operation, outcome }) => {
+                        for document in documents {
+                            self.take_document(&document, documents::Source::Operator, now);
+                        }
+                        self.outputs.push_back(Output::Done { operation, result: Ok(outcome) });
+                    }
+                    Some(Then::OwnName { name, operation }) => {
+                        self.settings.name = Some(name.clone());
+                        self.identity.name = Some(name);
+                        self.own_record.touch();
+                        let result = Ok(Outcome::Done);
+                        self.outputs.push_back(Output::Done { operation, result });
+                    }
+                }
+                self.advance_own(now);
+            }
+            Err(reason) => {
+                if self.storage_failing.is_none() {
+                    self.event(Event::StorageFailing(reason.clone()));
+                }
+                self.retry_storage = Some(now.instant + STORAGE_RETRY);
+                match batch.then {
+                    None => self.unsaved.extend(batch.writes),
+                    Some(Then::OwnRecord) => self.own_record.persist_failed(now.instant),
+                    Some(Then::Commit { operation, .. } | Then::OwnName { operation, .. }) => {
+                        let result = Err(OperationError::Storage(reason.clone()));
+                        self.outputs.push_back(Output::Done { operation, result });
+                    }
+                }
+                self.storage_failing = Some(reason);
+            }
+        }
+    }
+
+    /// What the shell must do next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Control::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        [
+            Some(self.beacon_due),
+            self.dialer.due(),
+            self.own_record.due(),
+            self.guard.due(),
+            self.sync.due(),
+            self.peers.values().filter_map(links::Peer::grace_ends).min(),
+            self.probes_due(now),
+            self.retry_storage,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        if self.beacon_due <= now.instant {
+            self.send_beacon(now);
+        }
+        if self.retry_storage.is_some_and(|retry| retry <= now.instant) {
+            self.retry_storage = None;
+            let writes = std::mem::take(&mut self.unsaved);
+            // Even an empty batch tells whether the store works again.
+            self.persist(writes, None);
+        }
+        self.judge_waiting(now);
+        self.expire_links(now);
+        self.advance_own(now);
+        self.advance_sync(now);
+        self.send_probes(now);
+        self.make_calls(now);
+    }
+
+    /// What the network believes the time to be.
+    pub fn trusted_time(&self, now: Now) -> Timestamp {
+        let linked = self.peers.values().filter_map(|peer| peer.clock(now.instant));
+        trusted_time(
+            self.trust.newest_signed(),
+            self.trust.founded(),
+            linked.chain(std::iter::once(now.wall)),
+        )
+    }
+
+    fn range(&self) -> Ipv4Range {
+        self.network.range
+    }
+
+    fn persist(&mut self, writes: Vec<Write>, then: Option<Then>) {
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        self.batches.insert(ticket, Batch { writes: writes.clone(), then });
+        self.outputs.push_back(Output::Persist { ticket, writes });
+    }
+
+    fn save_vouched(&mut self) {
+        let nodes = self.members.vouched().iter().copied().collect();
+        self.persist(vec![Write::vouched(&Vouched { nodes })], None);
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn send_beacon(&mut self, now: Now) {
+        if let Some(secret) = self.gate.first() {
+            let beacon = epsilon_proto::beacon::Beacon {
+                node: self.own,
+                boot: self.config.boot,
+                port: self.settings.port,
+            };
+            let datagram = beacon.seal(secret, self.id, &mut self.random);
+            self.outputs.push_back(Output::Beacon(datagram));
+        }
+        let pause = BEACON_FIRST.get(self.beacons_sent as usize).copied().unwrap_or(BEACON_EVERY);
+        self.beacons_sent = self.beacons_sent.saturating_add(1);
+        self.beacon_due = now.instant + pause + self.jitter(pause / 8);
+    }
+
+    /// A random share of a duration.
+    fn jitter(&mut self, of: Duration) -> Duration {
+        of.mul_f64(f64::from(self.random.next_u32()) / f64::from(u32::MAX))
+    }
+
+    fn make_calls(&mut self, now: Now) {
+        while let Some(call) = {
+            let jitter = (self.random.next_u32() & 0xff) as u8;
+            self.dialer.next(now.instant, jitter)
+        } {
+            let node = match call.callee {
+                Callee::Node(node) => Some(node),
+                Callee::Address(_) => None,
+            };
+            let address = call.address;
+            self.outputs.push_back(Output::Dial { attempt: call.attempt, node, address });
+        }
+    }
+}
+
+/// Merges the saved records until no more fit.
+fn restore_records(
+    members: &mut Membership,
+    trust: &Trust,
+    records: Vec<(NodeId, epsilon_proto::document::Signed<epsilon_proto::record::NodeRecord>)>,
+    config: &Config,
+) -> Result<(), StartError> {
+    let mut waiting: Vec<_> = records.into_iter().map(|(_, record)| record).collect();
+    loop {
+        let before = waiting.len();
+        let mut next = Vec::new();
+        for record in waiting {
+            match members.merge(&record, trust, &*config.check) {
+                Err(Refused::Unintroduced | Refused::Missing(_)) => next.push(record),
+                Err(Refused::Document(error)) => return Err(error.into()),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        if next.is_empty() || next.len() == before {
+            break;
+        }
+        waiting = next;
+    }
+    Ok(())
+}

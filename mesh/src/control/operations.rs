@@ -1,0 +1,402 @@
+//! What the operator can order. Each operation makes documents, which are in
+//! force and spread only once they are durable; then it is done.
+
+use epsilon_proto::clock::{Now, Timestamp};
+use epsilon_proto::document::Signed;
+use epsilon_proto::gate::GateSecret;
+use epsilon_proto::id::{NodeId, PublicKey};
+use epsilon_proto::key::SecretKey;
+use epsilon_proto::name::{NodeName, Tag};
+use epsilon_proto::sealed::{Purpose, SealedBox};
+use epsilon_proto::token::{HostPort, Token, invite_key};
+use epsilon_proto::trust::{
+    AdminGrant, Departure, GateEpoch, Invite, NetworkDocument, Pin, Revocation, Revoked, Roles,
+};
+
+use super::{Control, Output, Then};
+use crate::membership::Member;
+use crate::saved::{IdentityState, Settings, Write};
+
+/// Tells an operation from others.
+pub type OperationId = u64;
+
+/// An order of the operator.
+#[derive(Debug)]
+pub enum Operation {
+    /// Makes a token.
+    CreateToken(TokenRequest),
+    /// Revokes an invite, and its members where so said.
+    RevokeInvite {
+        /// The invite's key.
+        invite: PublicKey,
+        /// Whether those who came by it are cut off too.
+        with_members: bool,
+    },
+    /// Revokes a node.
+    RevokeNode(NodeId),
+    /// Gives a node a name.
+    Rename {
+        /// Which.
+        node: NodeId,
+        /// The name.
+        name: NodeName,
+    },
+    /// Hands the addresses and the name of a node to another, and revokes it.
+    Replace {
+        /// The node that is gone.
+        old: NodeId,
+        /// The node in its place.
+        new: NodeId,
+    },
+    /// Makes a key an admin's.
+    AddAdmin {
+        /// The key.
+        key: PublicKey,
+        /// Whose it is, for people.
+        name: String,
+        /// The root key.
+        root: SecretKey,
+    },
+    /// Revokes an admin's key.
+    RevokeAdmin {
+        /// The key.
+        key: PublicKey,
+        /// The root key.
+        root: SecretKey,
+    },
+    /// Leaves the network.
+    Leave,
+}
+
+/// What a new token shall be.
+#[derive(Debug, Clone)]
+pub struct TokenRequest {
+    /// What it may give.
+    pub roles: Roles,
+    /// What its members are tagged with.
+    pub tags: Vec<Tag>,
+    /// When it expires.
+    pub expires: Option<Timestamp>,
+    /// How many nodes it admits.
+    pub uses: Option<u32>,
+    /// Where members may be reached; this node's own endpoints when empty.
+    pub addresses: Vec<HostPort>,
+}
+
+/// What an operation gives back.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A token.
+    Token(Box<Token>),
+    /// Nothing but that it is done.
+    Done,
+}
+
+/// Why an operation was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperationError {
+    /// This node's key may not act as an admin.
+    #[error(
+        "this node is no admin of the network; run the command on an admin's node, or make this one an admin there with `epsilon admin add`"
+    )]
+    NotAdmin,
+    /// The key handed in is not the root's.
+    #[error(
+        "the key is not the root key of this network; pass the file that `epsilon mesh create --root-key` wrote"
+    )]
+    NotRoot,
+    /// No such member.
+    #[error("no member has the id {0}; `epsilon node list` shows them")]
+    UnknownNode(String),
+    /// No such invite.
+    #[error("no invite has this key; `epsilon token list` shows them")]
+    UnknownInvite,
+    /// No such admin.
+    #[error("no admin has this key; `epsilon admin list` shows them")]
+    UnknownAdmin,
+    /// The name belongs to another.
+    #[error("the name `{0}` belongs to another node; choose another, or rename that one first")]
+    NameTaken(NodeName),
+    /// A node cannot revoke or replace itself.
+    #[error(
+        "this node would revoke itself; use `epsilon mesh leave`, or revoke it from another admin's node"
+    )]
+    OwnNode,
+    /// It could not be made durable.
+    #[error("the change could not be written to disk, nothing was changed: {0}")]
+    Storage(String),
+    /// Randomness or keys are unusable.
+    #[error("a secret for {0} could not be sealed; that node's key is not usable")]
+    Seal(String),
+}
+
+impl Control {
+    /// Starts an operation; [`Output::Done`] says how it ended.
+    pub fn operate(&mut self, operation: Operation, now: Now) -> OperationId {
+        self.operations += 1;
+        let id = self.operations;
+        if let Err(error) = self.start(id, operation, now) {
+            self.outputs.push_back(Output::Done { operation: id, result: Err(error) });
+        }
+        id
+    }
+
+    fn start(
+        &mut self,
+        id: OperationId,
+        operation: Operation,
+        now: Now,
+    ) -> Result<(), OperationError> {
+        match operation {
+            Operation::CreateToken(request) => self.create_token(id, request, now),
+            Operation::RevokeInvite { invite, with_members } => {
+                self.trust.invite(invite).ok_or(OperationError::UnknownInvite)?;
+                if with_members && invite == self.certificate.signer() {
+                    return Err(OperationError::OwnNode);
+                }
+                let revoked = if with_members {
+                    Revoked::InviteAndMembers(invite)
+                } else {
+                    Revoked::Invite(invite)
+                };
+                let stays = |_: NodeId, member: &Member| !with_members || member.invite() != invite;
+                self.revoke(id, revoked, None, Vec::new(), stays, now)
+            }
+            Operation::RevokeNode(node) => {
+                if node == self.own {
+                    return Err(OperationError::OwnNode);
+                }
+                self.known_node(node)?;
+                let stays = move |other: NodeId, _: &Member| other != node;
+                self.revoke(id, Revoked::Node(node), None, Vec::new(), stays, now)
+            }
+            Operation::Rename { node, name } => self.rename(id, node, name, now),
+            Operation::Replace { old, new } => self.replace(id, old, new, now),
+            Operation::AddAdmin { key, name, root } => {
+                self.is_root(&root)?;
+                let grant = AdminGrant { key, name, issued: self.trusted_time(now) };
+                let grant = NetworkDocument::Grant(Signed::sign(&grant, self.id, &root));
+                self.commit(id, vec![grant], Outcome::Done);
+                Ok(())
+            }
+            Operation::RevokeAdmin { key, root } => {
+                self.is_root(&root)?;
+                self.trust.grant(key).ok_or(OperationError::UnknownAdmin)?;
+                self.revoke(id, Revoked::Admin(key), Some(&root), Vec::new(), |_, _| true, now)
+            }
+            Operation::Leave => {
+                let departure = Departure { at: now.wall };
+                let departure = Signed::sign(&departure, self.id, &self.config.key);
+                self.commit(id, vec![NetworkDocument::Departure(departure)], Outcome::Done);
+                Ok(())
+            }
+        }
+    }
+
+    fn is_root(&self, root: &SecretKey) -> Result<(), OperationError> {
+        if root.network() == self.id { Ok(()) } else { Err(OperationError::NotRoot) }
+    }
+
+    fn admin(&self) -> Result<&SecretKey, OperationError> {
+        let key = &self.config.key;
+        if self.trust.is_admin(key.public()) { Ok(key) } else { Err(OperationError::NotAdmin) }
+    }
+
+    fn known_node(&self, node: NodeId) -> Result<&Member, OperationError> {
+        self.members.get(node).ok_or_else(|| OperationError::UnknownNode(node.short()))
+    }
+
+    fn commit(
+        &mut self,
+        operation: OperationId,
+        documents: Vec<NetworkDocument>,
+        outcome: Outcome,
+    ) {
+        let writes = documents.iter().map(Write::document).collect();
+        self.persist(writes, Some(Then::Commit { documents, operation, outcome }));
+    }
+
+    fn create_token(
+        &mut self,
+        id: OperationId,
+        request: TokenRequest,
+        now: Now,
+    ) -> Result<(), OperationError> {
+        self.admin()?;
+        let key = invite_key(&mut self.random);
+        let invite = Invite {
+            key: key.public(),
+            roles: request.roles,
+            tags: request.tags,
+            issued: self.trusted_time(now),
+            expires: request.expires,
+            uses: request.uses,
+        };
+        let admin = self.admin()?;
+        let invite = Signed::sign(&invite, self.id, admin);
+        let (Some(genesis), Some(grant), Some(charter), Some(gate)) = (
+            self.trust.genesis(),
+            self.trust.grant(admin.public()),
+            self.trust.charter(),
+            self.gate.first(),
+        ) else {
+            return Err(OperationError::NotAdmin);
+        };
+        let addresses =
+            if request.addresses.is_empty() { self.advertised() } else { request.addresses };
+        let token = Token::new(
+            self.network.signed().clone(),
+            genesis.signed().clone(),
+            grant.signed().clone(),
+            charter.signed().clone(),
+            invite.clone(),
+            &key,
+            gate.clone(),
+            addresses,
+        );
+        let outcome = Outcome::Token(Box::new(token));
+        self.commit(id, vec![NetworkDocument::Invite(invite)], outcome);
+        Ok(())
+    }
+
+    /// Where a newcomer may reach this fleet: what operators configured,
+    /// here and on other members, then this node's own addresses.
+    pub fn advertised(&self) -> Vec<HostPort> {
+        let mut addresses = self.settings.advertise.clone();
+        let records = self.members.iter().flat_map(|(node, member)| {
+            let own = node == self.own;
+            member.record.endpoints.iter().filter(move |endpoint| {
+                endpoint.source == epsilon_proto::record::EndpointSource::Configured || own
+            })
+        });
+        let mut local: Vec<HostPort> = self
+            .local
+            .iter()
+            .map(|(ip, _)| std::net::SocketAddr::new(*ip, self.settings.port))
+            .filter(|address| epsilon_proto::address::is_usable_endpoint(*address))
+            .map(HostPort::from)
+            .collect();
+        let mut others: Vec<HostPort> =
+            records.map(|endpoint| HostPort::from(endpoint.address)).collect();
+        addresses.append(&mut others);
+        addresses.append(&mut local);
+        let mut seen = std::collections::BTreeSet::new();
+        addresses.retain(|address| seen.insert(address.clone()));
+        addresses.truncate(epsilon_proto::record::MAX_ENDPOINTS);
+        addresses
+    }
+
+    /// Signs a revocation, and a gate epoch for those who stay.
+    fn revoke(
+        &mut self,
+        id: OperationId,
+        revoked: Revoked,
+        root: Option<&SecretKey>,
+        mut documents: Vec<NetworkDocument>,
+        stays: impl Fn(NodeId, &Member) -> bool,
+        now: Now,
+    ) -> Result<(), OperationError> {
+        let admin = self.admin();
+        let signer = match root {
+            Some(root) => root,
+            None => admin.clone()?,
+        };
+        let revocation = Revocation { revoked, issued: self.trusted_time(now) };
+        documents.push(NetworkDocument::Revocation(Signed::sign(&revocation, self.id, signer)));
+        // With the root key at hand but no admin's, the next admin to revoke
+        // something mints the epoch.
+        if let Ok(admin) = admin.cloned() {
+            let epoch = self.gate.first().map_or(0, |secret| secret.epoch).saturating_add(1);
+            let secret = GateSecret::generate(epoch, &mut self.random);
+            let recipients: Vec<NodeId> = self
+                .members
+                .iter()
+                .filter(|(node, member)| stays(*node, member))
+                .map(|(node, _)| node)
+                .collect();
+            let mut boxes = Vec::with_capacity(recipients.len());
+            for node in recipients {
+                let sealed = SealedBox::seal(
+                    secret.bytes(),
+                    Purpose::GateSecret,
+                    self.id,
+                    node,
+                    &mut self.random,
+                )
+                .map_err(|_| OperationError::Seal(node.short()))?;
+                boxes.push((node, sealed));
+            }
+            let epoch = GateEpoch { epoch, check: secret.check(), boxes };
+            documents.push(NetworkDocument::GateEpoch(Signed::sign(&epoch, self.id, &admin)));
+        }
+        self.commit(id, documents, Outcome::Done);
+        Ok(())
+    }
+
+    fn rename(
+        &mut self,
+        id: OperationId,
+        node: NodeId,
+        name: NodeName,
+        now: Now,
+    ) -> Result<(), OperationError> {
+        self.known_node(node)?;
+        let owner = self.members.owner_of_name(&name, &self.trust);
+        if owner.is_some_and(|owner| owner != node) {
+            return Err(OperationError::NameTaken(name));
+        }
+        let is_pinned = self.trust.pin(node).is_some_and(|pin| pin.name.is_some());
+        if node == self.own && !is_pinned {
+            let settings = Settings { name: Some(name.clone()), ..self.settings.clone() };
+            let identity = IdentityState { name: Some(name.clone()), ..self.identity.clone() };
+            let writes = vec![Write::settings(&settings), Write::identity_state(&identity)];
+            self.persist(writes, Some(Then::OwnName { name, operation: id }));
+            return Ok(());
+        }
+        let pin = self.next_pin(node, now, |pin| pin.name = Some(name.clone()))?;
+        self.commit(id, vec![pin], Outcome::Done);
+        Ok(())
+    }
+
+    fn replace(
+        &mut self,
+        id: OperationId,
+        old: NodeId,
+        new: NodeId,
+        now: Now,
+    ) -> Result<(), OperationError> {
+        self.known_node(old)?;
+        self.known_node(new)?;
+        if old == self.own || old == new {
+            return Err(OperationError::OwnNode);
+        }
+        let ipv4 = self.members.ipv4_of(old, &self.trust);
+        let name = self.members.name_of(old, &self.trust);
+        let ipv6 = self.range6.node(old);
+        let pin = self.next_pin(new, now, |pin| {
+            pin.ipv4 = ipv4;
+            pin.name = name.clone();
+            pin.inherited = Some(ipv6);
+        })?;
+        let stays = move |other: NodeId, _: &Member| other != old;
+        self.revoke(id, Revoked::Node(old), None, vec![pin], stays, now)
+    }
+
+    /// A pin after all others, that keeps what the node's last one said.
+    fn next_pin(
+        &self,
+        node: NodeId,
+        now: Now,
+        change: impl Fn(&mut Pin),
+    ) -> Result<NetworkDocument, OperationError> {
+        let admin = self.admin()?;
+        let at = self.trust.newest_pin().tick(self.trusted_time(now));
+        let mut pin = match self.trust.pin(node) {
+            Some(pin) => Pin { at, ..(**pin).clone() },
+            None => Pin { node, at: at, ipv4: None, name: None, inherited: None },
+        };
+        change(&mut pin);
+        Ok(NetworkDocument::Pin(Signed::sign(&pin, self.id, admin)))
+    }
+}

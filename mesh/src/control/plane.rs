@@ -1,0 +1,241 @@
+//! What the data plane is told: who may send what, where it travels, and with
+//! which keys paths are probed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use epsilon_proto::address::Ipv6Range;
+use epsilon_proto::clock::{Instant, Now};
+use epsilon_proto::id::{BootId, NodeId};
+use epsilon_proto::record::EndpointSource;
+
+use super::{Control, Output};
+use crate::event::Event;
+use crate::shard::{self, Command, Path, Prefix, Report};
+
+/// How many probes of one peer may be under way.
+const MAX_PROBES: usize = 64;
+
+/// What the data plane was told.
+#[derive(Default)]
+pub(super) struct Plane {
+    touched: BTreeSet<NodeId>,
+    installed: BTreeMap<NodeId, Vec<Prefix>>,
+    keyed: BTreeMap<NodeId, (BootId, u32)>,
+    own: Option<(Option<Ipv4Addr>, Vec<Ipv6Addr>)>,
+    last_transaction: u64,
+}
+
+impl Plane {
+    /// Something about a node changed.
+    pub(super) fn touch(&mut self, node: NodeId) {
+        self.touched.insert(node);
+    }
+}
+
+impl Control {
+    pub(super) fn announce(&mut self, ipv4: Option<Ipv4Addr>, ipv6: Vec<Ipv6Addr>) {
+        if self.plane.own.as_ref() == Some(&(ipv4, ipv6.clone())) {
+            return;
+        }
+        let hosts = ipv4.map(IpAddr::V4).into_iter().chain(ipv6.iter().copied().map(IpAddr::V6));
+        let addresses = hosts.map(Prefix::host).collect();
+        let reserved = vec![
+            Prefix::new(IpAddr::V4(self.range().base()), 24),
+            Prefix::new(IpAddr::V6(Ipv6Range::of(self.id).base()), 112),
+        ];
+        self.outputs.push_back(Output::Shard(Command::SetOwn { addresses, reserved }));
+        self.outputs.push_back(Output::Addresses { ipv4, ipv6: ipv6.clone() });
+        self.plane.own = Some((ipv4, ipv6));
+    }
+
+    /// Brings data plane and calls up to what the membership says.
+    pub(super) fn refresh_members(&mut self, now: Now) {
+        let mut nodes = std::mem::take(&mut self.plane.touched);
+        nodes.append(&mut self.members.take_affected());
+        for node in nodes {
+            if node == self.own {
+                self.announce_addresses();
+            } else {
+                self.refresh_peer(node);
+                self.refresh_calls(node, now);
+            }
+        }
+        self.make_calls(now);
+        self.send_probes(now);
+    }
+
+    fn refresh_peer(&mut self, node: NodeId) {
+        let Some(member) = self.members.get(node) else {
+            if self.plane.installed.remove(&node).is_some() {
+                self.plane.keyed.remove(&node);
+                self.outputs.push_back(Output::Shard(Command::RemovePeer { node }));
+            }
+            return;
+        };
+        let key = member.key;
+        let endpoints: Vec<_> = member
+            .record
+            .endpoints
+            .iter()
+            .filter(|endpoint| {
+                endpoint.source != EndpointSource::Observed
+                    || !self.is_own_address(endpoint.address)
+            })
+            .map(|endpoint| endpoint.address)
+            .collect();
+        let prefixes = self.prefixes_of(node);
+        let is_new = !self.plane.installed.contains_key(&node);
+        if self.plane.installed.get(&node) != Some(&prefixes) {
+            self.plane.installed.insert(node, prefixes.clone());
+            self.outputs.push_back(Output::Shard(Command::SetPeer { node, key, prefixes }));
+        }
+        if is_new && let Some(active) = self.peer(node).paths.active() {
+            self.set_path(node, active);
+        }
+        for endpoint in endpoints {
+            self.add_path(node, endpoint);
+        }
+        self.give_probe_keys(node);
+    }
+
+    fn is_own_address(&self, address: SocketAddr) -> bool {
+        self.local.iter().any(|(ip, _)| *ip == address.ip()) && address.port() == self.settings.port
+    }
+
+    fn prefixes_of(&self, node: NodeId) -> Vec<Prefix> {
+        let inherited = self.trust.pin(node).and_then(|pin| pin.inherited);
+        self.members
+            .ipv4_of(node, &self.trust)
+            .map(IpAddr::V4)
+            .into_iter()
+            .chain([IpAddr::V6(self.range6.node(node))])
+            .chain(inherited.map(IpAddr::V6))
+            .map(Prefix::host)
+            .collect()
+    }
+
+    /// Keys for probes, once both runs and the peer's index are known.
+    fn give_probe_keys(&mut self, node: NodeId) {
+        let peer = self.peer(node);
+        let (Some(boot), Some(remote_index), local_index) =
+            (peer.boot, peer.remote_index, peer.probe_index)
+        else {
+            return;
+        };
+        if !self.plane.installed.contains_key(&node)
+            || self.plane.keyed.get(&node) == Some(&(boot, remote_index))
+        {
+            return;
+        }
+        let keys = shard::probe_keys(&self.config.key, node, self.id, self.config.boot, boot);
+        if let Some((send, receive)) = keys {
+            self.plane.keyed.insert(node, (boot, remote_index));
+            self.outputs.push_back(Output::Shard(Command::SetProbeKeys {
+                node,
+                send,
+                receive,
+                local_index,
+                remote_index,
+            }));
+        }
+    }
+
+    /// The peer's daemon was started since it was last linked, or it is the
+    /// first time in this run: what was agreed with the earlier one is void.
+    pub(super) fn peer_restarted(&mut self, node: NodeId) {
+        if self.plane.installed.contains_key(&node) {
+            self.outputs.push_back(Output::Shard(Command::ResetSession { node }));
+            self.give_probe_keys(node);
+        }
+    }
+
+    /// An address at which a peer may be.
+    pub(super) fn add_path(&mut self, node: NodeId, address: SocketAddr) {
+        if self.members.is_inside(address.ip()) {
+            return;
+        }
+        if self.peer(node).paths.add(address) {
+            self.set_path(node, address);
+        }
+    }
+
+    /// An address at which a peer just was: used until a probe says better.
+    pub(super) fn prefer_path(&mut self, node: NodeId, address: SocketAddr) {
+        if !self.members.is_inside(address.ip()) && self.peer(node).paths.prefer(address) {
+            self.set_path(node, address);
+        }
+    }
+
+    fn set_path(&mut self, node: NodeId, address: SocketAddr) {
+        if self.plane.installed.contains_key(&node) {
+            let path = Some(Path::Direct(address));
+            self.outputs.push_back(Output::Shard(Command::SetPath { node, path }));
+        }
+    }
+
+    /// The data plane reports.
+    pub fn handle_report(&mut self, report: Report, now: Now) {
+        match report {
+            Report::ProbeAnswered { node, transaction, to, observed, rtt } => {
+                let local = self.local.clone();
+                let Some(peer) = self.peers.get_mut(&node) else { return };
+                let Some(position) =
+                    peer.probes.iter().position(|probe| *probe == (transaction, to))
+                else {
+                    return;
+                };
+                peer.probes.remove(position);
+                if peer.paths.answered(to, rtt, now.instant, &local) {
+                    self.set_path(node, to);
+                    self.event(Event::PathMoved(node, to));
+                }
+                self.observed_at(node, observed);
+                self.advance_own(now);
+            }
+            Report::ProbeReceived { node, from } | Report::NewSource { node, from } => {
+                if !self.members.is_inside(from.ip())
+                    && let Some(peer) = self.peers.get_mut(&node)
+                {
+                    peer.paths.probe(from);
+                }
+            }
+            Report::Silent { node } => {
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.paths.silent();
+                }
+            }
+            Report::NoPath { node } => {
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.paths.probe_all();
+                }
+            }
+            Report::Beacon { from, datagram } => self.handle_beacon(from, &datagram, now),
+        }
+        self.send_probes(now);
+    }
+
+    /// When the next probe is due.
+    pub(super) fn probes_due(&self, now: Instant) -> Option<Instant> {
+        let keyed = self.peers.iter().filter(|(node, _)| self.plane.keyed.contains_key(node));
+        keyed.filter_map(|(_, peer)| peer.paths.due(now)).min()
+    }
+
+    pub(super) fn send_probes(&mut self, now: Now) {
+        for (node, peer) in &mut self.peers {
+            if !self.plane.keyed.contains_key(node) {
+                continue;
+            }
+            while let Some(to) = peer.paths.next_probe(now.instant) {
+                self.plane.last_transaction += 1;
+                let transaction = self.plane.last_transaction;
+                if peer.probes.len() >= MAX_PROBES {
+                    peer.probes.pop_front();
+                }
+                peer.probes.push_back((transaction, to));
+                let command = Command::SendProbe { node: *node, to, transaction };
+                self.outputs.push_back(Output::Shard(command));
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Anti-entropy: what gossip lost is found by comparing hashes with one
+//! linked member at a time, and questions between members in general.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use epsilon_proto::clock::{Instant, Now};
+use epsilon_proto::document::Signed;
+use epsilon_proto::id::NodeId;
+use epsilon_proto::message::{
+    Bucket, Comparison, Delivery, Difference, DigestList, Inventory, Request, Response, Summary,
+    Taken as TakenAnswer,
+};
+use epsilon_proto::record::NodeRecord;
+use epsilon_proto::wire;
+use rand_core::Rng as _;
+
+use super::documents::{Source, Taken};
+use super::{Control, Output};
+use crate::membership::BUCKETS;
+
+/// Between two rounds, at least; at most twice that.
+const EVERY: Duration = Duration::from_secs(30);
+/// How many bytes of documents and records one message may carry.
+const MAX_DELIVERY: usize = 512 * 1024;
+
+/// What a request under way asked for.
+enum Asked {
+    Compare,
+    Exchange,
+    Push,
+    Introduce,
+    Vouch,
+}
+
+/// The rounds under way.
+pub(super) struct Sync {
+    last_id: u64,
+    asked: BTreeMap<u64, (NodeId, Asked)>,
+    /// The members with whom a round is under way.
+    active: BTreeSet<NodeId>,
+    due: Instant,
+}
+
+impl Sync {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { last_id: 0, asked: BTreeMap::new(), active: BTreeSet::new(), due: now + EVERY }
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        Some(self.due)
+    }
+
+    pub(super) fn forget(&mut self, node: NodeId) {
+        self.active.remove(&node);
+        self.asked.retain(|_, (asked, _)| *asked != node);
+    }
+}
+
+impl Control {
+    pub(super) fn request(&mut self, node: NodeId, request: &Request) {
+        self.sync.last_id += 1;
+        let id = self.sync.last_id;
+        let asked = match request {
+            Request::Compare(_) => Asked::Compare,
+            Request::Exchange(_) => Asked::Exchange,
+            Request::Push(_) => Asked::Push,
+            Request::Introduce(_) => Asked::Introduce,
+            Request::Vouch(_) => Asked::Vouch,
+        };
+        self.sync.asked.insert(id, (node, asked));
+        self.outputs.push_back(Output::Request { node, id, bytes: wire::encode(request) });
+    }
+
+    pub(super) fn advance_sync(&mut self, now: Now) {
+        if now.instant < self.sync.due {
+            return;
+        }
+        self.sync.due = now.instant + EVERY + self.jitter(EVERY);
+        let linked = self.linked();
+        if let Some(last) = linked.len().checked_sub(1) {
+            let pick = self.random.next_u32() as usize % (last + 1);
+            self.start_sync(linked[pick], now);
+        }
+    }
+
+    pub(super) fn start_sync(&mut self, node: NodeId, _now: Now) {
+        if self.sync.active.insert(node) {
+            let summary =
+                Summary { documents: self.trust.digest(), records: self.members.digest() };
+            self.request(node, &Request::Compare(summary));
+        }
+    }
+
+    /// A linked member asks. `None` when it does not speak the protocol.
+    pub fn handle_request(&mut self, node: NodeId, bytes: &[u8], now: Now) -> Option<Vec<u8>> {
+        let request = wire::decode::<Request>(bytes).ok()?;
+        let response = match request {
+            Request::Compare(theirs) => Response::Compared(Comparison {
+                documents: theirs.documents != self.trust.digest(),
+                buckets: if theirs.records == self.members.digest() {
+                    Vec::new()
+                } else {
+                    self.members.bucket_digests()
+                },
+            }),
+            Request::Exchange(inventory) => Response::Difference(self.difference(&inventory)),
+            Request::Push(delivery) => {
+                let incomplete = self.take_delivery(delivery, now);
+                Response::Taken(TakenAnswer { incomplete })
+            }
+            Request::Introduce(claims) => Response::Introduced(self.introduce(node, claims, now)),
+            Request::Vouch(introduction) => {
+                self.take_introduction(node, &introduction);
+                Response::Taken(TakenAnswer::default())
+            }
+        };
+        self.advance_own(now);
+        self.send_probes(now);
+        self.make_calls(now);
+        Some(wire::encode(&response))
+    }
+
+    /// A linked member answered, or will not.
+    pub fn handle_response(&mut self, id: u64, result: Result<&[u8], ()>, now: Now) {
+        let Some((node, asked)) = self.sync.asked.remove(&id) else { return };
+        let response = result.ok().and_then(|bytes| wire::decode::<Response>(bytes).ok());
+        match (asked, response) {
+            (Asked::Compare, Some(Response::Compared(comparison))) => {
+                if !comparison.documents && comparison.buckets.is_empty() {
+                    self.finish_sync(node, now);
+                } else {
+                    let inventory = self.inventory(&comparison);
+                    self.request(node, &Request::Exchange(inventory));
+                }
+            }
+            (Asked::Exchange, Some(Response::Difference(difference))) => {
+                self.take_delivery(difference.delivery, now);
+                let delivery =
+                    self.delivery(&difference.wanted_documents, &difference.wanted_records);
+                if delivery != Delivery::default() {
+                    self.request(node, &Request::Push(delivery));
+                } else {
+                    self.finish_sync(node, now);
+                }
+                if difference.more {
+                    self.start_sync(node, now);
+                }
+            }
+            (Asked::Push, _) => self.finish_sync(node, now),
+            (Asked::Introduce, Some(Response::Introduced(answer))) => {
+                self.introduced(node, answer, now);
+            }
+            (Asked::Introduce, _) => self.peer(node).asked_to_introduce = false,
+            (Asked::Vouch, _) => {}
+            (Asked::Compare | Asked::Exchange, _) => drop(self.sync.active.remove(&node)),
+        }
+        self.advance_own(now);
+        self.send_probes(now);
+        self.make_calls(now);
+    }
+
+    fn finish_sync(&mut self, node: NodeId, now: Now) {
+        self.sync.active.remove(&node);
+        self.first_sync_done(now);
+    }
+
+    /// What this node holds where a comparison found a difference.
+    fn inventory(&mut self, comparison: &Comparison) -> Inventory {
+        let documents = comparison.documents.then(|| DigestList { digests: self.trust.digests() });
+        let own = self.members.bucket_digests();
+        let buckets = (0..BUCKETS)
+            .filter(|index| {
+                let index = usize::from(*index);
+                comparison.buckets.get(index).is_some_and(|theirs| Some(theirs) != own.get(index))
+            })
+            .map(|index| Bucket { index, records: self.members.bucket(index) })
+            .collect();
+        Inventory { documents, buckets }
+    }
+
+    /// What an asker lacks, and what this node lacks of what the asker has.
+    fn difference(&self, theirs: &Inventory) -> Difference {
+        let mut difference = Difference::default();
+        let mut room = MAX_DELIVERY;
+        let mut fits = |length: usize, more: &mut bool| {
+            let fits = room >= length;
+            room = room.saturating_sub(length);
+            *more |= !fits;
+            fits
+        };
+        if let Some(list) = &theirs.documents {
+            let known: BTreeSet<_> = list.digests.iter().copied().collect();
+            for document in self.trust.lacking(&known) {
+                if fits(wire::encode(&document).len(), &mut difference.more) {
+                    difference.delivery.documents.push(document);
+                }
+            }
+            difference.wanted_documents =
+                known.into_iter().filter(|digest| self.trust.document(digest).is_none()).collect();
+        }
+        for bucket in &theirs.buckets {
+            let own: BTreeMap<_, _> = self.members.bucket(bucket.index).into_iter().collect();
+            let their: BTreeMap<_, _> = bucket.records.iter().copied().collect();
+            for (node, digest) in &own {
+                if their.get(node) != Some(digest)
+                    && let Some(member) = self.members.get(*node)
+                    && fits(wire::encode(member.record.signed()).len(), &mut difference.more)
+                {
+                    difference.delivery.records.push(member.record.signed().clone());
+                }
+            }
+            difference.wanted_records.extend(
+                their
+                    .iter()
+                    .filter(|(node, digest)| own.get(node) != Some(digest))
+                    .map(|(node, _)| *node),
+            );
+        }
+        difference
+    }
+
+    fn delivery(&self, documents: &[epsilon_proto::id::Digest], records: &[NodeId]) -> Delivery {
+        let mut room = MAX_DELIVERY;
+        let mut fits = |length: usize| {
+            let fits = room >= length;
+            room = room.saturating_sub(length);
+            fits
+        };
+        Delivery {
+            documents: documents
+                .iter()
+                .filter_map(|digest| self.trust.document(digest))
+                .filter(|document| fits(wire::encode(*document).len()))
+                .cloned()
+                .collect(),
+            records: records
+                .iter()
+                .filter_map(|node| self.members.get(*node))
+                .map(|member| member.record.signed().clone())
+                .filter(|record| fits(wire::encode(record).len()))
+                .collect(),
+        }
+    }
+
+    /// Takes what a member sent, those parts first on which others build;
+    /// says whether something is missing for the rest.
+    pub(super) fn take_delivery(&mut self, mut delivery: Delivery, now: Now) -> bool {
+        delivery.documents.sort_by_key(epsilon_proto::trust::NetworkDocument::rank);
+        let mut incomplete = false;
+        for document in &delivery.documents {
+            incomplete |= self.take_document(document, Source::Member, now) == Taken::Incomplete;
+        }
+        let mut waiting: Vec<Signed<NodeRecord>> = delivery.records;
+        loop {
+            let before = waiting.len();
+            waiting.retain(|record| self.take_record(record, now) == Taken::Incomplete);
+            if waiting.is_empty() || waiting.len() == before {
+                break;
+            }
+        }
+        incomplete || !waiting.is_empty()
+    }
+}

@@ -1,0 +1,247 @@
+//! Whom to call, where and when.
+//!
+//! Every member that is not linked is called, at each of its addresses in
+//! turn; when all were tried in vain, the next round waits, longer each time.
+//! An address from which somebody was just heard is tried at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use epsilon_proto::clock::Instant;
+use epsilon_proto::id::NodeId;
+
+/// Between two addresses of one node.
+const STAGGER: Duration = Duration::from_millis(250);
+/// After the first round in vain.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// After many rounds in vain.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// How many calls may be under way at once.
+const MAX_UNDER_WAY: usize = 16;
+
+/// Whom a call is meant for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Callee {
+    /// A member that is known.
+    Node(NodeId),
+    /// Whoever answers at an address from the token, by its place there.
+    Address(SocketAddr),
+}
+
+/// A call to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// Tells this call from others.
+    pub attempt: u64,
+    /// Whom it is meant for.
+    pub callee: Callee,
+    /// Where.
+    pub address: SocketAddr,
+}
+
+#[derive(Default)]
+struct Target {
+    /// In the order in which they are tried.
+    addresses: Vec<SocketAddr>,
+    /// Heard there just now: tried before all others.
+    urgent: BTreeSet<SocketAddr>,
+    next: usize,
+    rounds: u32,
+    due: Instant,
+    under_way: BTreeSet<u64>,
+}
+
+/// The calls that are due, under way and paused.
+#[derive(Default)]
+pub struct Dialer {
+    targets: BTreeMap<Callee, Target>,
+    last_attempt: u64,
+}
+
+impl Dialer {
+    /// Wants a callee to be called at these addresses, best first. What is
+    /// under way goes on; new addresses start a new round at once.
+    pub fn want(&mut self, callee: Callee, addresses: Vec<SocketAddr>, now: Instant) {
+        let target =
+            self.targets.entry(callee).or_insert_with(|| Target { due: now, ..Target::default() });
+        let has_new = addresses.iter().any(|address| !target.addresses.contains(address));
+        target.addresses = addresses;
+        if has_new {
+            target.rounds = 0;
+            target.next = 0;
+            target.due = target.due.min(now);
+        }
+    }
+
+    /// Somebody was heard at an address: call there at once.
+    pub fn heard(&mut self, callee: Callee, address: SocketAddr, now: Instant) {
+        let target = self.targets.entry(callee).or_default();
+        if target.under_way.is_empty() {
+            target.urgent.insert(address);
+            target.due = now;
+        }
+    }
+
+    /// Starts a new round with everybody: the network changed.
+    pub fn hurry(&mut self, now: Instant) {
+        for target in self.targets.values_mut() {
+            target.rounds = 0;
+            target.next = 0;
+            target.due = now;
+        }
+    }
+
+    /// No more calls to a callee: it is linked, or no member any more.
+    pub fn forget(&mut self, callee: Callee) {
+        self.targets.remove(&callee);
+    }
+
+    /// Everybody who is to be called.
+    pub fn callees(&self) -> impl Iterator<Item = Callee> {
+        self.targets.keys().copied()
+    }
+
+    /// A call came to nothing.
+    pub fn failed(&mut self, attempt: u64) {
+        for target in self.targets.values_mut() {
+            target.under_way.remove(&attempt);
+        }
+    }
+
+    /// The next call that is due; `jitter` in 0..=255 keeps two nodes from
+    /// calling in step.
+    pub fn next(&mut self, now: Instant, jitter: u8) -> Option<Call> {
+        let under_way: usize = self.targets.values().map(|target| target.under_way.len()).sum();
+        if under_way >= MAX_UNDER_WAY {
+            return None;
+        }
+        let (callee, target) = self
+            .targets
+            .iter_mut()
+            .filter(|(_, target)| target.is_due(now))
+            .min_by_key(|(callee, target)| (target.due, **callee))?;
+        let address = match target.urgent.pop_first() {
+            Some(address) => address,
+            None => target.addresses.get(target.next).copied().inspect(|_| target.next += 1)?,
+        };
+        target.due = if target.next < target.addresses.len() || !target.urgent.is_empty() {
+            now + STAGGER
+        } else {
+            target.next = 0;
+            target.rounds += 1;
+            now + pause(target.rounds, jitter)
+        };
+        self.last_attempt += 1;
+        target.under_way.insert(self.last_attempt);
+        Some(Call { attempt: self.last_attempt, callee: *callee, address })
+    }
+
+    /// When [`Dialer::next`] has something to do.
+    pub fn due(&self) -> Option<Instant> {
+        self.targets
+            .values()
+            .filter(|target| target.has_address() && target.under_way.len() < 2)
+            .map(|target| target.due)
+            .min()
+    }
+}
+
+impl Target {
+    fn has_address(&self) -> bool {
+        !self.addresses.is_empty() || !self.urgent.is_empty()
+    }
+
+    /// Two calls to one callee may be under way: a silent address must not
+    /// keep the others waiting.
+    fn is_due(&self, now: Instant) -> bool {
+        self.due <= now && self.has_address() && self.under_way.len() < 2
+    }
+}
+
+fn pause(rounds: u32, jitter: u8) -> Duration {
+    let pause =
+        FIRST_PAUSE.saturating_mul(1 << rounds.saturating_sub(1).min(16)).min(LONGEST_PAUSE);
+    pause + pause.mul_f64(f64::from(jitter) / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, last], 7755))
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant(Duration::from_millis(millis))
+    }
+
+    const NODE: Callee = Callee::Node(NodeId([1; 32]));
+
+    #[test]
+    fn addresses_are_tried_in_turn_and_rounds_wait_longer_each_time() {
+        let mut dialer = Dialer::default();
+        dialer.want(NODE, vec![address(1), address(2)], at(0));
+        let mut calls = Vec::new();
+        for millis in (0..10_000).step_by(10) {
+            while let Some(call) = dialer.next(at(millis), 0) {
+                calls.push((millis, call.address));
+                dialer.failed(call.attempt);
+            }
+        }
+        assert_eq!(calls[0], (0, address(1)));
+        assert_eq!(calls[1], (250, address(2)));
+        assert_eq!(calls[2], (750, address(1)));
+        let rounds: Vec<_> =
+            calls.iter().filter(|(_, to)| *to == address(1)).map(|(when, _)| *when).collect();
+        let pauses: Vec<_> = rounds.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(pauses.is_sorted() && pauses.last() > pauses.first(), "{pauses:?}");
+    }
+
+    #[test]
+    fn a_silent_address_does_not_hold_up_the_others() {
+        let mut dialer = Dialer::default();
+        dialer.want(NODE, vec![address(1), address(2)], at(0));
+        assert_eq!(dialer.next(at(0), 0).unwrap().address, address(1));
+        assert_eq!(dialer.next(at(250), 0).unwrap().address, address(2));
+    }
+
+    #[test]
+    fn whoever_is_heard_is_called_at_once() {
+        let mut dialer = Dialer::default();
+        dialer.want(NODE, vec![address(1)], at(0));
+        let call = dialer.next(at(0), 0).unwrap();
+        dialer.failed(call.attempt);
+        assert_eq!(dialer.next(at(1), 0), None);
+        dialer.heard(NODE, address(9), at(2));
+        assert_eq!(dialer.next(at(2), 0).unwrap().address, address(9));
+    }
+
+    #[test]
+    fn a_linked_member_is_not_called() {
+        let mut dialer = Dialer::default();
+        dialer.want(NODE, vec![address(1)], at(0));
+        dialer.forget(NODE);
+        assert_eq!(dialer.next(at(0), 0), None);
+        assert_eq!(dialer.due(), None);
+    }
+
+    #[test]
+    fn a_callee_without_address_is_never_due() {
+        let mut dialer = Dialer::default();
+        dialer.want(NODE, vec![], at(0));
+        assert_eq!(dialer.due(), None);
+        assert_eq!(dialer.next(at(0), 0), None);
+    }
+
+    #[test]
+    fn the_number_of_calls_under_way_is_bounded() {
+        let mut dialer = Dialer::default();
+        for number in 0..100 {
+            dialer.want(Callee::Node(NodeId([number; 32])), vec![address(number)], at(0));
+        }
+        let calls = std::iter::from_fn(|| dialer.next(at(0), 0)).count();
+        assert_eq!(calls, MAX_UNDER_WAY);
+    }
+}

@@ -1,0 +1,75 @@
+//! What happened, for people and for whoever watches.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use epsilon_proto::id::{BootId, Digest, NodeId, PublicKey};
+use epsilon_proto::message::Refusal;
+use epsilon_proto::name::NodeName;
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A node became a member in this node's view.
+    MemberJoined(NodeId),
+    /// A member left by its own will.
+    MemberLeft(NodeId),
+    /// A member was revoked: it is cut off.
+    MemberRevoked(NodeId),
+    /// A member is linked.
+    PeerUp(NodeId),
+    /// A member is not linked any more, and did not come back at once.
+    PeerDown(NodeId),
+    /// A member's daemon was started again.
+    PeerRestarted(NodeId),
+    /// A node was not let in.
+    Refused(NodeId, Refusal),
+    /// This node was not let in by a member.
+    RefusedBy(NodeId, Refusal),
+    /// This node has an address.
+    AddressTaken(Ipv4Addr),
+    /// This node had to give an address up to another, after a partition.
+    AddressLost(Ipv4Addr),
+    /// This node has a name.
+    NameTaken(NodeName),
+    /// This node had to give a name up to another, after a partition.
+    NameLost(NodeName),
+    /// A document of the network is new.
+    DocumentLearned(&'static str, Digest),
+    /// A new gate secret is in force.
+    GateChanged(u32),
+    /// The path to a peer moved.
+    PathMoved(NodeId, SocketAddr),
+    /// Two machines run with this identity: this node's own, or a peer's.
+    Cloned {
+        /// Whose identity.
+        node: NodeId,
+        /// The runs that were seen.
+        boots: [BootId; 2],
+    },
+    /// This node was revoked.
+    SelfRevoked,
+    /// The store takes nothing any more.
+    StorageFailing(String),
+    /// The store works again.
+    StorageRecovered,
+    /// The root signed two different genesis blocks for one generation.
+    ContradictoryGenesis(u32),
+    /// An admin's key was revoked.
+    AdminRevoked(PublicKey),
+}
+
+impl Event {
+    /// Whether somebody should look at it.
+    pub fn is_alarm(&self) -> bool {
+        matches!(
+            self,
+            Self::Cloned { .. }
+                | Self::SelfRevoked
+                | Self::StorageFailing(_)
+                | Self::ContradictoryGenesis(_)
+                | Self::AddressLost(_)
+                | Self::NameLost(_)
+        )
+    }
+}

@@ -1,0 +1,55 @@
+//! Hashes over the records, so that two members find in a few messages where
+//! they differ.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use epsilon_proto::id::{Digest, NodeId};
+
+use super::Member;
+
+/// How many buckets the records fall into, by the first bits of the node.
+pub const BUCKETS: u8 = 64;
+
+/// The bucket of a node.
+pub(super) fn bucket_of(node: NodeId) -> u8 {
+    node.0[0] % BUCKETS
+}
+
+/// The bucket hashes, computed anew only where something changed.
+#[derive(Default)]
+pub(super) struct Buckets {
+    digests: BTreeMap<u8, Digest>,
+    touched: BTreeSet<u8>,
+}
+
+impl Buckets {
+    /// A node's record changed.
+    pub(super) fn touch(&mut self, node: NodeId) {
+        self.touched.insert(bucket_of(node));
+    }
+
+    /// The hash of every bucket.
+    pub(super) fn digests(&mut self, members: &BTreeMap<NodeId, Member>) -> Vec<Digest> {
+        self.refresh(members);
+        let empty = Digest::of_parts("epsilon/1 record bucket", &[]);
+        (0..BUCKETS).map(|index| *self.digests.get(&index).unwrap_or(&empty)).collect()
+    }
+
+    /// The hash over all buckets.
+    pub(super) fn root(&mut self, members: &BTreeMap<NodeId, Member>) -> Digest {
+        let digests = self.digests(members);
+        let parts: Vec<&[u8]> = digests.iter().map(|digest| &digest.0[..]).collect();
+        Digest::of_parts("epsilon/1 records", &parts)
+    }
+
+    fn refresh(&mut self, members: &BTreeMap<NodeId, Member>) {
+        for index in std::mem::take(&mut self.touched) {
+            let parts: Vec<&[u8]> = members
+                .iter()
+                .filter(|(node, _)| bucket_of(**node) == index)
+                .flat_map(|(node, member)| [&node.0[..], &member.digest.0[..]])
+                .collect();
+            self.digests.insert(index, Digest::of_parts("epsilon/1 record bucket", &parts));
+        }
+    }
+}

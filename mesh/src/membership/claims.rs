@@ -1,0 +1,166 @@
+//! Whose an address or a name is.
+//!
+//! A claimant's clock never decides. In order: who is pinned by an admin; who
+//! was witnessed first, by the witness's trusted time; the lower
+//! hash(network, claim, node). All members with the same records and pins
+//! come to the same answer.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use epsilon_proto::clock::{HybridTime, Timestamp};
+use epsilon_proto::id::{Digest, NetworkId, NodeId};
+use epsilon_proto::name::NodeName;
+use epsilon_proto::trust::NodeFacts;
+
+use super::Member;
+use crate::trust::Trust;
+
+/// How strong a claim is; the least one wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// An admin said so; the latest word counts.
+    Pinned(Reverse<HybridTime>),
+    /// Witnessed by another member at this time.
+    Witnessed(Timestamp),
+    /// Nobody saw it yet.
+    Bare,
+}
+
+/// Who claims what.
+#[derive(Default)]
+pub(super) struct Claims {
+    ipv4: BTreeMap<Ipv4Addr, BTreeSet<NodeId>>,
+    names: BTreeMap<NodeName, BTreeSet<NodeId>>,
+}
+
+impl Claims {
+    /// A node's record changed from one to another. Gives back everybody
+    /// whose claims rank differently now.
+    pub(super) fn update(
+        &mut self,
+        node: NodeId,
+        old: Option<&Member>,
+        new: Option<&Member>,
+    ) -> BTreeSet<NodeId> {
+        let mut affected = BTreeSet::from([node]);
+        for member in [old, new].into_iter().flatten() {
+            affected.append(&mut self.claimants(member.record.ipv4, member.record.name.as_ref()));
+        }
+        replace(
+            &mut self.ipv4,
+            node,
+            old.and_then(|old| old.record.ipv4),
+            new.and_then(|new| new.record.ipv4),
+        );
+        replace(
+            &mut self.names,
+            node,
+            old.and_then(|old| old.record.name.clone()),
+            new.and_then(|new| new.record.name.clone()),
+        );
+        affected
+    }
+
+    /// Everybody who claims an address or a name.
+    pub(super) fn claimants(
+        &self,
+        ipv4: Option<Ipv4Addr>,
+        name: Option<&NodeName>,
+    ) -> BTreeSet<NodeId> {
+        let by_address = ipv4.and_then(|ipv4| self.ipv4.get(&ipv4));
+        let by_name = name.and_then(|name| self.names.get(name));
+        by_address.into_iter().chain(by_name).flatten().copied().collect()
+    }
+
+    pub(super) fn winner_of_ipv4(
+        &self,
+        address: Ipv4Addr,
+        network: NetworkId,
+        members: &BTreeMap<NodeId, Member>,
+        trust: &Trust,
+    ) -> Option<NodeId> {
+        winner(
+            self.ipv4.get(&address),
+            |pin| pin.ipv4 == Some(address),
+            |facts| facts.ipv4 == Some(address),
+            &address.octets(),
+            network,
+            members,
+            trust,
+        )
+    }
+
+    pub(super) fn winner_of_name(
+        &self,
+        name: &NodeName,
+        network: NetworkId,
+        members: &BTreeMap<NodeId, Member>,
+        trust: &Trust,
+    ) -> Option<NodeId> {
+        winner(
+            self.names.get(name),
+            |pin| pin.name.as_ref() == Some(name),
+            |facts| facts.name.as_ref() == Some(name),
+            name.as_str().as_bytes(),
+            network,
+            members,
+            trust,
+        )
+    }
+}
+
+fn replace<C: Ord>(
+    index: &mut BTreeMap<C, BTreeSet<NodeId>>,
+    node: NodeId,
+    old: Option<C>,
+    new: Option<C>,
+) {
+    if let Some(old) = old
+        && let Some(nodes) = index.get_mut(&old)
+    {
+        nodes.remove(&node);
+        if nodes.is_empty() {
+            index.remove(&old);
+        }
+    }
+    if let Some(new) = new {
+        index.entry(new).or_default().insert(node);
+    }
+}
+
+fn winner(
+    claimants: Option<&BTreeSet<NodeId>>,
+    is_pinned: impl Fn(&epsilon_proto::trust::Pin) -> bool,
+    is_witnessed: impl Fn(&NodeFacts) -> bool,
+    claim: &[u8],
+    network: NetworkId,
+    members: &BTreeMap<NodeId, Member>,
+    trust: &Trust,
+) -> Option<NodeId> {
+    let pinned = trust.pinned().into_iter().filter(|node| {
+        members.contains_key(node) && trust.pin(*node).is_some_and(|pin| is_pinned(pin))
+    });
+    let rank = |node: NodeId| {
+        if let Some(pin) = trust.pin(node).filter(|pin| is_pinned(pin)) {
+            return Rank::Pinned(Reverse(pin.at));
+        }
+        members
+            .get(&node)
+            .into_iter()
+            .flat_map(|member| &member.introductions)
+            .filter(|introduction| {
+                let signer = introduction.signer();
+                is_witnessed(&introduction.facts)
+                    && (trust.has_authority(signer) || members.contains_key(&signer.into()))
+            })
+            .map(|introduction| introduction.at)
+            .min()
+            .map_or(Rank::Bare, Rank::Witnessed)
+    };
+    let tie = |node: NodeId| Digest::of_parts("epsilon/1 claim", &[&network.0, claim, &node.0]);
+    pinned
+        .chain(claimants.into_iter().flatten().copied())
+        .min_by_key(|node| (rank(*node), tie(*node)))
+}

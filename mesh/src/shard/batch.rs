@@ -1,0 +1,165 @@
+//! The buffers that a data thread lends its shard.
+
+use std::ops::Range;
+
+use epsilon_proto::datagram::HEADROOM;
+
+use super::command::Path;
+
+/// Bytes free in front of every packet for the host, for the header with
+/// which the kernel takes coalesced packets (virtio, 10 bytes).
+pub const HOST_HEADROOM: usize = 16;
+
+/// The largest datagram or packet there is, in bytes.
+pub const MAX_DATAGRAM: usize = 65_535;
+
+/// Segments one behind the other in one buffer that is never moved or grown:
+///
+/// ```text
+/// | headroom | segment | headroom | segment | …          free |
+/// ```
+///
+/// Each has a target, and `headroom` bytes free in front of it in which a
+/// header can be put without copying the segment.
+pub struct Batch<T> {
+    buffer: Box<[u8]>,
+    headroom: usize,
+    used: usize,
+    segments: Vec<(T, Range<usize>)>,
+}
+
+/// Datagrams for the network, each with the path it takes.
+pub type SendBatch = Batch<Path>;
+
+/// Packets for the host's network stack.
+pub type HostBatch = Batch<()>;
+
+/// What a shard writes to: lent for one call, emptied by the thread.
+pub struct Output {
+    /// Datagrams for the network.
+    pub network: SendBatch,
+    /// Packets for the host.
+    pub host: HostBatch,
+}
+
+impl Output {
+    /// Room for a few of the largest and more than a hundred usual datagrams
+    /// each way.
+    pub fn new() -> Self {
+        let capacity = 4 * (MAX_DATAGRAM + HEADROOM);
+        Self { network: Batch::new(capacity, HEADROOM), host: Batch::new(capacity, HOST_HEADROOM) }
+    }
+
+    /// Whether one more input of any kind may be handed to the shard before
+    /// the batches are emptied.
+    pub fn has_room(&self) -> bool {
+        // One input gives at most one packet for the host. For the network it
+        // gives an answer and what waited for a session.
+        self.host.room() >= MAX_DATAGRAM && self.network.room() >= 2 * MAX_DATAGRAM
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.network.is_empty() && self.host.is_empty()
+    }
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Batch<T> {
+    /// An empty batch of `capacity` bytes, headrooms included.
+    pub fn new(capacity: usize, headroom: usize) -> Self {
+        Self {
+            buffer: vec![0; capacity].into_boxed_slice(),
+            headroom,
+            used: 0,
+            segments: Vec::with_capacity(128),
+        }
+    }
+
+    /// The longest segment that still fits.
+    pub fn room(&self) -> usize {
+        self.buffer.len().saturating_sub(self.used + self.headroom)
+    }
+
+    /// Adds a segment: hands out `length` bytes, and keeps as many as `fill`
+    /// says that it wrote. `false` if there is no room or nothing was written.
+    pub fn push(
+        &mut self,
+        target: T,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> usize,
+    ) -> bool {
+        let start = self.used + self.headroom;
+        let Some(free) = self.buffer.get_mut(start..start + length) else { return false };
+        let written = fill(free).min(length);
+        if written == 0 {
+            return false;
+        }
+        self.used = start + written;
+        self.segments.push((target, start..self.used));
+        true
+    }
+
+    /// The segments in the order in which they were added.
+    pub fn iter(&self) -> impl Iterator<Item = (&T, &[u8])> {
+        self.segments.iter().map(|(target, range)| (target, &self.buffer[range.clone()]))
+    }
+
+    /// How many segments there are.
+    pub fn len(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Forgets all segments.
+    pub fn clear(&mut self) {
+        self.segments.clear();
+        self.used = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segments(batch: &Batch<u8>) -> Vec<(u8, Vec<u8>)> {
+        batch.iter().map(|(target, bytes)| (*target, bytes.to_vec())).collect()
+    }
+
+    #[test]
+    fn segments_keep_their_order_target_and_headroom() {
+        let mut batch = Batch::new(64, 8);
+        for (target, text) in [(1, &b"one"[..]), (2, b"three")] {
+            assert!(batch.push(target, 16, |into| {
+                into[..text.len()].copy_from_slice(text);
+                text.len()
+            }));
+        }
+        assert_eq!(segments(&batch), [(1, b"one".to_vec()), (2, b"three".to_vec())]);
+        assert_eq!(batch.segments[0].1, 8..11);
+        assert_eq!(batch.segments[1].1, 19..24);
+        batch.clear();
+        assert!(batch.is_empty());
+        assert_eq!(batch.room(), 56);
+    }
+
+    #[test]
+    fn what_does_not_fit_or_was_not_written_leaves_no_trace() {
+        let mut batch = Batch::new(32, 8);
+        assert!(!batch.push(1, 25, |_| unreachable!("there is no room")));
+        assert!(!batch.push(1, 24, |_| 0));
+        assert!(batch.is_empty());
+        assert_eq!(batch.room(), 24);
+        assert!(batch.push(1, 24, |_| 24));
+        assert_eq!(batch.room(), 0);
+    }
+}

@@ -1,0 +1,154 @@
+//! What Control tells a shard, and what a shard tells Control.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use epsilon_proto::id::NodeId;
+use epsilon_proto::key::AgreementKey;
+
+use super::probe::ProbeKey;
+use super::routes::Prefix;
+
+/// A way to a peer. Every datagram that a shard sends names one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Path {
+    /// Straight to an address of the underlay.
+    Direct(SocketAddr),
+}
+
+/// An order from Control. Orders for a peer that was not admitted by
+/// [`Command::SetPeer`] do nothing.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Says which addresses are this node's own.
+    SetOwn {
+        /// Where packets from peers may go to. Packets for them never leave
+        /// for a peer.
+        addresses: Vec<Prefix>,
+        /// Addresses that every node has for itself (DNS, cluster API):
+        /// neither sent to a peer nor accepted from one.
+        reserved: Vec<Prefix>,
+    },
+    /// Admits a peer, or replaces its prefixes.
+    ///
+    /// The prefixes are the routes to the peer and the only sources that its
+    /// packets may have. A prefix has one owner: the last that was given it.
+    /// Another key for a known peer ends its session.
+    SetPeer {
+        /// The peer.
+        node: NodeId,
+        /// Its WireGuard key.
+        key: AgreementKey,
+        /// Its addresses inside the mesh.
+        prefixes: Vec<Prefix>,
+    },
+    /// Cuts a peer off: session closed, routes gone, waiting packets dropped,
+    /// its datagrams no longer answered.
+    RemovePeer {
+        /// The peer.
+        node: NodeId,
+    },
+    /// Says how datagrams for the peer travel from now on. Waiting packets
+    /// leave at once. `None` makes packets wait, and is reported as
+    /// [`Report::NoPath`] as soon as one does.
+    SetPath {
+        /// The peer.
+        node: NodeId,
+        /// The way to it.
+        path: Option<Path>,
+    },
+    /// Forgets the session, because the peer's daemon was started again. A
+    /// new handshake starts at once if there was traffic lately or packets
+    /// wait.
+    ResetSession {
+        /// The peer.
+        node: NodeId,
+    },
+    /// Gives the keys of [`super::probe_keys`], from which on probes can be
+    /// sent to and answered for the peer. Giving the same keys again keeps
+    /// the replay window.
+    SetProbeKeys {
+        /// The peer.
+        node: NodeId,
+        /// Seals what this node sends.
+        send: ProbeKey,
+        /// Opens what the peer sends.
+        receive: ProbeKey,
+        /// The index this node issued: what the peer puts into its probes.
+        /// Unique among the peers of this node.
+        local_index: u32,
+        /// The index the peer issued.
+        remote_index: u32,
+    },
+    /// Neither sends nor answers probes of the peer until it has keys again.
+    ClearProbeKeys {
+        /// The peer.
+        node: NodeId,
+    },
+    /// Sends one probe. Without keys nothing is sent; an answer that comes
+    /// within [`super::PROBE_TIMEOUT`] is reported.
+    SendProbe {
+        /// The peer.
+        node: NodeId,
+        /// The address to try.
+        to: SocketAddr,
+        /// Comes back in [`Report::ProbeAnswered`]. Unique per peer.
+        transaction: u64,
+    },
+}
+
+/// What a shard saw. Reports can be lost when Control does not keep up; none
+/// is the only way to learn something.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// The peer answered a probe from the very address the probe went to.
+    ProbeAnswered {
+        /// The peer.
+        node: NodeId,
+        /// As given in [`Command::SendProbe`].
+        transaction: u64,
+        /// Where the probe was sent and the answer came from.
+        to: SocketAddr,
+        /// This node's address as the peer saw it.
+        observed: SocketAddr,
+        /// From sending the probe to its answer.
+        rtt: Duration,
+    },
+    /// An authenticated probe of the peer came from this address, which may
+    /// be worth a probe of our own. At most a few a second per peer.
+    ProbeReceived {
+        /// The peer.
+        node: NodeId,
+        /// The source of the probe.
+        from: SocketAddr,
+    },
+    /// An authenticated data packet of the peer came from an address that is
+    /// not its path. The path has not moved: only an answered probe may move
+    /// it. At most once a second per peer.
+    NewSource {
+        /// The peer.
+        node: NodeId,
+        /// The source of the packet.
+        from: SocketAddr,
+    },
+    /// Packets or handshakes went to the peer, and nothing came back for
+    /// [`super::SILENCE`]. Said once, until the peer is heard again.
+    Silent {
+        /// The peer.
+        node: NodeId,
+    },
+    /// Packets for the peer wait and there is no path. At most once a second
+    /// per peer.
+    NoPath {
+        /// The peer.
+        node: NodeId,
+    },
+    /// A datagram of the kind [`epsilon_proto::datagram::BEACON`], unread.
+    /// At most [`super::BEACONS_PER_SECOND`] over all sources.
+    Beacon {
+        /// Its source.
+        from: SocketAddr,
+        /// All of it, with its first byte.
+        datagram: Vec<u8>,
+    },
+}

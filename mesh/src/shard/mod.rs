@@ -1,0 +1,59 @@
+//! The data plane: routes, WireGuard sessions, the packet path and probes.
+//!
+//! A [`Shard`] belongs to one thread and shares no memory. The thread hands
+//! it packets of the host and datagrams of the network, and lends it the
+//! batches ([`Output`]) that it writes to; Control talks to it by
+//! [`Command`]s and hears from it by [`Report`]s.
+//!
+//! ```text
+//!              Control
+//!       Command │   ▲ Report
+//!               ▼   │
+//!  host ──► handle_packet ───► Output::network ──► UDP, each to its Path
+//!  host ◄── Output::host ◄─── handle_datagram ◄── UDP
+//! ```
+//!
+//! What it promises:
+//!
+//! * A packet reaches the host only if it was sealed by an admitted peer, its
+//!   inner source address is that peer's, its destination is this node's,
+//!   and the [`ReceiveFilter`] admits it.
+//! * Nothing that arrives moves a path: datagrams go where
+//!   [`Command::SetPath`] said. Answers to handshakes and probes go where
+//!   those came from, and are no longer than they were.
+//! * Whoever has no key of a member gets no answer at all.
+//! * Packets of one flow keep their order. Once a session stands, a packet
+//!   costs no allocation and no lock of ours.
+//! * No bytes make it panic, and what strangers send makes nothing grow.
+//! * Without traffic it asks for no timer.
+
+mod batch;
+mod command;
+mod engine;
+mod inner;
+mod limit;
+mod peer;
+mod probe;
+mod prober;
+mod routes;
+mod session;
+mod stats;
+mod unreachable;
+mod wireguard;
+
+#[cfg(test)]
+mod tests;
+
+pub use batch::{Batch, HOST_HEADROOM, HostBatch, MAX_DATAGRAM, Output, SendBatch};
+pub use command::{Command, Path, Report};
+pub use engine::{BEACONS_PER_SECOND, Config, Shard};
+pub use peer::SILENCE;
+pub use probe::{ProbeKey, probe_keys};
+pub use prober::PROBE_TIMEOUT;
+pub use routes::Prefix;
+pub use session::{
+    AdmitAll, HANDSHAKE_LENGTH, Handshake, Initiator, OVERHEAD, ReceiveFilter, Session,
+    SessionFactory, Tick,
+};
+pub use stats::{Dropped, PeerDropped, PeerStats, Stats, Traffic};
+pub use wireguard::WireGuard;

@@ -1,0 +1,85 @@
+//! What a shard counts.
+
+use epsilon_proto::clock::Instant;
+use epsilon_proto::id::NodeId;
+
+use super::command::Path;
+
+/// Packets and their bytes, without the overhead of encryption.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// How many packets.
+    pub packets: u64,
+    /// How many bytes they had together.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    pub(super) fn count(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+/// The peers of a shard and what it dropped without knowing of whom.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// In the order of their ids.
+    pub peers: Vec<PeerStats>,
+    /// Dropped by reason.
+    pub dropped: Dropped,
+}
+
+/// One peer's counters since it was admitted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerStats {
+    /// The peer.
+    pub node: NodeId,
+    /// How datagrams for it travel.
+    pub path: Option<Path>,
+    /// Whether there are keys to seal with.
+    pub ready: bool,
+    /// Packets from the peer that reached the host.
+    pub received: Traffic,
+    /// Packets to the peer.
+    pub sent: Traffic,
+    /// When something authentic last came from it.
+    pub last_received: Option<Instant>,
+    /// When a handshake was last answered or completed.
+    pub last_handshake: Option<Instant>,
+    /// Dropped by reason.
+    pub dropped: PeerDropped,
+}
+
+/// Packets of a peer that went nowhere, by reason.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PeerDropped {
+    /// Waited too long, or too many waited, for a session or a path.
+    pub waiting: u64,
+    /// Forged, repeated, or of a session that is gone.
+    pub unopened: u64,
+    /// No whole IP packet, or its source address is not the peer's.
+    pub source: u64,
+    /// Not for an address of this node.
+    pub destination: u64,
+    /// Refused by the filter.
+    pub filtered: u64,
+    /// The batch was full.
+    pub no_room: u64,
+}
+
+/// What was dropped without knowing of whom, by reason.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Dropped {
+    /// Datagrams of no kind, for no session, or by nobody who is known here.
+    pub unknown: u64,
+    /// Packets of the host that are no IP packets, or go to a group or to
+    /// addresses of this node.
+    pub unsendable: u64,
+    /// Packets of the host to an address of no member.
+    pub unroutable: u64,
+    /// Beacons beyond the rate.
+    pub beacons: u64,
+    /// Reports that Control did not take in time.
+    pub reports: u64,
+}

@@ -1,0 +1,342 @@
+//! The network documents that this node holds, and what follows from them.
+//!
+//! A grow-only set: every document whose signer may sign it is kept for ever,
+//! and every question is answered from the set alone, so that members with
+//! equal sets agree. What a revoked admin signed stays in the set; it has no
+//! effect any more, but for its revocations.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use epsilon_proto::clock::Timestamp;
+use epsilon_proto::document::{DocumentError, Signed, Verified};
+use epsilon_proto::id::{Digest, NetworkId, NodeId, PublicKey};
+use epsilon_proto::key::SignatureCheck;
+use epsilon_proto::trust::{
+    AdminGrant, Charter, Departure, GateEpoch, GenesisBlock, Invite, NetworkDocument, Pin,
+    Revocation, Revoked,
+};
+
+/// How many documents a node keeps: far above what people make, far below
+/// what would hurt.
+pub(crate) const MAX_DOCUMENTS: usize = 16_384;
+
+/// How many members a network admits when no charter says otherwise.
+const DEFAULT_MAX_MEMBERS: u32 = 1024;
+
+/// Why a document was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrustError {
+    /// Its signer is no admin that this node knows; a grant may be missing.
+    #[error("its signer {0} is no known admin")]
+    UnknownSigner(String),
+    /// The document does not hold.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// Too many already.
+    #[error("the network holds {MAX_DOCUMENTS} documents already")]
+    Full,
+}
+
+/// The set and its indexes.
+pub struct Trust {
+    network: NetworkId,
+    founded: Timestamp,
+    documents: BTreeMap<Digest, NetworkDocument>,
+    grants: BTreeMap<PublicKey, Verified<AdminGrant>>,
+    revocations: Vec<Verified<Revocation>>,
+    revoked_admins: BTreeSet<PublicKey>,
+    revoked_nodes: BTreeSet<NodeId>,
+    revoked_invites: BTreeSet<PublicKey>,
+    revoked_members: BTreeSet<PublicKey>,
+    departed: BTreeSet<NodeId>,
+    genesis: BTreeMap<Digest, Verified<GenesisBlock>>,
+    charters: BTreeMap<Digest, Verified<Charter>>,
+    invites: BTreeMap<PublicKey, Verified<Invite>>,
+    pins: BTreeMap<Digest, Verified<Pin>>,
+    gate_epochs: BTreeMap<Digest, Verified<GateEpoch>>,
+    digest: Option<Digest>,
+    newest_signed: Timestamp,
+}
+
+impl Trust {
+    /// An empty set for a network.
+    pub fn new(network: NetworkId, founded: Timestamp) -> Self {
+        Self {
+            network,
+            founded,
+            documents: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            revocations: Vec::new(),
+            revoked_admins: BTreeSet::new(),
+            revoked_nodes: BTreeSet::new(),
+            revoked_invites: BTreeSet::new(),
+            revoked_members: BTreeSet::new(),
+            departed: BTreeSet::new(),
+            genesis: BTreeMap::new(),
+            charters: BTreeMap::new(),
+            invites: BTreeMap::new(),
+            pins: BTreeMap::new(),
+            gate_epochs: BTreeMap::new(),
+            digest: None,
+            newest_signed: founded,
+        }
+    }
+
+    /// Takes a document; says whether it was new.
+    pub fn merge(
+        &mut self,
+        document: &NetworkDocument,
+        check: &dyn SignatureCheck,
+    ) -> Result<bool, TrustError> {
+        let digest = document.digest();
+        if self.documents.contains_key(&digest) {
+            return Ok(false);
+        }
+        if self.documents.len() >= MAX_DOCUMENTS {
+            return Err(TrustError::Full);
+        }
+        let network = self.network;
+        match document {
+            NetworkDocument::Grant(signed) => {
+                let grant = signed.verify_by(network.root(), network, check)?;
+                self.note_time(grant.issued);
+                // Two grants for one key differ in nothing that matters; the
+                // lower hash counts, so that all agree on the name.
+                match self.grants.get(&grant.key) {
+                    Some(known) if known.signed().digest() < digest => {}
+                    _ => drop(self.grants.insert(grant.key, grant)),
+                }
+            }
+            NetworkDocument::Revocation(signed) => {
+                let revocation = match signed.peek() {
+                    Ok(Revocation { revoked: Revoked::Admin(_), .. }) => {
+                        signed.verify_by(network.root(), network, check)?
+                    }
+                    _ => self.by_admin(signed, check)?,
+                };
+                self.note_time(revocation.issued);
+                match &revocation.revoked {
+                    Revoked::Node(node) => drop(self.revoked_nodes.insert(*node)),
+                    Revoked::Invite(key) => drop(self.revoked_invites.insert(*key)),
+                    Revoked::InviteAndMembers(key) => {
+                        self.revoked_invites.insert(*key);
+                        self.revoked_members.insert(*key);
+                    }
+                    Revoked::Admin(key) => drop(self.revoked_admins.insert(*key)),
+                }
+                self.revocations.push(revocation);
+            }
+            NetworkDocument::Genesis(signed) => {
+                let genesis = signed.verify_by(network.root(), network, check)?;
+                self.note_time(genesis.created);
+                self.genesis.insert(digest, genesis);
+            }
+            NetworkDocument::Charter(signed) => {
+                let charter = self.by_admin(signed, check)?;
+                self.note_time(charter.issued);
+                self.charters.insert(digest, charter);
+            }
+            NetworkDocument::Invite(signed) => {
+                let invite = self.by_admin(signed, check)?;
+                self.note_time(invite.issued);
+                match self.invites.get(&invite.key) {
+                    Some(known) if known.signed().digest() < digest => {}
+                    _ => drop(self.invites.insert(invite.key, invite)),
+                }
+            }
+            NetworkDocument::Pin(signed) => {
+                let pin = self.by_admin(signed, check)?;
+                self.note_time(pin.at.wall);
+                self.pins.insert(digest, pin);
+            }
+            NetworkDocument::GateEpoch(signed) => {
+                let epoch = self.by_admin(signed, check)?;
+                self.gate_epochs.insert(digest, epoch);
+            }
+            NetworkDocument::Departure(signed) => {
+                let departure: Verified<Departure> = signed.verify(network, check)?;
+                self.departed.insert(departure.signer().into());
+            }
+        }
+        self.documents.insert(digest, document.clone());
+        self.digest = None;
+        Ok(true)
+    }
+
+    fn by_admin<T: epsilon_proto::document::Document>(
+        &self,
+        signed: &Signed<T>,
+        check: &dyn SignatureCheck,
+    ) -> Result<Verified<T>, TrustError> {
+        if !self.grants.contains_key(&signed.signer()) {
+            return Err(TrustError::UnknownSigner(signed.signer().short()));
+        }
+        Ok(signed.verify(self.network, check)?)
+    }
+
+    fn note_time(&mut self, time: Timestamp) {
+        self.newest_signed = self.newest_signed.max(time);
+    }
+
+    /// Whether a key may act as an admin now.
+    pub fn is_admin(&self, key: PublicKey) -> bool {
+        self.grants.contains_key(&key) && !self.revoked_admins.contains(&key)
+    }
+
+    /// Whether a key was ever an admin's, or is the root.
+    pub(crate) fn has_authority(&self, key: PublicKey) -> bool {
+        key == self.network.root() || self.grants.contains_key(&key)
+    }
+
+    /// Every grant, with whether it still holds.
+    pub fn admins(&self) -> impl Iterator<Item = (&Verified<AdminGrant>, bool)> {
+        self.grants.values().map(|grant| (grant, self.is_admin(grant.key)))
+    }
+
+    /// The grant of an admin.
+    pub fn grant(&self, key: PublicKey) -> Option<&Verified<AdminGrant>> {
+        self.grants.get(&key)
+    }
+
+    /// An invite, revoked or not.
+    pub fn invite(&self, key: PublicKey) -> Option<&Verified<Invite>> {
+        self.invites.get(&key)
+    }
+
+    /// Every invite, revoked or not.
+    pub fn invites(&self) -> impl Iterator<Item = &Verified<Invite>> {
+        self.invites.values()
+    }
+
+    /// Whether an invite admits nobody new, whatever its expiry says.
+    pub fn is_invite_revoked(&self, invite: &Verified<Invite>) -> bool {
+        self.revoked_invites.contains(&invite.key) || self.revoked_admins.contains(&invite.signer())
+    }
+
+    /// Whether those who came by an invite are revoked with it.
+    pub fn are_members_revoked(&self, invite: PublicKey) -> bool {
+        self.revoked_members.contains(&invite)
+    }
+
+    /// Whether a node is revoked by name.
+    pub fn is_node_revoked(&self, node: NodeId) -> bool {
+        self.revoked_nodes.contains(&node)
+    }
+
+    /// Whether a node left.
+    pub fn has_departed(&self, node: NodeId) -> bool {
+        self.departed.contains(&node)
+    }
+
+    /// What is revoked.
+    pub fn revocations(&self) -> &[Verified<Revocation>] {
+        &self.revocations
+    }
+
+    /// The pin that counts for a node: the latest by an admin that still is
+    /// one.
+    pub fn pin(&self, node: NodeId) -> Option<&Verified<Pin>> {
+        self.pins
+            .iter()
+            .filter(|(_, pin)| pin.node == node && self.is_admin(pin.signer()))
+            .max_by_key(|(digest, pin)| (pin.at, **digest))
+            .map(|(_, pin)| pin)
+    }
+
+    /// The newest reading of the hybrid clock among the pins.
+    pub(crate) fn newest_pin(&self) -> epsilon_proto::clock::HybridTime {
+        self.pins.values().map(|pin| pin.at).max().unwrap_or_default()
+    }
+
+    /// The nodes with a pin.
+    pub(crate) fn pinned(&self) -> BTreeSet<NodeId> {
+        self.pins.values().map(|pin| pin.node).collect()
+    }
+
+    /// How many members the network admits.
+    pub fn max_members(&self) -> u32 {
+        self.charter().map_or(DEFAULT_MAX_MEMBERS, |charter| charter.max_members)
+    }
+
+    /// The charter that counts.
+    pub fn charter(&self) -> Option<&Verified<Charter>> {
+        self.charters
+            .iter()
+            .filter(|(_, charter)| self.is_admin(charter.signer()))
+            .max_by_key(|(digest, charter)| (charter.version, **digest))
+            .map(|(_, charter)| charter)
+    }
+
+    /// The genesis block of the highest generation.
+    pub fn genesis(&self) -> Option<&Verified<GenesisBlock>> {
+        self.genesis.values().max_by_key(|genesis| genesis.generation)
+    }
+
+    /// Generations for which the root signed more than one block: a reason
+    /// for alarm, and for nobody to act.
+    pub fn contradictory_generations(&self) -> BTreeSet<u32> {
+        let mut seen = BTreeSet::new();
+        self.genesis
+            .values()
+            .filter(|genesis| !seen.insert(genesis.generation))
+            .map(|genesis| genesis.generation)
+            .collect()
+    }
+
+    /// The gate epochs by admins that still are.
+    pub(crate) fn gate_epochs(&self) -> impl Iterator<Item = &Verified<GateEpoch>> {
+        self.gate_epochs.values().filter(|epoch| self.is_admin(epoch.signer()))
+    }
+
+    /// The newest time that root or admin signed.
+    pub fn newest_signed(&self) -> Timestamp {
+        self.newest_signed
+    }
+
+    /// When the network was founded.
+    pub fn founded(&self) -> Timestamp {
+        self.founded
+    }
+
+    /// Grants and revocations: what is exchanged before anything else.
+    pub fn admissions_and_revocations(&self) -> Vec<NetworkDocument> {
+        self.in_order(|document| {
+            matches!(document, NetworkDocument::Grant(_) | NetworkDocument::Revocation(_))
+        })
+    }
+
+    /// The documents of the set that fit, those first on which others depend.
+    fn in_order(&self, fits: impl Fn(&NetworkDocument) -> bool) -> Vec<NetworkDocument> {
+        let mut documents: Vec<_> =
+            self.documents.values().filter(|document| fits(document)).cloned().collect();
+        documents.sort_by_key(NetworkDocument::rank);
+        documents
+    }
+
+    /// The digests of all documents.
+    pub fn digests(&self) -> Vec<Digest> {
+        self.documents.keys().copied().collect()
+    }
+
+    /// A document by its digest.
+    pub fn document(&self, digest: &Digest) -> Option<&NetworkDocument> {
+        self.documents.get(digest)
+    }
+
+    /// The documents that a holder of `known` lacks.
+    pub fn lacking(&self, known: &BTreeSet<Digest>) -> Vec<NetworkDocument> {
+        self.in_order(|document| !known.contains(&document.digest()))
+    }
+
+    /// The hash of the whole set.
+    pub fn digest(&mut self) -> Digest {
+        *self.digest.get_or_insert_with(|| {
+            let digests: Vec<&[u8]> = self.documents.keys().map(|digest| &digest.0[..]).collect();
+            Digest::of_parts("epsilon/1 network documents", &digests)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
