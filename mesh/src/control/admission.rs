@@ -273,7 +273,7 @@ impl Control {
         // A newcomer cannot judge those who were there before it; whoever
         // admits it does.
         let is_newcomer = !self.is_introduced();
-        if !(is_newcomer && !introductions.is_empty()) {
+        if !is_newcomer || introductions.is_empty() {
             self.judge_invite(invite_key, now)?;
         }
         self.members.vouch(node);

@@ -186,11 +186,8 @@ impl Control {
         let port = peer.port;
         self.dialer.forget(Callee::Node(node));
         self.refresh_token_calls(now);
-        if outbound {
-            if self.contacts.get(&node) != Some(&remote) {
-                self.contacts.insert(node, remote);
-                self.persist(vec![Write::contact(node, remote)], None);
-            }
+        if outbound && self.contacts.insert(node, remote) != Some(remote) {
+            self.persist(vec![Write::contact(node, remote)], None);
         }
         if let Some(port) = port {
             let mut address = remote;
@@ -264,22 +261,19 @@ impl Control {
         self.make_calls(now);
         match taken {
             Taken::New => Some(true),
-            Taken::Known => None,
+            // A record may be bad here only because its ban arrived first.
+            Taken::Known | Taken::Bad => None,
             Taken::Incomplete => {
                 self.start_sync(from, now);
                 None
             }
-            // A record may be bad here only because its ban arrived first.
-            Taken::Bad => None,
         }
     }
 
     /// A beacon was heard on the local network.
     pub fn handle_beacon(&mut self, from: SocketAddr, datagram: &[u8], now: Now) {
-        let newest = self.gate.iter().take(4);
-        let Some(beacon) =
-            newest.filter_map(|secret| Beacon::open(datagram, secret, self.id)).next()
-        else {
+        let mut newest = self.gate.iter().take(4);
+        let Some(beacon) = newest.find_map(|secret| Beacon::open(datagram, secret, self.id)) else {
             return;
         };
         if beacon.node == self.own {

@@ -396,7 +396,7 @@ impl Control {
             self.dialer.due(),
             self.own_record.due(),
             self.guard.due(),
-            self.sync.due(),
+            Some(self.sync.due()),
             self.peers.values().filter_map(links::Peer::grace_ends).min(),
             self.probes_due(now),
             self.retry_storage,

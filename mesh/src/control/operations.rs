@@ -376,7 +376,7 @@ impl Control {
         let ipv6 = self.range6.node(old);
         let pin = self.next_pin(new, now, |pin| {
             pin.ipv4 = ipv4;
-            pin.name = name.clone();
+            pin.name.clone_from(&name);
             pin.inherited = Some(ipv6);
         })?;
         let stays = move |other: NodeId, _: &Member| other != old;
@@ -394,7 +394,7 @@ impl Control {
         let at = self.trust.newest_pin().tick(self.trusted_time(now));
         let mut pin = match self.trust.pin(node) {
             Some(pin) => Pin { at, ..(**pin).clone() },
-            None => Pin { node, at: at, ipv4: None, name: None, inherited: None },
+            None => Pin { node, at, ipv4: None, name: None, inherited: None },
         };
         change(&mut pin);
         Ok(NetworkDocument::Pin(Signed::sign(&pin, self.id, admin)))

@@ -47,8 +47,8 @@ impl Sync {
         Self { last_id: 0, asked: BTreeMap::new(), active: BTreeSet::new(), due: now + EVERY }
     }
 
-    pub(super) fn due(&self) -> Option<Instant> {
-        Some(self.due)
+    pub(super) fn due(&self) -> Instant {
+        self.due
     }
 
     pub(super) fn forget(&mut self, node: NodeId) {
@@ -138,10 +138,10 @@ impl Control {
                 self.take_delivery(difference.delivery, now);
                 let delivery =
                     self.delivery(&difference.wanted_documents, &difference.wanted_records);
-                if delivery != Delivery::default() {
-                    self.request(node, &Request::Push(delivery));
-                } else {
+                if delivery == Delivery::default() {
                     self.finish_sync(node, now);
+                } else {
+                    self.request(node, &Request::Push(delivery));
                 }
                 if difference.more {
                     self.start_sync(node, now);
