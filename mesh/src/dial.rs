@@ -67,6 +67,10 @@ impl Dialer {
             self.targets.entry(callee).or_insert_with(|| Target { due: now, ..Target::default() });
         let has_new = addresses.iter().any(|address| !target.addresses.contains(address));
         target.addresses = addresses;
+        // Those that are gone may have been the rest of the round.
+        if target.next >= target.addresses.len() {
+            target.next = 0;
+        }
         if has_new {
             target.rounds = 0;
             target.next = 0;
@@ -112,8 +116,7 @@ impl Dialer {
     /// The next call that is due; `jitter` in 0..=255 keeps two nodes from
     /// calling in step.
     pub fn next(&mut self, now: Instant, jitter: u8) -> Option<Call> {
-        let under_way: usize = self.targets.values().map(|target| target.under_way.len()).sum();
-        if under_way >= MAX_UNDER_WAY {
+        if self.is_busy() {
             return None;
         }
         let (callee, target) = self
@@ -137,8 +140,17 @@ impl Dialer {
         Some(Call { attempt: self.last_attempt, callee: *callee, address })
     }
 
+    /// Whether no more calls may be made until one ends.
+    fn is_busy(&self) -> bool {
+        let under_way: usize = self.targets.values().map(|target| target.under_way.len()).sum();
+        under_way >= MAX_UNDER_WAY
+    }
+
     /// When [`Dialer::next`] has something to do.
     pub fn due(&self) -> Option<Instant> {
+        if self.is_busy() {
+            return None;
+        }
         self.targets
             .values()
             .filter(|target| target.has_address() && target.under_way.len() < 2)
@@ -243,5 +255,22 @@ mod tests {
         }
         let calls = std::iter::from_fn(|| dialer.next(at(0), 0)).count();
         assert_eq!(calls, MAX_UNDER_WAY);
+        assert_eq!(dialer.due(), None, "nothing to wake up for until a call ends");
+        dialer.failed(1);
+        assert!(dialer.due().is_some());
+    }
+
+    #[test]
+    fn a_callee_that_lost_an_address_in_the_middle_of_a_round_holds_nobody_up() {
+        let mut dialer = Dialer::default();
+        dialer.want(NODE, vec![address(1), address(2)], at(0));
+        assert_eq!(dialer.next(at(0), 0).unwrap().address, address(1));
+        dialer.want(NODE, vec![address(1)], at(0));
+        let other = Callee::Node(NodeId([2; 32]));
+        dialer.want(other, vec![address(3)], at(500));
+        let calls: Vec<_> = std::iter::from_fn(|| dialer.next(at(500), 0))
+            .map(|call| call.address)
+            .collect();
+        assert_eq!(calls, [address(1), address(3)]);
     }
 }

@@ -26,6 +26,8 @@ pub enum Event {
     Refused(NodeId, Refusal),
     /// This node was not let in by a member.
     RefusedBy(NodeId, Refusal),
+    /// This node's record is durable, and out where somebody is linked.
+    Published,
     /// This node has an address.
     AddressTaken(Ipv4Addr),
     /// This node had to give an address up to another, after a partition.

@@ -235,8 +235,8 @@ impl Control {
         }
     }
 
-    /// A call came to nothing; for a refusal the reason is known already.
-    pub fn handle_dial_failed(&mut self, attempt: u64, now: Now) {
+    /// A call ended, in a link or in nothing.
+    pub fn handle_dial_ended(&mut self, attempt: u64, now: Now) {
         self.dialer.failed(attempt);
         self.make_calls(now);
     }

@@ -61,7 +61,7 @@ pub struct Config {
     /// The version of the daemon.
     pub version: String,
     /// Checks signatures.
-    pub check: Box<dyn SignatureCheck + Send>,
+    pub check: Box<dyn SignatureCheck + Send + Sync>,
     /// Link to these nodes only; the simulator's overlay for large fleets.
     pub overlay: Option<BTreeSet<NodeId>>,
 }
@@ -98,7 +98,7 @@ pub enum Output {
     },
     /// Open a control connection.
     Dial {
-        /// For [`Control::handle_dial_failed`].
+        /// For [`Control::handle_dial_ended`].
         attempt: u64,
         /// Who must answer; anybody when absent.
         node: Option<NodeId>,
@@ -142,6 +142,15 @@ pub enum Output {
     Gate(Vec<GateSecret>),
     /// Something happened.
     Event(Event),
+    /// A probe of [`Control::ping`] was answered.
+    Pong {
+        /// Which one.
+        transaction: u64,
+        /// From where.
+        from: SocketAddr,
+        /// The round trip.
+        rtt: Duration,
+    },
     /// An operation of the operator came to its end.
     Done {
         /// Which.
@@ -394,7 +403,7 @@ impl Control {
         [
             Some(self.beacon_due),
             self.dialer.due(),
-            self.own_record.due(),
+            self.own_due(),
             self.guard.due(),
             Some(self.sync.due()),
             self.peers.values().filter_map(links::Peer::grace_ends).min(),

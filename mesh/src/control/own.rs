@@ -98,11 +98,6 @@ impl OwnRecord {
         self.retry = Some(now + RETRY);
     }
 
-    pub(super) fn due(&self) -> Option<Instant> {
-        let publish = (self.dirty && self.staged.is_none()).then(|| self.may_publish_at());
-        [self.claim_alone, publish].into_iter().flatten().min()
-    }
-
     fn may_publish_at(&self) -> Instant {
         let (tokens, since) = self.budget;
         let budget = if tokens > 0 { Instant::default() } else { since + PUBLISH_EVERY };
@@ -125,6 +120,22 @@ impl Control {
             one.facts.invite == Some(self.certificate.signer())
                 && NodeId::from(one.signer()) != self.own
         })
+    }
+
+    /// When time alone lets claims or record go on.
+    pub(super) fn own_due(&self) -> Option<Instant> {
+        let own = &self.own_record;
+        let publish = (own.dirty && own.staged.is_none() && self.may_speak())
+            .then(|| own.may_publish_at());
+        [own.claim_alone, publish].into_iter().flatten().min()
+    }
+
+    /// Whether there is something to publish and anybody who would forward
+    /// it: with a member at hand a node speaks only once somebody vouches for
+    /// it.
+    fn may_speak(&self) -> bool {
+        self.identity.ipv4.is_some()
+            && (self.is_introduced() || self.peers.values().all(|peer| peer.link.is_none()))
     }
 
     /// Brings claims, vouching and the record as far as they come now.
@@ -398,14 +409,9 @@ impl Control {
         let own = &self.own_record;
         if !own.dirty
             || own.staged.is_some()
-            || self.identity.ipv4.is_none()
+            || !self.may_speak()
             || now.instant < own.may_publish_at()
         {
-            return;
-        }
-        // A node with a member at hand speaks only once somebody vouches for
-        // it: nobody would forward its record before.
-        if !self.linked().is_empty() && !self.is_introduced() {
             return;
         }
         self.own_record.sequence += 1;
@@ -453,6 +459,7 @@ impl Control {
         );
         let change = Change::Record(record.signed().clone());
         self.outputs.push_back(Output::Publish(wire::encode(&change)));
+        self.event(Event::Published);
         self.announce_addresses();
         self.refresh_members(now);
     }

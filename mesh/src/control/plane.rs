@@ -24,6 +24,8 @@ pub(super) struct Plane {
     keyed: BTreeMap<NodeId, (BootId, u32)>,
     own: Option<(Option<Ipv4Addr>, Vec<Ipv6Addr>)>,
     last_transaction: u64,
+    /// Probes of [`Control::ping`] under way.
+    pings: BTreeSet<u64>,
 }
 
 impl Plane {
@@ -186,6 +188,9 @@ impl Control {
                     return;
                 };
                 peer.probes.remove(position);
+                if self.plane.pings.remove(&transaction) {
+                    self.outputs.push_back(Output::Pong { transaction, from: to, rtt });
+                }
                 if peer.paths.answered(to, rtt, now.instant, &local) {
                     self.set_path(node, to);
                     self.event(Event::PathMoved(node, to));
@@ -215,6 +220,35 @@ impl Control {
         self.send_probes(now);
     }
 
+    /// Sends one probe over the path in use; [`Output::Pong`] carries the
+    /// answer with the transaction given back here. `None` when there is no
+    /// path, or nothing to seal a probe with because the peer was not linked
+    /// in this run.
+    pub fn ping(&mut self, node: NodeId) -> Option<(u64, SocketAddr)> {
+        let to = self.peers.get(&node)?.paths.active()?;
+        if !self.plane.keyed.contains_key(&node) {
+            return None;
+        }
+        let transaction = self.send_probe(node, to)?;
+        self.plane.pings.insert(transaction);
+        while self.plane.pings.len() > MAX_PROBES {
+            self.plane.pings.pop_first();
+        }
+        Some((transaction, to))
+    }
+
+    fn send_probe(&mut self, node: NodeId, to: SocketAddr) -> Option<u64> {
+        let peer = self.peers.get_mut(&node)?;
+        self.plane.last_transaction += 1;
+        let transaction = self.plane.last_transaction;
+        if peer.probes.len() >= MAX_PROBES {
+            peer.probes.pop_front();
+        }
+        peer.probes.push_back((transaction, to));
+        self.outputs.push_back(Output::Shard(Command::SendProbe { node, to, transaction }));
+        Some(transaction)
+    }
+
     /// When the next probe is due.
     pub(super) fn probes_due(&self, now: Instant) -> Option<Instant> {
         let keyed = self.peers.iter().filter(|(node, _)| self.plane.keyed.contains_key(node));
@@ -222,20 +256,16 @@ impl Control {
     }
 
     pub(super) fn send_probes(&mut self, now: Now) {
+        let mut due = Vec::new();
         for (node, peer) in &mut self.peers {
-            if !self.plane.keyed.contains_key(node) {
-                continue;
+            if self.plane.keyed.contains_key(node) {
+                due.extend(
+                    std::iter::from_fn(|| peer.paths.next_probe(now.instant)).map(|to| (*node, to)),
+                );
             }
-            while let Some(to) = peer.paths.next_probe(now.instant) {
-                self.plane.last_transaction += 1;
-                let transaction = self.plane.last_transaction;
-                if peer.probes.len() >= MAX_PROBES {
-                    peer.probes.pop_front();
-                }
-                peer.probes.push_back((transaction, to));
-                let command = Command::SendProbe { node: *node, to, transaction };
-                self.outputs.push_back(Output::Shard(command));
-            }
+        }
+        for (node, to) in due {
+            self.send_probe(node, to);
         }
     }
 }

@@ -71,6 +71,8 @@ pub struct MemberView {
     pub last_seen: Option<Timestamp>,
     /// The invite by which it came.
     pub invite: PublicKey,
+    /// When its certificate says that it was made.
+    pub certified: Timestamp,
     /// Who introduced it, and when.
     pub introduced: Vec<(PublicKey, Timestamp)>,
     /// Whether its key may act as an admin.
@@ -140,6 +142,12 @@ pub struct View {
 }
 
 impl Control {
+    /// The hashes over all records and over all network documents: equal on
+    /// nodes with equal views.
+    pub fn digests(&mut self) -> (epsilon_proto::id::Digest, epsilon_proto::id::Digest) {
+        (self.members.digest(), self.trust.digest())
+    }
+
     /// Everything that this node knows.
     pub fn view(&mut self, now: Now) -> View {
         let mut members: Vec<MemberView> = self
@@ -208,6 +216,7 @@ impl Control {
             last_seen: peer
                 .and_then(|peer| if link.is_some() { Some(now.wall) } else { peer.last_seen }),
             invite: member.invite(),
+            certified: member.certificate.issued,
             introduced: member.introductions.iter().map(|one| (one.signer(), one.at)).collect(),
             is_admin: self.trust.is_admin(node.key()),
             is_cloned: peer.is_some_and(|peer| peer.is_cloned(now.instant)),
@@ -239,6 +248,16 @@ impl Control {
             .admins()
             .map(|(grant, holds)| (grant.key, grant.name.clone(), grant.issued, holds))
             .collect()
+    }
+
+    /// The name of a member.
+    pub fn name_of(&self, node: NodeId) -> Option<NodeName> {
+        self.members.name_of(node, &self.trust)
+    }
+
+    /// The network.
+    pub fn network(&self) -> &NetworkBlock {
+        &self.network
     }
 
     /// The network's id.

@@ -241,11 +241,13 @@ impl Shard {
             self.dropped.unsendable += 1;
             return;
         };
-        if self.own.owner(destination).is_some() {
+        let own = self.own.owner(destination);
+        if own == Some(Own::Address) {
             self.dropped.unsendable += 1;
             return;
         }
-        let Some(slot) = self.routes.owner(destination) else {
+        let owner = self.routes.owner(destination).filter(|_| own.is_none());
+        let Some(slot) = owner else {
             self.dropped.unroutable += 1;
             if self.unreachable.allows(now) {
                 let answer = |into: &mut [u8]| unreachable::answer(packet, into);

@@ -16,8 +16,8 @@ use super::session::{HANDSHAKE_LENGTH, Handshake, OVERHEAD, Session, SessionFact
 use super::stats::{PeerDropped, PeerStats, Traffic};
 
 /// How long after something was sent to a peer, and nothing was heard, it is
-/// reported as silent: a bit more than [`KEEPALIVE`], after which a peer that
-/// has nothing to say says so.
+/// reported as silent: a bit more than the 10 s after which a peer that has
+/// nothing to say sends a keepalive.
 pub const SILENCE: Duration = Duration::from_secs(11);
 
 /// How often the timers of a session in use are moved.

@@ -74,7 +74,7 @@ pub struct Dropped {
     /// Datagrams of no kind, for no session, or by nobody who is known here.
     pub unknown: u64,
     /// Packets of the host that are no IP packets, or go to a group or to
-    /// addresses of this node.
+    /// this node itself.
     pub unsendable: u64,
     /// Packets of the host to an address of no member.
     pub unroutable: u64,

@@ -43,3 +43,41 @@ impl<T> Document<T> {
         Self { schema: Schema, body }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Document;
+    use crate::api::{Expiry, Problem, ProblemKind, TokenCreateRequest};
+
+    #[test]
+    fn the_tag_stands_beside_the_fields_of_the_body() {
+        let document = Document::new(Problem::new(ProblemKind::NotJoined, "no").hint("join"));
+        let text = serde_json::to_string(&document).unwrap();
+        assert_eq!(
+            text,
+            r#"{"schema":"epsilon/v1","kind":"not_joined","message":"no","hint":"join"}"#
+        );
+        assert_eq!(serde_json::from_str::<Document<Problem>>(&text).unwrap(), document);
+    }
+
+    #[test]
+    fn a_document_of_another_schema_or_of_none_is_refused() {
+        for text in [
+            r#"{"schema":"epsilon/v2","kind":"error","message":"no"}"#,
+            r#"{"schema":1,"kind":"error","message":"no"}"#,
+            r#"{"kind":"error","message":"no"}"#,
+        ] {
+            assert!(serde_json::from_str::<Document<Problem>>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reply_may_have_fields_that_are_not_known_and_a_request_may_not() {
+        let reply = r#"{"schema":"epsilon/v1","kind":"error","message":"no","new":1}"#;
+        assert!(serde_json::from_str::<Document<Problem>>(reply).is_ok());
+        assert!(serde_json::from_str::<TokenCreateRequest>(r#"{"new":1}"#).is_err());
+        let request: TokenCreateRequest =
+            serde_json::from_str(r#"{"expires":{"in_seconds":60}}"#).unwrap();
+        assert_eq!(request.expires, Some(Expiry::InSeconds(60)));
+    }
+}

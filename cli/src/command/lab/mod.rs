@@ -1,0 +1,142 @@
+//! `lab up | exec | status | down`: a fleet on this machine, by the library
+//! [`crate::lab`].
+
+mod fleet;
+mod matrix;
+
+use std::env;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+
+use epsilon_proto::api::{Problem, ProblemKind};
+
+use crate::args;
+use crate::lab::{Error, Host, Lab, Spec, preflight};
+use crate::screen::Screen;
+use crate::{Exit, Failure};
+
+/// The lab of the command line; tests name theirs themselves.
+const NAME: &str = "lab";
+
+const NEXT: &str = "\
+Try next:
+  epsilon lab exec n1 -- epsilon status
+  epsilon lab exec n1 -- epsilon ping n2
+  epsilon lab down
+";
+
+pub(super) async fn run(command: args::Lab, screen: &Screen) -> Result<Exit, Failure> {
+    match command {
+        args::Lab::Up { nodes, sites, keep_going } => {
+            tokio::select! {
+                ended = up(nodes, sites, keep_going, screen) => ended,
+                _ = tokio::signal::ctrl_c() => {
+                    Lab::down(NAME)?;
+                    Err(Problem::new(ProblemKind::Error, "interrupted; the lab is down again").into())
+                }
+            }
+        }
+        args::Lab::Exec { host, command } => {
+            let Some((program, arguments)) = command.split_first() else {
+                return Err(Problem::new(ProblemKind::Usage, "no command to run").into());
+            };
+            let host = Lab::open_host(NAME, &host)?;
+            let ended = host.run_in_foreground(program, arguments).await?;
+            let code = ended.code().or(ended.signal().map(|signal| 128 + signal)).unwrap_or(1);
+            Ok(Exit(u8::try_from(code).unwrap_or(1)))
+        }
+        args::Lab::Status => show(screen).await,
+        args::Lab::Down => {
+            Lab::down(NAME)?;
+            screen.note("Nothing is left of the lab.");
+            Ok(Exit::OK)
+        }
+    }
+}
+
+async fn up(nodes: u16, sites: u16, keep_going: bool, screen: &Screen) -> Result<Exit, Failure> {
+    preflight()?;
+    let epsilon = env::current_exe().map_err(|error| {
+        Problem::new(ProblemKind::Error, format!("cannot find out where epsilon is: {error}"))
+            .hint("is /proc mounted?")
+    })?;
+    let meshd = find_meshd(&epsilon)?;
+    let spec = Spec { keep_going, ..Spec::new(NAME, nodes, sites, epsilon) };
+    let lab = screen.progress("building hosts", Lab::up(spec)).await?;
+    let joined = fleet::join_all(lab.hosts(), &meshd, keep_going, screen).await;
+    if let Err(problem) = joined {
+        if !keep_going {
+            lab.dump_logs();
+            drop(lab);
+            Lab::down(NAME)?;
+            screen.note("The lab is down again; keep it with: epsilon lab up --keep-going");
+            return Err(problem.into());
+        }
+        screen.problem(&problem);
+        show(screen).await?;
+        return Ok(Exit::from(problem.kind));
+    }
+    let exit = show(screen).await?;
+    if exit == Exit::OK {
+        screen.note(NEXT);
+    }
+    Ok(exit)
+}
+
+/// Shows the hosts and who reaches whom.
+async fn show(screen: &Screen) -> Result<Exit, Failure> {
+    let places = Lab::status(NAME)?;
+    // One that has ended is shown as such.
+    let open: Vec<Option<Host>> =
+        places.iter().map(|place| Lab::open_host(NAME, &place.name).ok()).collect();
+    let hosts = fleet::look(places.into_iter().zip(open.iter().cloned())).await;
+    let pings = screen.progress("pinging", matrix::measure(&open, &hosts)).await;
+    let report = fleet::Report { hosts, pings };
+    screen.show(&report, |look| {
+        let mut text = fleet::table(&report.hosts, look);
+        if let Some(pings) = &report.pings {
+            text.push('\n');
+            text.push_str(&matrix::table(pings, look));
+        }
+        text
+    })?;
+    if report.pings.is_none() {
+        screen.note("No ping matrix: there is no ping here. next: apt install iputils-ping");
+    }
+    Ok(report.verdict())
+}
+
+/// The daemon that belongs to this command: beside it, or in the `PATH`.
+fn find_meshd(epsilon: &Path) -> Result<PathBuf, Problem> {
+    let beside = epsilon.parent().map(Path::to_owned);
+    let path = env::var_os("PATH").unwrap_or_default();
+    beside
+        .into_iter()
+        .chain(env::split_paths(&path))
+        .map(|directory| directory.join("meshd"))
+        .find(|meshd| meshd.is_file())
+        .ok_or_else(|| {
+            Problem::new(
+                ProblemKind::Error,
+                format!("there is no meshd beside {} nor in the PATH", epsilon.display()),
+            )
+            .hint("build it with: cargo build -p meshd")
+        })
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Unprivileged { .. } => ProblemKind::Permission,
+            Error::Spec(_) | Error::NoSuchHost { .. } => ProblemKind::Usage,
+            _ => ProblemKind::Error,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Problem(error.into())
+    }
+}

@@ -1,0 +1,176 @@
+//! `status`: what works, what does not, and what to do about it.
+
+use std::fmt::Write as _;
+
+use epsilon_proto::api::{Health, NetworkStatus, ProblemKind, Status, StorageState, paths};
+
+use super::{Context, count, not_joined, peers};
+use crate::args::Format;
+use crate::human::{self, clean};
+use crate::screen::Look;
+use crate::style::Tone;
+use crate::table::{Cell, Table};
+use crate::{Exit, Failure};
+
+pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
+    let status: Status = context.client.get(paths::STATUS, &[]).await?;
+    let screen = &context.screen;
+    if !screen.quiet {
+        screen.show(&status, |look| render(&status, look))?;
+    }
+    let exit = verdict(&status);
+    if status.networks.is_empty() && screen.format == Format::Table {
+        return Err(not_joined().into());
+    }
+    Ok(exit)
+}
+
+/// The exit code: that of the worst network.
+fn verdict(status: &Status) -> Exit {
+    let is = |health| status.networks.iter().any(|network| network.health == health);
+    if status.networks.is_empty() || is(Health::Joining) {
+        ProblemKind::NotJoined.into()
+    } else if is(Health::Degraded) {
+        ProblemKind::Degraded.into()
+    } else {
+        Exit::OK
+    }
+}
+
+fn render(status: &Status, look: Look) -> String {
+    let blocks: Vec<String> =
+        status.networks.iter().map(|network| block(status, network, look)).collect();
+    blocks.join("\n")
+}
+
+fn block(status: &Status, network: &NetworkStatus, look: Look) -> String {
+    let paint = |tone, text: &str| look.palette.paint(tone, text).into_owned();
+    let now = status.daemon.now;
+    let (tone, word) = headline(network);
+    let mut text = format!(
+        "{} {}  {}\n",
+        paint(tone, "●"),
+        paint(Tone::Strong, &clean(&network.network)),
+        paint(tone, &word)
+    );
+
+    let node = &network.node;
+    let mut facts = Table::new(&["", ""]);
+    let mut say = |what: &'static str, value: String| {
+        facts.row([Cell::new(format!("  {what}"), Tone::Faint), value.into()]);
+    };
+    let mut this = human::name(node.name.as_deref(), &node.id);
+    let _ = write!(this, ", {}", human::roles(&node.roles));
+    if node.admin {
+        this.push_str(", admin");
+    }
+    if let Some(site) = &node.site {
+        let _ = write!(this, ", site {site}");
+    }
+    say("node", this);
+    say("ipv4", node.ipv4.map_or("not claimed yet".into(), |address| address.to_string()));
+    say("ipv6", node.ipv6.map_or("not there yet".into(), |address| address.to_string()));
+    say(
+        "interface",
+        format!(
+            "{} {}, MTU {}, port {}",
+            network.interface.name,
+            if network.interface.up { "up" } else { "down" },
+            network.interface.mtu,
+            network.port
+        ),
+    );
+    say("members", members(network));
+    say("invites", format!("{} active of {}", network.invites.active, network.invites.total));
+    if network.storage.state != StorageState::Ok {
+        say("storage", storage(network));
+    }
+    say(
+        "since",
+        format!(
+            "{} UTC ({}), daemon {} {}",
+            human::moment(network.since),
+            human::ago(network.since, now),
+            status.daemon.version,
+            match human::ago(status.daemon.started_at, now).strip_suffix(" ago") {
+                Some(up) => format!("up {up}"),
+                None => "just started".into(),
+            }
+        ),
+    );
+    text.push_str(&facts.render_bare(look.palette));
+
+    let mut warn = |tone, message: &str, hint: Option<&str>| {
+        let _ = write!(text, "\n  {} {}\n", paint(tone, "!"), paint(tone, &clean(message)));
+        if let Some(hint) = hint {
+            let _ = writeln!(text, "    {} {}", paint(Tone::Strong, "next:"), clean(hint));
+        }
+    };
+    for alarm in &network.alarms {
+        let message = format!("alarm, {}: {}", human::ago(alarm.since, now), alarm.message);
+        warn(Tone::Bad, &message, alarm.hint.as_deref());
+    }
+    for finding in &network.problems {
+        warn(Tone::Fair, &finding.message, finding.hint.as_deref());
+    }
+
+    if !network.peers.is_empty() {
+        text.push('\n');
+        text.push_str(&peers::brief(&network.peers, now, look));
+    }
+    text
+}
+
+/// The state of a network in a few words.
+fn headline(network: &NetworkStatus) -> (Tone, String) {
+    let found: Vec<String> = [(network.alarms.len(), "alarm"), (network.problems.len(), "problem")]
+        .into_iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, word)| count(number, word))
+        .collect();
+    let tone = match (network.health, network.alarms.is_empty()) {
+        (_, false) => Tone::Bad,
+        (Health::Ok, true) => Tone::Good,
+        (Health::Joining | Health::Degraded, true) => Tone::Fair,
+    };
+    let word = match network.health {
+        Health::Joining => "joining",
+        Health::Degraded => "degraded",
+        Health::Ok if network.members.total <= 1 => "ok, alone so far",
+        Health::Ok => "ok",
+    };
+    if found.is_empty() {
+        (tone, word.into())
+    } else {
+        (tone, format!("{word}: {}", found.join(", ")))
+    }
+}
+
+/// `3: 2 up, 1 down`.
+fn members(network: &NetworkStatus) -> String {
+    let members = network.members;
+    let mut text = format!("{}: {} up", members.total, members.up);
+    for (number, word) in [(members.connecting, "connecting"), (members.down, "down")] {
+        if number > 0 {
+            let _ = write!(text, ", {number} {word}");
+        }
+    }
+    if members.total > 1 && !network.reachable {
+        text.push_str(", none reachable");
+    }
+    text
+}
+
+fn storage(network: &NetworkStatus) -> String {
+    let storage = &network.storage;
+    let state = match storage.state {
+        StorageState::Ok => "fine",
+        StorageState::ReadOnly => "read-only",
+        StorageState::Full => "full",
+        _ => "failing",
+    };
+    match &storage.message {
+        Some(message) => format!("{state}: {message} ({})", storage.path),
+        None => format!("{state} ({})", storage.path),
+    }
+}

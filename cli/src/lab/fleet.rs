@@ -1,0 +1,442 @@
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::sync::Arc;
+
+use epsilon_sys::file::Lock;
+
+use super::host::Host;
+use super::init::Orders;
+use super::machine::{Machine, kill_marked};
+use super::plan::{self, MOST_HOSTS, MOST_SITES};
+use super::spec::{Gateway, Lifetime, Site, Spec};
+use super::store::{self, Description, Place, SCHEMA, Store};
+use super::{Error, wiring};
+
+/// The machine that is the network between the sites.
+const INTERNET: &str = "internet";
+
+/// A running lab.
+///
+/// Dropping the value ends an ephemeral lab, and one that did not come up; a
+/// lab that lives until it is taken down stays.
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+    store: Store,
+    description: Description,
+    internet: Arc<Machine>,
+    gateways: BTreeMap<u8, Arc<Machine>>,
+    hosts: Vec<Host>,
+    /// Held while this process may change the lab.
+    lock: Option<Lock>,
+    ends_on_drop: bool,
+}
+
+/// How a host of a lab is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HostStatus {
+    /// `n1`.
+    pub name: String,
+    /// The number of its site.
+    pub site: u8,
+    /// Its address in the lab.
+    pub ipv4: Ipv4Addr,
+    /// Its address in the lab.
+    pub ipv6: Ipv6Addr,
+    /// The process id of its init, while that runs.
+    pub init: Option<u32>,
+    /// The command lines of what runs on it besides, in order of their start.
+    pub processes: Vec<String>,
+}
+
+impl Lab {
+    /// Brings a lab up: its hosts run, and all of them reach one another.
+    ///
+    /// When this fails, nothing is left unless the spec says so; when it is
+    /// cancelled, nothing is. When the process is killed in the middle,
+    /// [`Lab::down`] finds what there is.
+    pub async fn up(spec: Spec) -> Result<Self, Error> {
+        spec.check()?;
+        store::sweep();
+        let (store, lock) = Store::create(&spec.name)?;
+        let description = Description {
+            schema: SCHEMA.to_owned(),
+            lifetime: spec.lifetime,
+            init: spec.init.clone(),
+            gateways: Vec::new(),
+            hosts: Vec::new(),
+        };
+        if let Err(error) = store.write(&description) {
+            store.remove()?;
+            return Err(error);
+        }
+        // From here on whatever is there belongs to something that cleans up.
+        let wreck = Wreck(Some((&spec.name, &store)));
+        let internet = start(&spec.name, &description, INTERNET, false, "").await?;
+        wiring::switch(&internet).await?;
+        let mut lab = Self {
+            name: spec.name.clone(),
+            store: store.clone(),
+            description,
+            internet: Arc::new(internet),
+            gateways: BTreeMap::new(),
+            hosts: Vec::new(),
+            lock: Some(lock),
+            ends_on_drop: true,
+        };
+        wreck.disarm();
+        let built = lab.build(&spec.sites).await;
+        let stays = built.is_ok() || spec.keep_going;
+        if stays && spec.lifetime == Lifetime::UntilDown {
+            lab.release();
+        }
+        built.map(|()| lab)
+    }
+
+    async fn build(&mut self, sites: &[Site]) -> Result<(), Error> {
+        for site in sites {
+            let number = self.add_site(site.gateway).await?;
+            for _ in 0..site.hosts {
+                self.add_host(number).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The lab of that name, made earlier.
+    pub fn open(name: &str) -> Result<Self, Error> {
+        let (store, description) = described(name)?;
+        let find = |host: &str| Machine::find(&description.init, name, host).map(Arc::new);
+        let internet = find(INTERNET)?;
+        let mut gateways = BTreeMap::new();
+        for site in (1..).take(description.gateways.len()) {
+            gateways.insert(site, find(&gateway_name(site))?);
+        }
+        let mut hosts = Vec::new();
+        for place in &description.hosts {
+            let machine = find(&place.name)?;
+            hosts.push(Host::new(place.clone(), machine, store.clone(), description.lifetime));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            store,
+            description,
+            internet,
+            gateways,
+            hosts,
+            lock: None,
+            ends_on_drop: false,
+        })
+    }
+
+    /// One host of the lab of that name, whatever became of the others.
+    pub fn open_host(name: &str, host: &str) -> Result<Host, Error> {
+        let (store, description) = described(name)?;
+        let place = description.hosts.iter().find(|place| place.name == host).cloned();
+        let place = place.ok_or_else(|| no_such_host(name, host, &description))?;
+        let machine = Machine::find(&description.init, name, host)?;
+        Ok(Host::new(place, Arc::new(machine), store, description.lifetime))
+    }
+
+    /// How the lab of that name is doing, host by host.
+    pub fn status(name: &str) -> Result<Vec<HostStatus>, Error> {
+        let (store, description) = described(name)?;
+        description
+            .hosts
+            .iter()
+            .map(|place| {
+                let pair = plan::host(place.site, place.number);
+                let mut status = HostStatus {
+                    name: place.name.clone(),
+                    site: place.site,
+                    ipv4: pair.v4,
+                    ipv6: pair.v6,
+                    init: None,
+                    processes: Vec::new(),
+                };
+                match Machine::find(&description.init, name, &place.name) {
+                    Ok(machine) => {
+                        let machine = Arc::new(machine);
+                        let (place, store) = (place.clone(), store.clone());
+                        let host = Host::new(place, machine, store, description.lifetime);
+                        let mut processes = host.processes()?;
+                        processes.retain(|process| process.inner_pid != 1);
+                        processes.sort_by_key(|process| process.inner_pid);
+                        status.init = Some(host.pid());
+                        status.processes =
+                            processes.iter().map(|process| process.arguments.join(" ")).collect();
+                    }
+                    Err(Error::HostEnded { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+                Ok(status)
+            })
+            .collect()
+    }
+
+    /// Takes the lab of that name down, or what is left of it: no process,
+    /// namespace, interface or file of it stays. Succeeds when there is none.
+    ///
+    /// Fails while a [`Lab`] value that may change it lives, in whichever
+    /// process; who holds one calls [`Lab::end`].
+    pub fn down(name: &str) -> Result<(), Error> {
+        let store = Store::of(name)?;
+        let _lock = if store.exists() { Some(store.lock()?) } else { None };
+        kill_marked(name)?;
+        store.remove()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its hosts, in order of their making.
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// The host of that name.
+    pub fn host(&self, name: &str) -> Result<&Host, Error> {
+        self.hosts
+            .iter()
+            .find(|host| host.name() == name)
+            .ok_or_else(|| no_such_host(&self.name, name, &self.description))
+    }
+
+    /// Adds a site without hosts and returns its number.
+    pub async fn add_site(&mut self, gateway: Gateway) -> Result<u8, Error> {
+        self.own()?;
+        let number = u8::try_from(self.description.gateways.len() + 1)
+            .ok()
+            .filter(|number| *number <= MOST_SITES)
+            .ok_or_else(|| Error::Spec(format!("a lab has at most {MOST_SITES} sites")))?;
+        self.description.gateways.push(gateway);
+        self.store.write(&self.description)?;
+        let name = gateway_name(number);
+        let machine = match gateway {
+            Gateway::Routed => start(&self.name, &self.description, &name, true, "").await?,
+        };
+        let others: Vec<(u8, &Machine)> =
+            self.gateways.iter().map(|(site, machine)| (*site, &**machine)).collect();
+        wiring::gateway(&self.internet, &machine, number, &others).await?;
+        let machine = Arc::new(machine);
+        self.keep(&machine);
+        self.gateways.insert(number, machine);
+        Ok(number)
+    }
+
+    /// Adds a host to a site. It is named by the first number that is free.
+    pub async fn add_host(&mut self, site: u8) -> Result<Host, Error> {
+        self.own()?;
+        let gateway = Arc::clone(self.gateway(site)?);
+        let taken = &self.description.hosts;
+        // One more number than there are hosts, so that one of them is free.
+        let name = (1..=taken.len() + 1)
+            .map(|number| format!("n{number}"))
+            .find(|name| taken.iter().all(|place| place.name != *name))
+            .unwrap_or_default();
+        let number = (1..=MOST_HOSTS)
+            .find(|number| !taken.iter().any(|place| (place.site, place.number) == (site, *number)))
+            .ok_or_else(|| Error::Spec(format!("a site has at most {MOST_HOSTS} hosts")))?;
+        let place = Place { name: name.clone(), site, number };
+        self.description.hosts.push(place.clone());
+        self.store.write(&self.description)?;
+        let addresses = plan::host(site, number);
+        let names = format!("{} {name}\n{} {name}\n", addresses.v4, addresses.v6);
+        let machine = start(&self.name, &self.description, &name, false, &names).await?;
+        wiring::host(&gateway, &machine, site, number).await?;
+        let machine = Arc::new(machine);
+        self.keep(&machine);
+        let lifetime = self.description.lifetime;
+        let host = Host::new(place, machine, self.store.clone(), lifetime);
+        self.hosts.push(host.clone());
+        Ok(host)
+    }
+
+    /// Ends a host, as if its machine had been scrapped.
+    pub async fn remove_host(&mut self, name: &str) -> Result<(), Error> {
+        self.own()?;
+        let host = self.host(name)?;
+        let gateway = self.gateway(host.site())?;
+        host.stop()?;
+        wiring::unplug_for_good(gateway, name).await?;
+        self.hosts.retain(|host| host.name() != name);
+        self.description.hosts.retain(|place| place.name != name);
+        self.store.write(&self.description)?;
+        self.store.remove_host(name)
+    }
+
+    /// Ends the lab, whatever its lifetime: nothing of it stays.
+    pub fn end(mut self) -> Result<(), Error> {
+        self.own()?;
+        self.ends_on_drop = false;
+        self.stop()
+    }
+
+    /// Cuts a site off from the others. Within it, nothing changes.
+    pub async fn cut(&self, site: u8) -> Result<(), Error> {
+        self.gateway(site)?;
+        wiring::set_site_plugged(&self.internet, site, false).await
+    }
+
+    /// Undoes [`Lab::cut`].
+    pub async fn heal(&self, site: u8) -> Result<(), Error> {
+        self.gateway(site)?;
+        wiring::set_site_plugged(&self.internet, site, true).await
+    }
+
+    /// Pulls the network cable of a host.
+    pub async fn unplug(&self, host: &str) -> Result<(), Error> {
+        let gateway = self.gateway(self.host(host)?.site())?;
+        wiring::set_host_plugged(gateway, host, false).await
+    }
+
+    /// Undoes [`Lab::unplug`].
+    pub async fn plug(&self, host: &str) -> Result<(), Error> {
+        let gateway = self.gateway(self.host(host)?.site())?;
+        wiring::set_host_plugged(gateway, host, true).await
+    }
+
+    /// Everything that the daemons of the lab have printed, each under the
+    /// path of its log.
+    pub fn logs(&self) -> String {
+        let mut all = String::new();
+        for path in self.store.logs() {
+            let text = std::fs::read(&path).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            all.extend(["==> ", &path.to_string_lossy(), " <==\n", text.trim_end(), "\n"]);
+        }
+        all
+    }
+
+    /// Prints [`Lab::logs`] to the standard error of this process, for a test
+    /// that failed.
+    pub fn dump_logs(&self) {
+        eprint!("{}", self.logs());
+    }
+
+    /// Lets everything live on when this value is dropped.
+    fn release(&mut self) {
+        self.ends_on_drop = false;
+        self.internet.release();
+        for machine in self.gateways.values() {
+            machine.release();
+        }
+        for host in &self.hosts {
+            host.release();
+        }
+    }
+
+    /// Lets one that was added to a lab that lives on live on, too.
+    fn keep(&self, machine: &Machine) {
+        if !self.ends_on_drop {
+            machine.release();
+        }
+    }
+
+    fn gateway(&self, site: u8) -> Result<&Arc<Machine>, Error> {
+        self.gateways.get(&site).ok_or_else(|| Error::NoSuchSite { lab: self.name.clone(), site })
+    }
+
+    /// Sees to it that no other process changes the lab meanwhile.
+    fn own(&mut self) -> Result<(), Error> {
+        if self.lock.is_none() {
+            self.lock = Some(self.store.lock()?);
+        }
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), Error> {
+        for host in &self.hosts {
+            host.stop()?;
+        }
+        for gateway in self.gateways.values() {
+            gateway.stop()?;
+        }
+        self.internet.stop()?;
+        // One that was started but is in no list, because wiring it failed.
+        kill_marked(&self.name)?;
+        self.store.remove()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.ends_on_drop
+            && let Err(error) = self.stop()
+        {
+            eprintln!("the lab {} is not all gone: {error}", self.name);
+        }
+    }
+}
+
+/// Removes the files of a failed beginning, unless disarmed.
+struct Wreck<'a>(Option<(&'a str, &'a Store)>);
+
+impl Wreck<'_> {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Wreck<'_> {
+    fn drop(&mut self) {
+        if let Some((name, store)) = self.0
+            && let Err(error) = store.remove()
+        {
+            eprintln!("the lab {name} is not all gone: {error}");
+        }
+    }
+}
+
+fn described(name: &str) -> Result<(Store, Description), Error> {
+    let store = Store::of(name)?;
+    if !store.exists() {
+        return Err(Error::NoSuchLab { name: name.to_owned() });
+    }
+    let description = store.read()?;
+    Ok((store, description))
+}
+
+fn no_such_host(lab: &str, host: &str, description: &Description) -> Error {
+    Error::NoSuchHost {
+        lab: lab.to_owned(),
+        host: host.to_owned(),
+        known: description.hosts.iter().map(|place| place.name.clone()).collect(),
+    }
+}
+
+fn gateway_name(site: u8) -> String {
+    format!("gw{site}")
+}
+
+/// Starts the init of a host, gateway or switch; `names` goes to its
+/// `/etc/hosts`.
+async fn start(
+    lab: &str,
+    description: &Description,
+    name: &str,
+    forwards: bool,
+    names: &str,
+) -> Result<Machine, Error> {
+    let ends_with_owner = description.lifetime == Lifetime::WithOwner;
+    let orders = Orders {
+        hosts: format!("127.0.0.1 localhost\n::1 localhost\n{names}"),
+        machine_id: random_id()?,
+        forwards,
+        ends_with_owner,
+        // One of them is enough, and this one every lab has.
+        removes_from: (ends_with_owner && name == INTERNET).then(store::labs),
+    };
+    Machine::start(&description.init, lab, name, &orders).await
+}
+
+/// 32 hexadecimal digits, different every time.
+fn random_id() -> Result<String, Error> {
+    let source = Path::new("/proc/sys/kernel/random/uuid");
+    let uuid = std::fs::read_to_string(source).map_err(Error::io("read", source))?;
+    Ok(uuid.chars().filter(char::is_ascii_hexdigit).collect())
+}

@@ -1,0 +1,188 @@
+//! The configuration file, `/etc/epsilon/meshd.toml`.
+//!
+//! Everything has a default; a key that is not known is an error, so that a
+//! typing mistake is noticed.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Where it is looked for unless the command line says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/epsilon/meshd.toml";
+
+/// The configuration of a daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The Unix socket of the local API.
+    pub socket: PathBuf,
+    /// The group that may use the socket, besides root.
+    pub group: String,
+    /// Where networks keep their state.
+    pub state_dir: PathBuf,
+    /// The port of the first network, UDP and TCP.
+    pub port: u16,
+    /// What is logged and how.
+    pub log: Log,
+    /// Finding members on local networks.
+    pub discovery: Discovery,
+}
+
+/// What is logged and how.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Like `info` or `info,meshd::control=debug`.
+    pub level: String,
+    /// For people or for machines.
+    pub format: Format,
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Finding members on local networks.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Discovery {
+    /// Whether sealed beacons are sent and heard.
+    pub multicast: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            socket: crate::api::DEFAULT_PATH.into(),
+            group: crate::api::DEFAULT_GROUP.to_owned(),
+            state_dir: "/var/lib/epsilon".into(),
+            port: epsilon_proto::address::DEFAULT_PORT,
+            log: Log::default(),
+            discovery: Discovery::default(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: Format::Text }
+    }
+}
+
+impl Default for Discovery {
+    fn default() -> Self {
+        Self { multicast: true }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file is there and cannot be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: epsilon_sys::file::Error,
+    },
+    /// The file does not say what it may.
+    #[error("{path}: {reason}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column.
+        reason: String,
+    },
+}
+
+/// Larger files are not read.
+const MAX: usize = 1024 * 1024;
+
+impl Config {
+    /// Reads the file. Without one everything has its default, unless it was
+    /// asked for by name.
+    pub fn read(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let asked = path.is_some();
+        let path = path.unwrap_or(Path::new(DEFAULT_PATH));
+        match epsilon_sys::file::read_limited(path, MAX) {
+            Ok(bytes) => Self::parse(&bytes)
+                .map_err(|reason| ConfigError::Content { path: path.to_owned(), reason }),
+            Err(error) if error.is_not_found() && !asked => Ok(Self::default()),
+            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
+        let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        if config.port == 0 {
+            return Err("port: 0 is not a port; leave it out for 7755".to_owned());
+        }
+        config
+            .log
+            .level
+            .parse::<tracing_subscriber::EnvFilter>()
+            .map_err(|error| format!("log.level: {error}; use for example `info`"))?;
+        Ok(config)
+    }
+
+    /// The keys in which two configurations differ.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("socket", self.socket != other.socket),
+            ("group", self.group != other.group),
+            ("state_dir", self.state_dir != other.state_dir),
+            ("port", self.port != other.port),
+            ("log.level", self.log.level != other.log.level),
+            ("log.format", self.log.format != other.log.format),
+            ("discovery.multicast", self.discovery != other.discovery),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        assert_eq!(Config::parse(b""), Ok(Config::default()));
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let error = Config::parse(b"sokcet = \"/tmp/x\"").unwrap_err();
+        assert!(error.contains("sokcet") && error.contains("line 1"), "{error}");
+        assert!(Config::parse(b"[log]\nlevle = \"info\"").unwrap_err().contains("levle"));
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused() {
+        assert!(Config::parse(b"port = 0").is_err());
+        assert!(Config::parse(b"port = 70000").is_err());
+        assert!(Config::parse(b"[log]\nlevel = \"=,=\"").is_err());
+        assert!(Config::parse(b"\xff").is_err());
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let other = Config::parse(b"port = 7000\n[log]\nlevel = \"debug\"").unwrap();
+        assert_eq!(Config::default().differences(&other), ["port", "log.level"]);
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error_only_when_asked_for() {
+        assert!(Config::read(Some(Path::new("/nonexistent/meshd.toml"))).is_err());
+    }
+}

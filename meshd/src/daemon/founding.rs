@@ -1,0 +1,445 @@
+//! Networks that are made, joined and left.
+
+use std::path::{Path, PathBuf};
+
+use epsilon_mesh::control::Operation;
+use epsilon_mesh::founding::{Plan, found, join};
+use epsilon_mesh::saved::{Saved, Settings};
+use epsilon_proto::address::{DEFAULT_PORT, DEFAULT_RANGE, Ipv4Range};
+use epsilon_proto::api::{
+    ClusterKind, CreateRequest, Created, EventKind, JoinRequest, Joined, Left, OwnNode, Problem,
+    ProblemKind, Severity, Time,
+};
+use epsilon_proto::key::{SecretKey, Strict};
+use epsilon_proto::name::{Domain, NetworkName};
+use epsilon_proto::record::{Label, MAX_LABELS};
+use epsilon_proto::token::{HostPort, Token, TokenError};
+use epsilon_proto::trust::{Distribution, Roles};
+use epsilon_sys::file;
+use epsilon_sys::netlink::Netlink;
+
+use super::answer::{Asked, TOKEN_LIFE, root_to_text, stopped, usage};
+use super::{Daemon, JOINING, render};
+use crate::api::{Answer, Entry, Reply};
+use crate::network::{self, IDENTITY_FILE, JoinError, Network, ROOT_FILE};
+use crate::store::{FILE, Store};
+use crate::{clock, random};
+
+/// The name of a network that nobody named.
+const DEFAULT_NAME: &str = "mesh";
+/// The DNS domain under which networks have theirs.
+const DEFAULT_DOMAIN: &str = "epsilon.internal";
+/// How many members a new network admits.
+const MAX_MEMBERS: u32 = 1024;
+
+/// A join came to its end.
+pub(super) struct Settled {
+    name: NetworkName,
+    outcome: Result<Result<network::Joined, JoinError>, network::Stopped>,
+    answer: Answer,
+}
+
+fn error(message: impl std::fmt::Display) -> Problem {
+    Problem::new(ProblemKind::Error, message.to_string())
+}
+
+/// What the operator said about this machine.
+struct Wishes {
+    name: Option<String>,
+    advertise: Vec<String>,
+    site: Option<String>,
+    labels: std::collections::BTreeMap<String, String>,
+}
+
+impl Wishes {
+    fn settings(self, place: &Place, token_addresses: Vec<HostPort>) -> Result<Settings, Problem> {
+        if self.labels.len() > MAX_LABELS {
+            return Err(usage(format!("{} labels are too many; a node has at most {MAX_LABELS}", self.labels.len())));
+        }
+        let label = |(key, value): (String, String)| -> Result<Label, Problem> {
+            Ok(Label { key: key.parse().map_err(usage)?, value: value.parse().map_err(usage)? })
+        };
+        Ok(Settings {
+            name: self.name.map(|name| name.parse()).transpose().map_err(usage)?,
+            site: self.site.map(|site| site.parse()).transpose().map_err(usage)?,
+            labels: self.labels.into_iter().map(label).collect::<Result<_, _>>()?,
+            advertise: addresses(&self.advertise)?,
+            port: place.port,
+            interface: place.interface.clone(),
+            token_addresses,
+        })
+    }
+}
+
+fn addresses(texts: &[String]) -> Result<Vec<HostPort>, Problem> {
+    texts.iter().map(|text| text.parse().map_err(usage)).collect()
+}
+
+/// Where a network lives on this machine.
+struct Place {
+    port: u16,
+    interface: String,
+}
+
+impl Daemon {
+    pub(super) async fn create(&mut self, request: CreateRequest) -> Result<Reply, Problem> {
+        let now = clock::wall();
+        let name = request.name.as_deref().unwrap_or(DEFAULT_NAME);
+        let name: NetworkName = name.parse().map_err(usage)?;
+        let range = match &request.range {
+            Some(range) => range.parse::<Ipv4Range>().map_err(usage)?,
+            None => DEFAULT_RANGE,
+        };
+        let domain = request.domain.as_deref().unwrap_or(DEFAULT_DOMAIN);
+        let domain: Domain = domain.parse().map_err(usage)?;
+        if request.cluster != ClusterKind::None {
+            return Err(usage("this version has no cluster driver yet")
+                .hint("leave --cluster out, or say none; a cluster can be added to the network later"));
+        }
+        if request.offline && !request.export_root_key {
+            return Err(usage("an offline network needs --root-key FILE: nobody else would keep the key"));
+        }
+        let advertise = addresses(&request.advertise)?;
+        let key = SecretKey::generate(&mut random::system());
+        // Offline, the root acts as the only admin until it adds one.
+        let plan = Plan {
+            name: name.clone(),
+            range,
+            domain,
+            distribution: Distribution::None,
+            mode: None,
+            roles: Roles::MEMBER,
+            tags: Vec::new(),
+            expires: Some(now.after(TOKEN_LIFE)),
+            uses: None,
+            advertise: advertise.clone(),
+            max_members: MAX_MEMBERS,
+        };
+        let mut founding = found(plan, &key, now, &mut random::system());
+        let id = founding.root.network();
+        let root_key = request.export_root_key.then(|| root_to_text(&founding.root));
+        if request.offline {
+            let token = founding.token.clone();
+            return Ok(Reply::Create(Created {
+                network: name.to_string(),
+                id: id.to_string(),
+                node: None,
+                invite: offline_invite(&token)?,
+                token: epsilon_proto::api::Secret::new(token.to_text().to_string()),
+                root_key,
+            }));
+        }
+        self.refuse_known(&name, id)?;
+        let place = self.find_place(range).await?;
+        if founding.token.addresses.is_empty() {
+            founding.token.addresses = self.own_addresses(place.port).await?;
+        }
+        let wishes = Wishes {
+            name: None,
+            advertise: request.advertise,
+            site: None,
+            labels: std::collections::BTreeMap::new(),
+        };
+        let settings = wishes.settings(&place, Vec::new())?;
+        let saved = founding.first_member(&key, settings, now, &mut random::system());
+        let root = (!request.export_root_key).then_some(&founding.root);
+        let network = self.settle_in(&name, &key, root, &saved, false).await?;
+        // Nobody else is there: alone is as good as admitted.
+        let asked = Asked {
+            name: name.clone(),
+            dir: network.dir().to_owned(),
+            client: network.client(),
+        };
+        self.networks.insert(name.clone(), network);
+        let joined = asked.client.joined().await.map_err(stopped)?;
+        joined.map_err(error)?;
+        let node = render::own(&asked.client.snapshot().await.map_err(stopped)?);
+        let token = asked.token_created(&founding.token).await?;
+        self.record(EventKind::NetworkCreated, &name, format!("made network {name}"));
+        Ok(Reply::Create(Created {
+            network: name.to_string(),
+            id: id.to_string(),
+            node: Some(node),
+            invite: token.invite,
+            token: token.token,
+            root_key,
+        }))
+    }
+
+    pub(super) async fn join(&mut self, request: JoinRequest, answer: Answer) {
+        match self.begin_join(request).await {
+            Ok(Begun::Under(name, client)) => {
+                let settle = self.settle.clone();
+                tokio::spawn(async move {
+                    let outcome = client.joined().await;
+                    // The daemon may be stopping.
+                    let _ = settle.send(Settled { name, outcome, answer }).await;
+                });
+            }
+            // The client may have hung up.
+            Ok(Begun::Already(joined)) => drop(answer.send(Ok(Reply::Join(*joined)))),
+            Err(problem) => drop(answer.send(Err(problem))),
+        }
+    }
+
+    async fn begin_join(&mut self, request: JoinRequest) -> Result<Begun, Problem> {
+        let now = clock::wall();
+        let token: Token = request.token.expose().parse().map_err(token_problem)?;
+        let token = token.verify(&Strict).map_err(token_problem)?;
+        let (name, id) = (token.network.name.clone(), token.id);
+        if let Some(network) = self.networks.get(&name) {
+            let snapshot = network.client().snapshot().await.map_err(stopped)?;
+            if snapshot.view.id == id {
+                return Ok(Begun::Already(Box::new(joined(&snapshot, true))));
+            }
+        }
+        self.refuse_known(&name, id)?;
+        let roles = match request.role {
+            None => token.invite.roles,
+            Some(role) => {
+                let role = super::answer::roles(&[role]);
+                if !token.invite.roles.contains(role) {
+                    return Err(error(format!(
+                        "the token does not give the role {role}, only {}",
+                        token.invite.roles
+                    ))
+                    .hint("leave --role out, or ask an admin for a token with it"));
+                }
+                role
+            }
+        };
+        let place = self.find_place(token.network.range).await?;
+        let wishes = Wishes {
+            name: request.name,
+            advertise: request.advertise,
+            site: request.site,
+            labels: request.labels,
+        };
+        let settings = wishes.settings(&place, token.addresses.clone())?;
+        let key = SecretKey::generate(&mut random::system());
+        let saved = join(token, &key, roles, settings, now);
+        let network = self.settle_in(&name, &key, None, &saved, true).await?;
+        let client = network.client();
+        self.networks.insert(name.clone(), network);
+        Ok(Begun::Under(name, client))
+    }
+
+    /// A join is decided: keeps the network, or leaves nothing of it.
+    pub(super) async fn settle_join(&mut self, settled: Settled) {
+        let Settled { name, outcome, answer } = settled;
+        let result = match outcome {
+            Ok(Ok(_)) => self.keep(&name).await,
+            Ok(Err(reason)) => {
+                self.discard(&name).await;
+                Err(error(format!("cannot join {name}: {reason}")))
+            }
+            Err(ended) => {
+                self.discard(&name).await;
+                Err(stopped(ended))
+            }
+        };
+        // The client may have hung up.
+        let _ = answer.send(result.map(Reply::Join));
+    }
+
+    async fn keep(&mut self, name: &NetworkName) -> Result<Joined, Problem> {
+        let Some(network) = self.networks.get(name) else {
+            return Err(error(format!("network {name} was left meanwhile")));
+        };
+        let marker = network.dir().join(JOINING);
+        std::fs::remove_file(&marker)
+            .and_then(|()| std::fs::File::open(network.dir())?.sync_all())
+            .map_err(|reason| error(format!("cannot remove {}: {reason}", marker.display())))?;
+        let snapshot = network.client().snapshot().await.map_err(stopped)?;
+        self.record(EventKind::Joined, name, format!("joined network {name}"));
+        Ok(joined(&snapshot, false))
+    }
+
+    pub(super) async fn leave(&mut self, requested: Option<String>) -> Result<Reply, Problem> {
+        let network = self.choose(requested.as_deref())?;
+        let name = network.name().clone();
+        let client = network.client();
+        let snapshot = client.snapshot().await.map_err(stopped)?;
+        let announced = render::is_reachable(&snapshot);
+        let left = client.operate(Operation::Leave).await.map_err(stopped)?;
+        if let Err(reason) = left {
+            tracing::warn!(network = %name, %reason, "leaving without saying so");
+        }
+        self.discard(&name).await;
+        self.record(EventKind::Left, &name, format!("left network {name}"));
+        Ok(Reply::Leave(Left { network: name.to_string(), announced }))
+    }
+
+    /// Stops a network and removes its state and its interface.
+    async fn discard(&mut self, name: &NetworkName) {
+        let Some(network) = self.networks.remove(name) else { return };
+        let (dir, interface) = (network.dir().to_owned(), network.interface().to_owned());
+        if let Err(reason) = network.stop().await {
+            tracing::warn!(network = %name, "{reason}");
+        }
+        if let Err(reason) = std::fs::remove_dir_all(&dir) {
+            tracing::error!(network = %name, dir = %dir.display(), %reason, "cannot remove the state");
+        }
+        let deleted = async { Netlink::open()?.delete_link(&*interface).await }.await;
+        if let Err(reason) = deleted {
+            tracing::error!(network = %name, %reason, "cannot delete the interface");
+        }
+    }
+
+    fn record(&self, kind: EventKind, name: &NetworkName, message: String) {
+        let entry = Entry {
+            at: Time::from_unix_ms(clock::wall().0),
+            kind,
+            severity: Severity::Info,
+            network: Some(name.to_string()),
+            node: None,
+            message,
+            hint: None,
+        };
+        crate::journal::log(&entry);
+        self.journal.record(entry);
+    }
+
+    /// A network's name is a directory: two of one name cannot live here.
+    fn refuse_known(
+        &self,
+        name: &NetworkName,
+        id: epsilon_proto::id::NetworkId,
+    ) -> Result<(), Problem> {
+        if self.networks.contains_key(name) || self.dir_of(name).exists() {
+            return Err(error(format!(
+                "this machine is already in a network named {name}, another one than {}",
+                id.short()
+            ))
+            .hint(format!("leave it with `epsilon mesh leave --network {name}`, or give the new one another name")));
+        }
+        Ok(())
+    }
+
+    fn dir_of(&self, name: &NetworkName) -> PathBuf {
+        self.config.state_dir.join(name.as_str())
+    }
+
+    /// The next free port and interface, and that the range is free.
+    async fn find_place(&self, range: Ipv4Range) -> Result<Place, Problem> {
+        let netlink = Netlink::open().map_err(error)?;
+        if let Some(route) = network::collision(&netlink, range).await.map_err(error)? {
+            return Err(error(format!("the mesh range {range} collides with the route {route} of this machine"))
+                .hint("make the network with another range: epsilon mesh create --range 10.x.0.0/16"));
+        }
+        let (mut ports, mut interfaces) = (Vec::new(), Vec::new());
+        for network in self.networks.values() {
+            let snapshot = network.client().snapshot().await.map_err(stopped)?;
+            let other = snapshot.view.network.range;
+            if range.overlaps(other.base(), other.prefix()) {
+                return Err(error(format!(
+                    "the mesh range {range} overlaps that of network {} ({other})",
+                    network.name()
+                ))
+                .hint("make the network with another range: epsilon mesh create --range 10.x.0.0/16"));
+            }
+            ports.push(snapshot.settings.port);
+            interfaces.push(network.interface().to_owned());
+        }
+        let interface = network::free_name(&netlink, &interfaces).await.map_err(error)?;
+        let port = (self.config.port..=u16::MAX)
+            .find(|port| !ports.contains(port))
+            .unwrap_or(DEFAULT_PORT);
+        Ok(Place { port, interface })
+    }
+
+    /// This machine's addresses, for the first token.
+    async fn own_addresses(&self, port: u16) -> Result<Vec<HostPort>, Problem> {
+        let netlink = Netlink::open().map_err(error)?;
+        let (links, addresses) =
+            (netlink.links().await.map_err(error)?, netlink.addresses().await.map_err(error)?);
+        Ok(network::reachable_addresses(&links, &addresses)
+            .into_iter()
+            .map(|ip| HostPort::from(std::net::SocketAddr::new(ip, port)))
+            .take(epsilon_proto::record::MAX_ENDPOINTS)
+            .collect())
+    }
+
+    /// Writes a network's first state and serves it; leaves nothing behind
+    /// when that fails.
+    async fn settle_in(
+        &self,
+        name: &NetworkName,
+        key: &SecretKey,
+        root: Option<&SecretKey>,
+        saved: &Saved,
+        joining: bool,
+    ) -> Result<Network, Problem> {
+        let dir = self.dir_of(name);
+        let result = match write_state(&dir, key, root, saved, joining) {
+            Ok(()) => self.start_network(dir.clone()).await.map_err(error),
+            Err(reason) => Err(error(reason)),
+        };
+        if result.is_err()
+            && let Err(reason) = std::fs::remove_dir_all(&dir)
+            && reason.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::error!(dir = %dir.display(), %reason, "cannot remove the state");
+        }
+        result
+    }
+}
+
+enum Begun {
+    Under(NetworkName, network::Client),
+    Already(Box<Joined>),
+}
+
+fn write_state(
+    dir: &Path,
+    key: &SecretKey,
+    root: Option<&SecretKey>,
+    saved: &Saved,
+    joining: bool,
+) -> Result<(), network::Error> {
+    file::create_private_dir(dir)?;
+    if joining {
+        file::write_atomic(&dir.join(JOINING), b"", 0o600)?;
+    }
+    file::write_atomic(&dir.join(IDENTITY_FILE), &*key.seed(), 0o600)?;
+    if let Some(root) = root {
+        file::write_atomic(&dir.join(ROOT_FILE), &*root.seed(), 0o600)?;
+    }
+    Store::create(&dir.join(FILE), &saved.writes())?;
+    Ok(())
+}
+
+fn joined(snapshot: &network::Snapshot, already: bool) -> Joined {
+    let node: OwnNode = render::own(snapshot);
+    Joined {
+        network: snapshot.view.network.name.to_string(),
+        id: snapshot.view.id.to_string(),
+        node,
+        members: render::counts(snapshot),
+        reachable: render::is_reachable(snapshot),
+        already,
+    }
+}
+
+fn token_problem(problem: TokenError) -> Problem {
+    let kind = match problem {
+        TokenError::Tampered(_) | TokenError::Secret | TokenError::Expired(_) => ProblemKind::Error,
+        _ => ProblemKind::Usage,
+    };
+    Problem::new(kind, problem.to_string())
+}
+
+fn offline_invite(token: &Token) -> Result<epsilon_proto::api::Invite, Problem> {
+    let invite = token.invite.peek().map_err(usage)?;
+    Ok(epsilon_proto::api::Invite {
+        id: invite.key.to_string(),
+        state: epsilon_proto::api::InviteState::Active,
+        roles: render::roles(invite.roles),
+        tags: invite.tags.iter().map(ToString::to_string).collect(),
+        created_at: render::time(invite.issued),
+        expires_at: invite.expires.map(render::time),
+        max_uses: invite.uses,
+        uses: 0,
+        admin: Some(token.invite.signer().to_string()),
+    })
+}

@@ -1,0 +1,261 @@
+//! Real interfaces and sockets, in network namespaces of the tests' own;
+//! they need root.
+#![allow(clippy::disallowed_methods)] // Real things run in real time.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::mpsc as std_mpsc;
+use std::time::{Duration, Instant};
+
+use epsilon_mesh::shard::{
+    AdmitAll, Command, Initiator, Path, Prefix, Report, Session, SessionFactory, Shard, WireGuard,
+};
+use epsilon_proto::key::{AgreementKey, SecretKey};
+use epsilon_sys::netlink::{self, Netlink, Veth};
+use nix::sched::{CloneFlags, unshare};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const UNDERLAY: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
+const V4: [&str; 2] = ["10.77.1.1", "10.77.1.2"];
+const V6: [&str; 2] = ["fd00::1:1", "fd00::1:2"];
+
+/// Runs `act` in a thread of its own with a network of its own.
+fn in_namespace<R: Send + 'static>(
+    act: impl AsyncFnOnce(Netlink) -> R + Send + 'static,
+) -> std::thread::JoinHandle<R> {
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let netlink = Netlink::open().unwrap();
+            netlink.set_up("lo").await.unwrap();
+            act(netlink).await
+        })
+    })
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn key(node: usize) -> SecretKey {
+    SecretKey::from_seed(&[node as u8 + 1; 32])
+}
+
+fn shard(node: usize) -> Shard {
+    Shard::new(epsilon_mesh::shard::Config {
+        sessions: Box::new(WireGuard::new(&key(node))),
+        filter: Box::new(AdmitAll),
+        seed: 1,
+    })
+}
+
+/// Brings the mesh interface up with this node's addresses, and starts.
+async fn start_node(node: usize, netlink: &Netlink) -> Started {
+    let tun = Tun::open("eps0", 1420).unwrap();
+    for (text, length) in [(V4[node], 16), (V6[node], 48)] {
+        let prefix = netlink::Prefix::new(address(text), length);
+        netlink.add_address("eps0", prefix).await.unwrap();
+    }
+    netlink.set_up("eps0").await.unwrap();
+    let epoch = Instant::now();
+    start(Config { shard: shard(node), tun, sockets: Sockets::open(7755).unwrap(), epoch }).unwrap()
+}
+
+fn prefixes(node: usize) -> Vec<Prefix> {
+    vec![Prefix::host(address(V4[node])), Prefix::host(address(V6[node]))]
+}
+
+fn introduce(started: &Started, own: usize, peer: usize) {
+    let node = key(peer).node();
+    let agreement = key(peer).public().agreement().unwrap();
+    let path = Path::Direct(SocketAddr::new(address(UNDERLAY[peer]), 7755));
+    for command in [
+        Command::SetOwn { addresses: prefixes(own), reserved: Vec::new() },
+        Command::SetPeer { node, key: agreement, prefixes: prefixes(peer) },
+        Command::SetPath { node, path: Some(path) },
+    ] {
+        started.handle.command(command);
+    }
+}
+
+fn bind(text: &str) -> UdpSocket {
+    let socket = UdpSocket::bind((address(text), 9)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+#[test]
+fn two_nodes_talk_over_the_mesh_in_both_families() {
+    let (namespace_sender, namespace) = std_mpsc::channel();
+    let (linked_sender, linked) = std_mpsc::channel();
+    let (done_sender, done) = std_mpsc::channel();
+    let echo = in_namespace(async move |netlink| {
+        namespace_sender.send(std::fs::File::open("/proc/thread-self/ns/net").unwrap()).unwrap();
+        linked.recv_timeout(PATIENCE).unwrap();
+        let prefix = netlink::Prefix::new(address(UNDERLAY[1]), 24);
+        netlink.add_address("there", prefix).await.unwrap();
+        netlink.set_up("there").await.unwrap();
+        let started = start_node(1, &netlink).await;
+        introduce(&started, 1, 0);
+        let sockets = [bind(V4[1]), bind(V6[1])];
+        done_sender.send(()).unwrap();
+        for socket in &sockets {
+            let mut datagram = [0; 2000];
+            let (length, from) = socket.recv_from(&mut datagram).unwrap();
+            socket.send_to(&datagram[..length], from).unwrap();
+        }
+        started
+    });
+    let ask = in_namespace(async move |netlink| {
+        let namespace = namespace.recv_timeout(PATIENCE).unwrap();
+        let peer_namespace = Some(namespace.as_fd());
+        netlink.add_veth(Veth { name: "here", peer: "there", peer_namespace }).await.unwrap();
+        let prefix = netlink::Prefix::new(address(UNDERLAY[0]), 24);
+        netlink.add_address("here", prefix).await.unwrap();
+        netlink.set_up("here").await.unwrap();
+        linked_sender.send(()).unwrap();
+        done.recv_timeout(PATIENCE).unwrap();
+        let mut started = start_node(0, &netlink).await;
+        introduce(&started, 0, 1);
+        for (own, peer) in [(V4[0], V4[1]), (V6[0], V6[1])] {
+            let socket = bind(own);
+            // Fills the interface's MTU in the larger of the two headers.
+            let question = [7; 1420 - 48];
+            socket.send_to(&question, (address(peer), 9)).unwrap();
+            let mut answer = [0; 2000];
+            let (length, from) = socket.recv_from(&mut answer).unwrap();
+            assert_eq!((&answer[..length], from.ip()), (&question[..], address(peer)));
+        }
+        let counted = started.stats.wait_for(|stats| {
+            stats.shard.peers.first().is_some_and(|peer| peer.received.packets >= 2)
+        });
+        tokio::time::timeout(PATIENCE, counted).await.unwrap().unwrap();
+        // A connection to an address of nobody fails at once.
+        for nobody in ["10.77.9.9", "fd00::9:9"] {
+            let to = SocketAddr::new(address(nobody), 9);
+            let error = TcpStream::connect_timeout(&to, PATIENCE).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::HostUnreachable, "{to}");
+        }
+        started.handle.stop().await.unwrap();
+        assert_eq!(started.reports.recv().await, None);
+    });
+    ask.join().unwrap();
+    drop(echo.join().unwrap());
+}
+
+#[test]
+fn the_interface_outlives_its_owner_with_its_addresses_until_it_is_deleted() {
+    in_namespace(async |netlink| {
+        let first = start_node(0, &netlink).await;
+        let before = netlink.link("eps0").await.unwrap();
+        let busy = Tun::open("eps0", 1420).err().unwrap().to_string();
+        assert!(busy.contains("another process holds the interface"), "{busy}");
+        first.handle.stop().await.unwrap();
+        let again = Tun::open("eps0", 1420).unwrap();
+        let after = netlink.link("eps0").await.unwrap();
+        assert_eq!((before.index, after.up), (after.index, true));
+        let addresses = netlink.addresses().await.unwrap();
+        for own in [V4[0], V6[0]] {
+            assert!(addresses.iter().any(|other| other.prefix.address == address(own)), "{own}");
+        }
+        drop(again);
+        netlink.delete_link("eps0").await.unwrap();
+        assert!(netlink.link("eps0").await.is_err());
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn a_deleted_interface_ends_the_thread_and_one_that_is_down_does_not() {
+    in_namespace(async |netlink| {
+        let mut started = start_node(0, &netlink).await;
+        netlink.set_down("eps0").await.unwrap();
+        // It still answers orders.
+        started.handle.command(Command::SetPeer {
+            node: key(1).node(),
+            key: key(1).public().agreement().unwrap(),
+            prefixes: prefixes(1),
+        });
+        let counted = started.stats.wait_for(|stats| stats.shard.peers.len() == 1);
+        tokio::time::timeout(PATIENCE, counted).await.unwrap().unwrap();
+        netlink.delete_link("eps0").await.unwrap();
+        let end = tokio::time::timeout(PATIENCE, started.reports.recv()).await.unwrap();
+        assert_eq!(end, None);
+        let error = started.handle.stop().await.unwrap_err().to_string();
+        assert!(error.contains("interface eps0 was deleted"), "{error}");
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn an_interface_of_another_kind_is_not_taken() {
+    in_namespace(async |netlink| {
+        netlink.add_bridge("eps0").await.unwrap();
+        let error = Tun::open("eps0", 1420).err().unwrap().to_string();
+        assert!(error.contains("is no TUN interface"), "{error}");
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn beacons_reach_control_and_unsendable_datagrams_do_no_harm() {
+    in_namespace(async |netlink| {
+        let mut started = start_node(0, &netlink).await;
+        introduce(&started, 0, 1);
+        // There is no route to the underlay in this namespace.
+        bind(V4[0]).send_to(b"hello", (address(V4[1]), 9)).unwrap();
+        let counted = started.stats.wait_for(|stats| stats.network.count > 0);
+        let errno = tokio::time::timeout(PATIENCE, counted).await.unwrap().unwrap().network;
+        assert_eq!(errno.last_errno, Some(nix::libc::ENETUNREACH));
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.send_to(&[0x82, 1, 2], "127.0.0.1:7755").unwrap();
+        let report = tokio::time::timeout(PATIENCE, started.reports.recv()).await.unwrap();
+        let from = sender.local_addr().unwrap();
+        assert_eq!(report, Some(Report::Beacon { from, datagram: vec![0x82, 1, 2] }));
+        started.handle.stop().await.unwrap();
+    })
+    .join()
+    .unwrap();
+}
+
+/// Makes the thread panic as soon as somebody begins a handshake.
+struct Panics;
+
+impl SessionFactory for Panics {
+    fn create(&self, _peer: AgreementKey, _index: u32) -> Box<dyn Session> {
+        panic!("no session is wanted");
+    }
+
+    fn initiator(&self, _from: IpAddr, _datagram: &[u8], _into: &mut [u8]) -> Initiator {
+        panic!("on purpose");
+    }
+}
+
+#[test]
+fn a_panic_in_the_thread_is_told() {
+    in_namespace(async |_netlink| {
+        let tun = Tun::open("eps0", 1420).unwrap();
+        let shard = Shard::new(epsilon_mesh::shard::Config {
+            sessions: Box::new(Panics),
+            filter: Box::new(AdmitAll),
+            seed: 1,
+        });
+        let sockets = Sockets::open(0).unwrap();
+        let to = SocketAddr::new(address("127.0.0.1"), sockets.port());
+        let mut started = start(Config { shard, tun, sockets, epoch: Instant::now() }).unwrap();
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&[1; 148], to).unwrap();
+        let end = tokio::time::timeout(PATIENCE, started.reports.recv()).await.unwrap();
+        assert_eq!(end, None);
+        let error = started.handle.stop().await.unwrap_err().to_string();
+        assert!(error.contains("eps0 panicked: on purpose"), "{error}");
+    })
+    .join()
+    .unwrap();
+}

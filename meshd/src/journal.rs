@@ -1,0 +1,154 @@
+//! What the engine's events say to people: in the journal of the local API
+//! and in the log.
+
+use epsilon_mesh::event::Event;
+use epsilon_proto::api::{EventKind, NodeRef, Severity, Time};
+use epsilon_proto::id::NodeId;
+use epsilon_proto::name::{NetworkName, NodeName};
+
+use crate::api::Entry;
+use crate::clock;
+
+/// The entry for an event; `None` for what is of no interest to people.
+pub(crate) fn entry(
+    event: &Event,
+    network: &NetworkName,
+    name_of: impl Fn(NodeId) -> Option<NodeName>,
+) -> Option<Entry> {
+    let called = |node: NodeId| name_of(node).map_or_else(|| node.short(), |name| name.to_string());
+    let (kind, node, message, hint): (_, _, _, Option<&str>) = match event {
+        Event::MemberJoined(node) => (
+            EventKind::MemberAdded,
+            Some(*node),
+            format!("{} is a member", called(*node)),
+            None,
+        ),
+        Event::MemberLeft(node) => {
+            (EventKind::MemberRemoved, Some(*node), format!("{} left", called(*node)), None)
+        }
+        Event::MemberRevoked(node) => (
+            EventKind::Revoked,
+            Some(*node),
+            format!("{} was revoked and is cut off", called(*node)),
+            None,
+        ),
+        Event::PeerUp(node) => {
+            (EventKind::PeerUp, Some(*node), format!("{} is linked", called(*node)), None)
+        }
+        Event::PeerDown(node) => {
+            (EventKind::PeerDown, Some(*node), format!("{} is not linked", called(*node)), None)
+        }
+        Event::PeerRestarted(node) => (
+            EventKind::PeerUp,
+            Some(*node),
+            format!("the daemon of {} was started again", called(*node)),
+            None,
+        ),
+        Event::Refused(node, refusal) => (
+            EventKind::Refused,
+            Some(*node),
+            format!("{} was not let in: {refusal}", called(*node)),
+            None,
+        ),
+        Event::RefusedBy(node, refusal) => (
+            EventKind::Refused,
+            Some(*node),
+            format!("{} does not let this node in: {refusal}", called(*node)),
+            None,
+        ),
+        Event::AddressTaken(address) => {
+            (EventKind::ClaimChanged, None, format!("this node has the address {address}"), None)
+        }
+        Event::AddressLost(address) => (
+            EventKind::ClaimChanged,
+            None,
+            format!("this node gave up the address {address}, another had it first"),
+            Some("this happens when a divided network comes together; update what names the address"),
+        ),
+        Event::NameTaken(name) => {
+            (EventKind::ClaimChanged, None, format!("this node has the name {name}"), None)
+        }
+        Event::NameLost(name) => (
+            EventKind::ClaimChanged,
+            None,
+            format!("this node gave up the name {name}, another had it first"),
+            Some("choose another with: epsilon node rename"),
+        ),
+        Event::PathMoved(node, address) => (
+            EventKind::PathChanged,
+            Some(*node),
+            format!("packets to {} travel to {address}", called(*node)),
+            None,
+        ),
+        Event::Cloned { node, boots: [one, other] } => (
+            EventKind::ClonedIdentity,
+            Some(*node),
+            format!(
+                "two machines run with the identity of {} (runs {} and {})",
+                called(*node),
+                one.short(),
+                other.short()
+            ),
+            Some("stop one of them, remove its state directory and join it again"),
+        ),
+        Event::SelfRevoked => (
+            EventKind::Revoked,
+            None,
+            "this node was revoked".to_owned(),
+            Some("to come back, leave with `epsilon mesh leave` and join with a new token"),
+        ),
+        Event::StorageFailing(reason) => (
+            EventKind::Storage,
+            None,
+            format!("the state cannot be written: {reason}"),
+            Some("make room or make the file system writable; nothing is lost meanwhile"),
+        ),
+        Event::StorageRecovered => {
+            (EventKind::Storage, None, "the state can be written again".to_owned(), None)
+        }
+        Event::ContradictoryGenesis(generation) => (
+            EventKind::Conflict,
+            None,
+            format!("there are two genesis blocks for generation {generation}; nobody acts on either"),
+            Some("whoever holds the root key must start a new generation"),
+        ),
+        Event::AdminRevoked(key) => (
+            EventKind::Revoked,
+            Some(NodeId::from(*key)),
+            format!("the admin key {} was revoked", key.short()),
+            None,
+        ),
+        Event::GateChanged(epoch) => {
+            (EventKind::Revoked, None, format!("gate epoch {epoch} is in force"), None)
+        }
+        _ => return None,
+    };
+    let severity = match event {
+        _ if event.is_alarm() => Severity::Alarm,
+        Event::Refused(..) | Event::RefusedBy(..) | Event::PeerDown(_) => Severity::Warning,
+        _ => Severity::Info,
+    };
+    Some(Entry {
+        at: Time::from_unix_ms(clock::wall().0),
+        kind,
+        severity,
+        network: Some(network.to_string()),
+        node: node.map(|node| NodeRef {
+            id: node.to_string(),
+            name: name_of(node).map(|name| name.to_string()),
+        }),
+        message,
+        hint: hint.map(str::to_owned),
+    })
+}
+
+/// Writes an entry to the log.
+pub(crate) fn log(entry: &Entry) {
+    let network = entry.network.as_deref().unwrap_or_default();
+    let (message, hint) = (&entry.message, entry.hint.as_deref());
+    match entry.severity {
+        Severity::Info => tracing::info!(network, "{message}"),
+        Severity::Warning => tracing::warn!(network, hint, "{message}"),
+        Severity::Alarm => tracing::error!(network, hint, "{message}"),
+    }
+}

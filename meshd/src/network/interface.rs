@@ -1,0 +1,127 @@
+//! The mesh interface as the host sees it: its addresses, and the host's own
+//! addresses around it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use epsilon_mesh::path::LocalPrefix;
+use epsilon_proto::address::{DEFAULT_MTU, Ipv4Range, Ipv6Range};
+use epsilon_sys::netlink::{Address, Error, Link, Netlink, Prefix};
+
+/// How the interfaces of meshes are called: `eps0`, `eps1`, …
+pub const NAME_PREFIX: &str = "eps";
+
+/// Whether an interface is one of a mesh.
+pub(super) fn is_mesh(link: &Link) -> bool {
+    link.name.strip_prefix(NAME_PREFIX).is_some_and(|number| {
+        !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
+    })
+}
+
+/// The first name that no interface and no other network has.
+pub async fn free_name(netlink: &Netlink, taken: &[String]) -> Result<String, Error> {
+    let links = netlink.links().await?;
+    let is_free = |name: &String| !links.iter().any(|link| link.name == *name) && !taken.contains(name);
+    Ok((0..).map(|number: u32| format!("{NAME_PREFIX}{number}")).find(is_free).unwrap_or_default())
+}
+
+/// The route of the host that a range collides with, if there is one; routes
+/// of mesh interfaces do not count.
+pub async fn collision(netlink: &Netlink, range: Ipv4Range) -> Result<Option<String>, Error> {
+    let links = netlink.links().await?;
+    let mesh: Vec<u32> = links.iter().filter(|link| is_mesh(link)).map(|link| link.index).collect();
+    let wanted = Prefix::new(range.base(), range.prefix());
+    Ok(netlink
+        .routes()
+        .await?
+        .into_iter()
+        .filter(|route| route.interface.is_none_or(|index| !mesh.contains(&index)))
+        .filter(|route| route.destination.length > 0 && route.destination.overlaps(&wanted))
+        .map(|route| {
+            let name = links.iter().find(|link| Some(link.index) == route.interface);
+            match name {
+                Some(link) => format!("{} on {}", route.destination, link.name),
+                None => route.destination.to_string(),
+            }
+        })
+        .next())
+}
+
+/// Keeps the addresses of one mesh interface.
+pub(super) struct Interface {
+    pub(super) name: String,
+    range: Ipv4Range,
+    range6: Ipv6Range,
+}
+
+impl Interface {
+    pub(super) fn new(name: String, range: Ipv4Range, range6: Ipv6Range) -> Self {
+        Self { name, range, range6 }
+    }
+
+    /// Brings it up. An interface that outlived the last run keeps its
+    /// addresses, so that connections go on.
+    pub(super) async fn bring_up(&self, netlink: &Netlink) -> Result<(), Error> {
+        netlink.set_mtu(&*self.name, DEFAULT_MTU).await?;
+        netlink.set_up(&*self.name).await
+    }
+
+    /// Gives it these addresses and no others of the mesh.
+    pub(super) async fn set_addresses(
+        &self,
+        netlink: &Netlink,
+        ipv4: Option<Ipv4Addr>,
+        ipv6: &[Ipv6Addr],
+    ) -> Result<(), Error> {
+        let wanted: Vec<Prefix> = ipv4
+            .map(|address| Prefix::new(address, self.range.prefix()))
+            .into_iter()
+            .chain(ipv6.iter().map(|address| Prefix::new(*address, Ipv6Range::PREFIX)))
+            .collect();
+        let link = netlink.link(&*self.name).await?;
+        for address in netlink.addresses().await? {
+            if address.interface == link.index
+                && self.is_inside(address.prefix.address)
+                && !wanted.contains(&address.prefix)
+            {
+                netlink.remove_address(&*self.name, address.prefix).await?;
+            }
+        }
+        for prefix in wanted {
+            netlink.add_address(&*self.name, prefix).await?;
+        }
+        Ok(())
+    }
+
+    fn is_inside(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.range.contains(address),
+            IpAddr::V6(address) => self.range6.contains(address),
+        }
+    }
+}
+
+/// The addresses under which the host can be reached outside of meshes.
+pub(super) fn local_prefixes(links: &[Link], addresses: &[Address]) -> Vec<LocalPrefix> {
+    let mut prefixes: Vec<LocalPrefix> = addresses
+        .iter()
+        .filter(|address| address.usable && !address.deprecated && !address.temporary)
+        .filter(|address| {
+            links.iter().any(|link| {
+                link.index == address.interface && link.up && !link.loopback && !is_mesh(link)
+            })
+        })
+        .map(|address| (address.prefix.address, address.prefix.length))
+        .filter(|(address, _)| match address {
+            IpAddr::V4(address) => !address.is_link_local() && !address.is_loopback(),
+            IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_loopback(),
+        })
+        .collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    prefixes
+}
+
+/// The addresses under which others may reach this host.
+pub fn reachable_addresses(links: &[Link], addresses: &[Address]) -> Vec<IpAddr> {
+    local_prefixes(links, addresses).into_iter().map(|(address, _)| address).collect()
+}

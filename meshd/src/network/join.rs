@@ -1,0 +1,158 @@
+//! Whether a join succeeded, seen from what happens after it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use epsilon_proto::clock::Instant;
+use epsilon_proto::id::NodeId;
+use epsilon_proto::message::Refusal;
+
+use crate::control::DialError;
+
+/// A node that nobody answers has joined alone after this time.
+const ALONE: Duration = Duration::from_millis(2600);
+/// A refusal ends the join unless another member takes the node meanwhile.
+const SECOND_OPINION: Duration = Duration::from_millis(500);
+
+/// How a join ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joined {
+    /// A member let the node in.
+    Admitted,
+    /// No member was reachable: the node is a member by its token, and waits.
+    Alone,
+}
+
+/// Why a join failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// A member refused.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// Somebody answered, and nobody with the key.
+    #[error("nobody at {} has this network's key; check that the token is for this network and that the address is right", list(.0))]
+    NotOurNetwork(Vec<SocketAddr>),
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Watches a network from its start.
+pub(super) struct Watch {
+    started: Instant,
+    linked: bool,
+    published: bool,
+    refused: Option<(Refusal, Instant)>,
+    strangers: BTreeMap<SocketAddr, Instant>,
+}
+
+impl Watch {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            started: now,
+            linked: false,
+            published: false,
+            refused: None,
+            strangers: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn link_up(&mut self, _node: NodeId) {
+        self.linked = true;
+    }
+
+    /// The own record is out.
+    pub(super) fn published(&mut self) {
+        self.published = true;
+    }
+
+    pub(super) fn refused(&mut self, refusal: Refusal, now: Instant) {
+        if epsilon_mesh::control::Control::is_final(refusal) {
+            self.refused.get_or_insert((refusal, now));
+        }
+    }
+
+    pub(super) fn call_failed(&mut self, address: SocketAddr, reason: &DialError, now: Instant) {
+        if *reason == DialError::NotOurNetwork {
+            self.strangers.insert(address, now);
+        }
+    }
+
+    /// How the join ended, once that is clear.
+    pub(super) fn outcome(&self, now: Instant) -> Option<Result<Joined, JoinError>> {
+        if self.linked {
+            return self.published.then_some(Ok(Joined::Admitted));
+        }
+        if let Some((refusal, at)) = self.refused {
+            return (now.since(at) >= SECOND_OPINION).then_some(Err(JoinError::Refused(refusal)));
+        }
+        if now.since(self.started) < ALONE {
+            return None;
+        }
+        if self.strangers.is_empty() {
+            Some(Ok(Joined::Alone))
+        } else {
+            Some(Err(JoinError::NotOurNetwork(self.strangers.keys().copied().collect())))
+        }
+    }
+
+    /// When time alone changes the outcome.
+    pub(super) fn due(&self) -> Instant {
+        match self.refused {
+            Some((_, at)) => at + SECOND_OPINION,
+            None => self.started + ALONE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant(Duration::from_millis(millis))
+    }
+    fn address() -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], 7755))
+    }
+
+    #[test]
+    fn an_admitted_node_has_joined_once_its_record_is_out() {
+        let mut watch = Watch::new(at(0));
+        watch.link_up(NodeId([1; 32]));
+        assert_eq!(watch.outcome(at(10)), None);
+        watch.published();
+        assert_eq!(watch.outcome(at(10)), Some(Ok(Joined::Admitted)));
+    }
+
+    #[test]
+    fn a_node_that_nobody_answers_joins_alone() {
+        let mut watch = Watch::new(at(0));
+        watch.call_failed(address(), &DialError::Closed, at(1));
+        assert_eq!(watch.outcome(at(2_599)), None);
+        assert_eq!(watch.outcome(watch.due()), Some(Ok(Joined::Alone)));
+    }
+
+    #[test]
+    fn strangers_at_the_address_are_named_within_three_seconds() {
+        let mut watch = Watch::new(at(0));
+        watch.call_failed(address(), &DialError::NotOurNetwork, at(1));
+        let error = watch.outcome(at(2_999)).unwrap().unwrap_err();
+        assert!(error.to_string().contains("192.0.2.1:7755"), "{error}");
+    }
+
+    #[test]
+    fn a_refusal_stands_unless_another_member_takes_the_node() {
+        let mut watch = Watch::new(at(0));
+        watch.refused(Refusal::InviteExpired, at(100));
+        assert_eq!(watch.outcome(at(200)), None);
+        let refused = Err(JoinError::Refused(Refusal::InviteExpired));
+        assert_eq!(watch.outcome(watch.due()), Some(refused));
+        watch.link_up(NodeId([1; 32]));
+        watch.published();
+        assert_eq!(watch.outcome(at(700)), Some(Ok(Joined::Admitted)));
+    }
+}

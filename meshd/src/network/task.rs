@@ -1,0 +1,569 @@
+//! The task of one network: see the folder's front page.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use epsilon_mesh::control::{
+    AdmissionInput, Config as EngineConfig, Control, ExchangeId, OperationError, OperationId,
+    Outcome, Output, Ticket,
+};
+use epsilon_mesh::event::Event;
+use epsilon_mesh::shard::{self, AdmitAll, Report, Shard, WireGuard};
+use epsilon_proto::address::{DEFAULT_MTU, Ipv6Range};
+use epsilon_proto::clock::{Instant, Timestamp};
+use epsilon_proto::id::{BootId, NetworkId, NodeId};
+use epsilon_proto::key::{SecretKey, Strict};
+use epsilon_proto::name::{NetworkName, NodeName};
+use epsilon_proto::token::HostPort;
+use epsilon_proto::wire;
+use epsilon_sys::netlink::{self, Netlink};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::discovery::Discovery;
+use super::gate::Secrets;
+use super::interface::{Interface, is_mesh, local_prefixes};
+use super::join::{JoinError, Joined, Watch};
+use super::{Config, Error, IDENTITY_FILE, Order, Pong, ROOT_FILE, Snapshot};
+use crate::control::{self as plane, AdmissionEvent, AdmissionStep};
+use crate::data::{self, DataStats, Sockets, Tun};
+use crate::store::{FILE, Store, Writer};
+use crate::{clock, journal, random};
+
+/// After a change of interfaces, how long to wait for the next.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Between two attempts to resolve the names of addresses.
+const RESOLVE_EVERY: Duration = Duration::from_secs(30);
+/// How long a ping waits for its answer.
+const PING: Duration = Duration::from_secs(2);
+/// Admissions, and answers of the store, that may wait.
+const QUEUE: usize = 256;
+
+struct Waiting {
+    operations: BTreeMap<OperationId, oneshot::Sender<Result<Outcome, OperationError>>>,
+    pings: BTreeMap<u64, (oneshot::Sender<Option<Pong>>, SocketAddr, Instant)>,
+    joins: Vec<oneshot::Sender<Result<Joined, JoinError>>>,
+    admissions: HashMap<ExchangeId, oneshot::Sender<AdmissionStep>>,
+}
+
+pub(super) struct Task {
+    config: Config,
+    name: NetworkName,
+    engine: Control,
+    writer: Writer,
+    persisted: mpsc::Receiver<(Ticket, Result<(), String>)>,
+    control: plane::Handle,
+    control_events: mpsc::Receiver<plane::Event>,
+    admissions: mpsc::Receiver<AdmissionEvent>,
+    data: data::Handle,
+    reports: mpsc::Receiver<Report>,
+    stats: watch::Receiver<DataStats>,
+    gate: Arc<Secrets>,
+    netlink: Netlink,
+    changes: netlink::Changes,
+    interface: Interface,
+    interface_up: bool,
+    interface_problem: Option<String>,
+    discovery: Option<Discovery>,
+    resolved: mpsc::Receiver<Resolved>,
+    resolver: mpsc::Sender<Resolved>,
+    resolve_due: tokio::time::Instant,
+    settle: Option<tokio::time::Instant>,
+    watch: Watch,
+    waiting: Waiting,
+    failed_calls: BTreeMap<SocketAddr, String>,
+    started: Timestamp,
+}
+
+/// Names that were looked up.
+struct Resolved {
+    token: Vec<SocketAddr>,
+    advertise: Vec<SocketAddr>,
+}
+
+impl Task {
+    pub(super) async fn new(config: Config) -> Result<Self, Error> {
+        let now = clock::now();
+        let key = read_identity(&config.dir)?;
+        let (store, saved) = Store::open(&config.dir.join(FILE))?;
+        let settings = saved.settings.clone();
+        let id = NetworkId::from(saved.network.signer());
+        let engine = Control::new(
+            EngineConfig {
+                key: key.clone(),
+                boot: BootId(random::bytes()),
+                hostname: hostname(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                check: Box::new(Strict),
+                overlay: None,
+            },
+            saved,
+            random::bytes(),
+            now,
+        )?;
+        let network = engine.network().clone();
+        let (done, persisted) = mpsc::channel(QUEUE);
+        let writer = store.start(network.name.as_str(), move |ticket, result| {
+            // The task that would hear it has ended.
+            let _ = done.blocking_send((ticket, result));
+        })?;
+
+        let netlink = Netlink::open()?;
+        let changes = netlink.changes()?;
+        let tun = Tun::open(&settings.interface, DEFAULT_MTU)?;
+        let interface =
+            Interface::new(settings.interface.clone(), network.range, Ipv6Range::of(id));
+        interface.bring_up(&netlink).await?;
+        let sockets = Sockets::open(settings.port)?;
+        let discovery = match config.multicast {
+            true => Some(Discovery::new(sockets.try_clone().map_err(Error::Discovery)?)),
+            false => None,
+        };
+        let shard = Shard::new(shard::Config {
+            sessions: Box::new(WireGuard::new(&key)),
+            filter: Box::new(AdmitAll),
+            seed: u64::from_le_bytes(random::bytes()),
+        });
+        let started =
+            data::start(data::Config { shard, tun, sockets, epoch: clock::epoch() })?;
+
+        let gate = Arc::new(Secrets::new(id));
+        let (admission_sender, admissions) = mpsc::channel(QUEUE);
+        let (control, control_events) = plane::start(
+            plane::Config {
+                secret: key.seed(),
+                listen: vec![SocketAddr::from((
+                    std::net::Ipv6Addr::UNSPECIFIED,
+                    settings.port,
+                ))],
+                topic: format!("epsilon/1/{id}"),
+                limits: plane::Limits::default(),
+                timing: plane::Timing::default(),
+            },
+            gate.clone(),
+            admission_sender,
+        )?;
+        let (resolver, resolved) = mpsc::channel(1);
+        let mut task = Self {
+            name: network.name.clone(),
+            config,
+            engine,
+            writer,
+            persisted,
+            control,
+            control_events,
+            admissions,
+            data: started.handle,
+            reports: started.reports,
+            stats: started.stats,
+            gate,
+            netlink,
+            changes,
+            interface,
+            interface_up: true,
+            interface_problem: None,
+            discovery,
+            resolved,
+            resolver,
+            resolve_due: tokio::time::Instant::now(),
+            settle: None,
+            watch: Watch::new(now.instant),
+            waiting: Waiting {
+                operations: BTreeMap::new(),
+                pings: BTreeMap::new(),
+                joins: Vec::new(),
+                admissions: HashMap::new(),
+            },
+            failed_calls: BTreeMap::new(),
+            started: now.wall,
+        };
+        task.look_around().await?;
+        task.carry_out().await?;
+        Ok(task)
+    }
+
+    pub(super) fn name(&self) -> &NetworkName {
+        &self.name
+    }
+
+    pub(super) fn interface(&self) -> &str {
+        &self.interface.name
+    }
+
+    /// Serves the network until it is told to stop.
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Result<(), Error> {
+        let result = loop {
+            let timer = self.next_timer();
+            let ended = tokio::select! {
+                Some(event) = self.admissions.recv() => self.admission(event),
+                event = self.control_events.recv() => match event {
+                    Some(event) => self.control_event(event).await,
+                    None => Err(self.ended("control plane", "it stopped")),
+                },
+                report = self.reports.recv() => match report {
+                    Some(report) => {
+                        self.engine.handle_report(report, clock::now());
+                        Ok(())
+                    }
+                    None => Err(self.ended("data plane", "its thread ended")),
+                },
+                Some((ticket, result)) = self.persisted.recv() => {
+                    self.engine.handle_persisted(ticket, result, clock::now());
+                    Ok(())
+                }
+                change = self.changes.next() => self.host_changed(change).await,
+                Some(resolved) = self.resolved.recv() => {
+                    let now = clock::now();
+                    self.engine.handle_token_addresses(resolved.token, now);
+                    self.engine.handle_configured_addresses(resolved.advertise, now);
+                    Ok(())
+                }
+                order = orders.recv() => match order {
+                    Some(Order::Stop) | None => break Ok(()),
+                    Some(order) => {
+                        self.order(order);
+                        Ok(())
+                    }
+                },
+                () = tokio::time::sleep_until(timer) => self.timers().await,
+            };
+            let carried = match ended {
+                Ok(()) => self.carry_out().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = carried {
+                break Err(error);
+            }
+        };
+        self.shut_down(result).await
+    }
+
+    async fn shut_down(self, result: Result<(), Error>) -> Result<(), Error> {
+        // It may have stopped by itself.
+        let _ = self.control.send(plane::Command::Shutdown).await;
+        let mut events = self.control_events;
+        while events.recv().await.is_some() {}
+        let stopped = self.data.stop().await;
+        // Waits until everything is written.
+        let writer = self.writer;
+        drop(self.persisted);
+        if tokio::task::spawn_blocking(move || drop(writer)).await.is_err() {
+            tracing::error!(network = %self.name, "the store was not closed cleanly");
+        }
+        result.and(stopped.map_err(Error::from))
+    }
+
+    fn ended(&self, part: &'static str, reason: &str) -> Error {
+        Error::Ended { part, network: self.name.clone(), reason: reason.to_owned() }
+    }
+
+    fn next_timer(&self) -> tokio::time::Instant {
+        let now = clock::now().instant;
+        let engine = self.engine.poll_timeout(now).map(clock::deadline);
+        let joins = (!self.waiting.joins.is_empty()).then(|| clock::deadline(self.watch.due()));
+        let pings = self.waiting.pings.values().map(|(_, _, until)| clock::deadline(*until)).min();
+        [engine, joins, pings, self.settle, Some(self.resolve_due)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.resolve_due)
+    }
+
+    async fn timers(&mut self) -> Result<(), Error> {
+        let now = clock::now();
+        self.engine.handle_timeout(now);
+        if self.settle.is_some_and(|settle| settle <= tokio::time::Instant::now()) {
+            self.settle = None;
+            self.look_around().await?;
+        }
+        if self.resolve_due <= tokio::time::Instant::now() {
+            self.resolve();
+        }
+        let late: Vec<u64> = self
+            .waiting
+            .pings
+            .iter()
+            .filter(|(_, (_, _, until))| *until <= now.instant)
+            .map(|(transaction, _)| *transaction)
+            .collect();
+        for transaction in late {
+            if let Some((reply, to, _)) = self.waiting.pings.remove(&transaction) {
+                // Whoever asked may have gone.
+                let _ = reply.send(Some(Pong { to, rtt: None }));
+            }
+        }
+        Ok(())
+    }
+
+    fn order(&mut self, order: Order) {
+        let now = clock::now();
+        match order {
+            Order::Snapshot(reply) => {
+                let snapshot = Snapshot {
+                    view: self.engine.view(now),
+                    invites: self.engine.invites(),
+                    admins: self.engine.admins(),
+                    settings: self.engine.settings().clone(),
+                    stats: self.stats.borrow().clone(),
+                    failed_calls: self
+                        .failed_calls
+                        .iter()
+                        .map(|(address, reason)| (*address, reason.clone()))
+                        .collect(),
+                    interface_problem: self.interface_problem.clone(),
+                    interface_up: self.interface_up,
+                    dir: self.config.dir.clone(),
+                    started: self.started,
+                    keeps_root: self.config.dir.join(ROOT_FILE).exists(),
+                };
+                // Whoever asked may have gone.
+                let _ = reply.send(Box::new(snapshot));
+            }
+            Order::Operate(operation, reply) => {
+                let id = self.engine.operate(operation, now);
+                self.waiting.operations.insert(id, reply);
+            }
+            Order::Ping(node, reply) => match self.engine.ping(node) {
+                Some((transaction, to)) => {
+                    let until = now.instant + PING;
+                    self.waiting.pings.insert(transaction, (reply, to, until));
+                }
+                None => drop(reply.send(None)),
+            },
+            Order::Joined(reply) => self.waiting.joins.push(reply),
+            Order::Stop => {}
+        }
+    }
+
+    fn admission(&mut self, event: AdmissionEvent) -> Result<(), Error> {
+        let now = clock::now();
+        match event {
+            AdmissionEvent::Begin { exchange, peer, remote, outbound, lane: _, reply } => {
+                self.waiting.admissions.insert(exchange, reply);
+                let input = AdmissionInput::Begin { node: NodeId(peer), remote, outbound };
+                self.engine.handle_admission(exchange, input, now);
+            }
+            AdmissionEvent::Frame { exchange, bytes, reply } => {
+                self.waiting.admissions.insert(exchange, reply);
+                self.engine.handle_admission(exchange, AdmissionInput::Frame(bytes), now);
+            }
+            AdmissionEvent::Ended { exchange } => {
+                self.waiting.admissions.remove(&exchange);
+                self.engine.handle_admission(exchange, AdmissionInput::Ended, now);
+            }
+        }
+        Ok(())
+    }
+
+    async fn control_event(&mut self, event: plane::Event) -> Result<(), Error> {
+        let now = clock::now();
+        match event {
+            plane::Event::Listening(address) => {
+                tracing::info!(network = %self.name, %address, "listening");
+            }
+            plane::Event::ListenFailed { address, reason } => {
+                tracing::warn!(network = %self.name, %address, reason, "not listening");
+            }
+            plane::Event::LinkUp { peer, remote, outbound, .. } => {
+                self.failed_calls.clear();
+                self.watch.link_up(NodeId(peer));
+                self.engine.handle_link_up(NodeId(peer), remote, outbound, now);
+            }
+            plane::Event::LinkDown { peer } => self.engine.handle_link_down(NodeId(peer), now),
+            plane::Event::Dialled { attempt, .. } => self.engine.handle_dial_ended(attempt, now),
+            plane::Event::DialFailed { attempt, address, reason } => {
+                tracing::debug!(network = %self.name, %address, %reason, "a call came to nothing");
+                self.watch.call_failed(address, &reason, now.instant);
+                if !matches!(reason, plane::DialError::Myself | plane::DialError::Refused(_)) {
+                    self.failed_calls.insert(address, reason.to_string());
+                }
+                self.engine.handle_dial_ended(attempt, now);
+            }
+            plane::Event::Request { peer, bytes, channel } => {
+                let answer = self.engine.handle_request(NodeId(peer), &bytes, now);
+                if let Some(bytes) = answer {
+                    let command = plane::Command::Respond { channel, bytes };
+                    self.tell_control(command).await?;
+                }
+            }
+            plane::Event::Response { id, result } => {
+                let result = result.as_deref().map_err(|_| ());
+                self.engine.handle_response(id, result, now);
+            }
+            plane::Event::Gossip { from, message, bytes } => {
+                let accept = match self.engine.handle_gossip(NodeId(from), &bytes, now) {
+                    Some(true) => plane::Accept::Accept,
+                    Some(false) => plane::Accept::Reject,
+                    None => plane::Accept::Ignore,
+                };
+                self.tell_control(plane::Command::Verdict { message, accept }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_control(&self, command: plane::Command) -> Result<(), Error> {
+        self.control
+            .send(command)
+            .await
+            .map_err(|stopped| self.ended("control plane", &stopped.to_string()))
+    }
+
+    async fn host_changed(&mut self, change: Option<netlink::Change>) -> Result<(), Error> {
+        if change.is_none() {
+            self.changes = self.netlink.changes()?;
+        }
+        // The mesh's own routes are no news.
+        let is_news = !matches!(
+            change,
+            Some(netlink::Change::RouteSet(_) | netlink::Change::RouteGone(_))
+        );
+        if is_news && self.settle.is_none() {
+            self.settle = Some(tokio::time::Instant::now() + SETTLE);
+        }
+        Ok(())
+    }
+
+    /// Tells the engine and discovery how the host is connected now.
+    async fn look_around(&mut self) -> Result<(), Error> {
+        let links = self.netlink.links().await?;
+        let addresses = self.netlink.addresses().await?;
+        if let Some(discovery) = &mut self.discovery {
+            discovery.refresh(&links, &addresses, is_mesh);
+        }
+        self.interface_up =
+            links.iter().any(|link| link.name == self.interface.name && link.up);
+        self.engine.handle_local_addresses(local_prefixes(&links, &addresses), clock::now());
+        Ok(())
+    }
+
+    /// Looks names up beside the task; the answer comes as an input.
+    fn resolve(&mut self) {
+        self.resolve_due = tokio::time::Instant::now() + RESOLVE_EVERY;
+        let settings = self.engine.settings();
+        let (token, advertise) = (settings.token_addresses.clone(), settings.advertise.clone());
+        let resolver = self.resolver.clone();
+        tokio::spawn(async move {
+            let resolved =
+                Resolved { token: look_up(token).await, advertise: look_up(advertise).await };
+            // The task may have ended meanwhile.
+            let _ = resolver.send(resolved).await;
+        });
+    }
+
+    /// Carries out everything that the engine wants, in its order.
+    async fn carry_out(&mut self) -> Result<(), Error> {
+        while let Some(output) = self.engine.poll_output() {
+            self.carry_out_one(output).await?;
+        }
+        if !self.waiting.joins.is_empty()
+            && let Some(outcome) = self.watch.outcome(clock::now().instant)
+        {
+            for join in self.waiting.joins.drain(..) {
+                // Whoever asked may have gone.
+                let _ = join.send(outcome.clone());
+            }
+        }
+        Ok(())
+    }
+
+    async fn carry_out_one(&mut self, output: Output) -> Result<(), Error> {
+        match output {
+            Output::Persist { ticket, writes } => self.writer.persist(ticket, writes),
+            Output::Dial { attempt, node, address } => {
+                let peer = node.map(|node| node.0);
+                self.tell_control(plane::Command::Dial { attempt, peer, address }).await?;
+            }
+            Output::Disconnect(node) => {
+                self.tell_control(plane::Command::Disconnect(node.0)).await?;
+            }
+            Output::Admission { exchange, send, outcome } => {
+                if let Some(reply) = self.waiting.admissions.remove(&exchange) {
+                    let outcome = outcome.map(|outcome| {
+                        outcome.map_err(|refusal| plane::Refusal(wire::encode(&refusal)))
+                    });
+                    // The connection may be gone.
+                    let _ = reply.send(AdmissionStep { send, outcome });
+                }
+            }
+            Output::Request { node, id, bytes } => {
+                self.tell_control(plane::Command::Request { id, peer: node.0, bytes }).await?;
+            }
+            Output::Publish(bytes) => self.tell_control(plane::Command::Publish(bytes)).await?,
+            Output::Shard(command) => self.data.command(command),
+            Output::Addresses { ipv4, ipv6 } => {
+                let set = self.interface.set_addresses(&self.netlink, ipv4, &ipv6).await;
+                self.interface_problem = set.err().map(|error| error.to_string());
+                if let Some(problem) = &self.interface_problem {
+                    tracing::error!(network = %self.name, problem, "the mesh interface is not set up");
+                }
+            }
+            Output::Beacon(datagram) => {
+                if let Some(discovery) = &self.discovery {
+                    discovery.send(&datagram);
+                }
+            }
+            Output::Gate(secrets) => self.gate.set(secrets),
+            Output::Event(event) => self.note(&event),
+            Output::Pong { transaction, from, rtt } => {
+                if let Some((reply, ..)) = self.waiting.pings.remove(&transaction) {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(Some(Pong { to: from, rtt: Some(rtt) }));
+                }
+            }
+            Output::Done { operation, result } => {
+                if let Some(reply) = self.waiting.operations.remove(&operation) {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(result);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::RefusedBy(_, refusal) => self.watch.refused(*refusal, clock::now().instant),
+            Event::Published => self.watch.published(),
+            _ => {}
+        }
+        let engine = &self.engine;
+        let entry = journal::entry(event, &self.name, |node| engine.name_of(node));
+        if let Some(entry) = entry {
+            journal::log(&entry);
+            self.config.journal.record(entry);
+        }
+    }
+}
+
+fn read_identity(dir: &std::path::Path) -> Result<SecretKey, Error> {
+    let path = dir.join(IDENTITY_FILE);
+    let bytes = epsilon_sys::file::read_secret(&path, 64)?;
+    let seed = bytes.first_chunk::<32>().filter(|_| bytes.len() == 32);
+    seed.map(SecretKey::from_seed).ok_or(Error::Identity(path))
+}
+
+fn hostname() -> Option<NodeName> {
+    let hostname = nix::unistd::gethostname().ok()?;
+    NodeName::from_hostname(hostname.to_str()?)
+}
+
+async fn look_up(hosts: Vec<HostPort>) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    for host in hosts {
+        if let Some(address) = host.address() {
+            addresses.push(address);
+            continue;
+        }
+        match tokio::net::lookup_host((host.host(), host.port())).await {
+            Ok(found) => addresses.extend(found.filter(|address| !is_unspecified(address.ip()))),
+            Err(error) => tracing::warn!(%host, %error, "cannot look up the address"),
+        }
+    }
+    addresses
+}
+
+fn is_unspecified(address: IpAddr) -> bool {
+    address.is_unspecified()
+}

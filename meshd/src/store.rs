@@ -1,0 +1,223 @@
+//! The store of one network: a redb file whose transactions survive a kill at
+//! any instant.
+//!
+//! A thread of its own owns the file, so that a slow disk holds up nothing but
+//! what waits for it. Batches that queue up meanwhile become one transaction,
+//! in their order. After an error the file is opened anew before the next
+//! batch, because redb refuses a file whose last write failed.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+
+use epsilon_mesh::control::Ticket;
+use epsilon_mesh::saved::{Saved, SavedError, Table, Write};
+use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// redb's cache; the whole state of a large fleet is about a megabyte.
+const CACHE: usize = 1024 * 1024;
+
+/// The name of the file in a network's directory.
+pub const FILE: &str = "state.redb";
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// redb says no.
+    #[error("cannot {action} {path}: {source}")]
+    Database {
+        /// What was being done.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What redb says.
+        source: Box<redb::Error>,
+    },
+    /// A row is not what it should be.
+    #[error("{path}: {source}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: SavedError,
+    },
+    /// The thread could not be started.
+    #[error("cannot start the thread that writes {path}: {source}")]
+    Thread {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says.
+        source: std::io::Error,
+    },
+}
+
+fn definition(table: Table) -> Definition {
+    TableDefinition::new(table.name())
+}
+
+fn failed<E: Into<redb::Error>>(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(E) -> StoreError + use<E> {
+    let path = path.to_owned();
+    move |error| StoreError::Database { action, path, source: Box::new(error.into()) }
+}
+
+/// A store that is open, before its thread runs.
+pub struct Store {
+    path: PathBuf,
+    database: Option<Database>,
+}
+
+impl Store {
+    /// Makes a store with these rows.
+    pub fn create(path: &Path, writes: &[Write]) -> Result<Self, StoreError> {
+        let database =
+            builder().create(path).map_err(failed("create", path))?;
+        let store = Self { path: path.to_owned(), database: Some(database) };
+        restrict(path);
+        store.write(writes)?;
+        Ok(store)
+    }
+
+    /// Opens a store and reads it. On a file system that takes no writes it is
+    /// read all the same; then every batch fails until writing works again.
+    pub fn open(path: &Path) -> Result<(Self, Saved), StoreError> {
+        match builder().open(path) {
+            Ok(database) => {
+                let transaction = database.begin_read().map_err(failed("read", path))?;
+                let saved = read(&transaction, path)?;
+                Ok((Self { path: path.to_owned(), database: Some(database) }, saved))
+            }
+            Err(writable) => {
+                let Ok(database) = builder().open_read_only(path) else {
+                    return Err(failed("open", path)(writable));
+                };
+                let transaction = database.begin_read().map_err(failed("read", path))?;
+                let saved = read(&transaction, path)?;
+                Ok((Self { path: path.to_owned(), database: None }, saved))
+            }
+        }
+    }
+
+    fn write(&self, writes: &[Write]) -> Result<(), StoreError> {
+        let Some(database) = &self.database else { return Ok(()) };
+        let path = &self.path;
+        let transaction = database.begin_write().map_err(failed("write", path))?;
+        for table in Table::ALL {
+            let mut rows =
+                transaction.open_table(definition(table)).map_err(failed("write", path))?;
+            for write in writes.iter().filter(|write| write.table == table) {
+                match &write.value {
+                    Some(value) => {
+                        rows.insert(&write.key[..], &value[..]).map_err(failed("write", path))?;
+                    }
+                    None => {
+                        rows.remove(&write.key[..]).map_err(failed("write", path))?;
+                    }
+                }
+            }
+        }
+        transaction.commit().map_err(failed("write", path))
+    }
+
+    /// Writes, after opening the file anew where the last write failed.
+    fn write_again(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        if self.database.is_none() {
+            let database = builder().open(&self.path).map_err(failed("open", &self.path))?;
+            self.database = Some(database);
+        }
+        self.write(writes).inspect_err(|_| self.database = None)
+    }
+
+    /// Starts the thread; `persisted` is called there with every batch's end.
+    pub fn start(
+        mut self,
+        name: &str,
+        persisted: impl Fn(Ticket, Result<(), String>) + Send + 'static,
+    ) -> Result<Writer, StoreError> {
+        let (batches, queue) = mpsc::channel::<(Ticket, Vec<Write>)>();
+        let path = self.path.clone();
+        let run = move || {
+            while let Ok(first) = queue.recv() {
+                let mut tickets = vec![first.0];
+                let mut writes = first.1;
+                for (ticket, more) in queue.try_iter() {
+                    tickets.push(ticket);
+                    writes.extend(more);
+                }
+                let result = self.write_again(&writes).map_err(|error| error.to_string());
+                for ticket in tickets {
+                    persisted(ticket, result.clone());
+                }
+            }
+        };
+        let thread = thread::Builder::new()
+            .name(format!("store-{name}"))
+            .spawn(run)
+            .map_err(|source| StoreError::Thread { path, source })?;
+        Ok(Writer { batches: Some(batches), thread: Some(thread) })
+    }
+}
+
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE);
+    builder
+}
+
+/// The directory is private already; this is the second lock on the door.
+fn restrict(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    if let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)) {
+        tracing::warn!(path = %path.display(), %error, "cannot restrict the store to its owner");
+    }
+}
+
+fn read(transaction: &redb::ReadTransaction, path: &Path) -> Result<Saved, StoreError> {
+    let mut rows = Vec::new();
+    for table in Table::ALL {
+        let opened = match transaction.open_table(definition(table)) {
+            Ok(opened) => opened,
+            // An earlier version did not have it.
+            Err(redb::TableError::TableDoesNotExist(_)) => continue,
+            Err(error) => return Err(failed("read", path)(error)),
+        };
+        for row in opened.iter().map_err(failed("read", path))? {
+            let (key, value) = row.map_err(failed("read", path))?;
+            rows.push((table, key.value().to_vec(), value.value().to_vec()));
+        }
+    }
+    Saved::read(rows).map_err(|source| StoreError::Content { path: path.to_owned(), source })
+}
+
+/// The way to a store's thread. Dropping it waits until everything is written.
+pub struct Writer {
+    batches: Option<mpsc::Sender<(Ticket, Vec<Write>)>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Hands a batch over; its end is reported.
+    pub fn persist(&self, ticket: Ticket, writes: Vec<Write>) {
+        if let Some(batches) = &self.batches
+            && batches.send((ticket, writes)).is_err()
+        {
+            tracing::error!("the thread that writes the store is gone");
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.batches.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that wrote the store panicked");
+        }
+    }
+}

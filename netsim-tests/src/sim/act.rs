@@ -1,0 +1,147 @@
+//! What a Control says is done: the daemon's part, in virtual time.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use epsilon_mesh::control::Output;
+use epsilon_mesh::shard::Report;
+use epsilon_proto::id::NodeId;
+
+use super::world::{Event, Input, World};
+
+/// A disk needs so long for a durable transaction.
+const COMMIT: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(8));
+/// An answer to a probe that comes later does not count.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl World {
+    pub(crate) fn act(&mut self, machine: usize, output: Output) {
+        let at = self.now();
+        match output {
+            Output::Persist { ticket, writes } => {
+                let took = self.random.between(COMMIT.0, COMMIT.1);
+                let one = &mut self.machines[machine];
+                one.disk_busy = one.disk_busy.max(at) + took;
+                let (done, run) = (one.disk_busy, one.run);
+                self.queue.at(done, Event::Commit(machine, run, ticket, writes));
+            }
+            Output::Dial { attempt, node, address } => {
+                self.trace.note(at, machine, "dial", &attempt.to_le_bytes());
+                self.dial(machine, attempt, node, address);
+            }
+            Output::Disconnect(node) => {
+                self.trace.note(at, machine, "disconnect", &node.0);
+                self.disconnect(machine, node);
+            }
+            Output::Admission { exchange, send, outcome } => {
+                let known = self.machines[machine].exchanges.get(&exchange).copied();
+                if let Some((connection, side)) = known {
+                    let outcome = outcome.map(|outcome| outcome.is_ok());
+                    self.admission_step(connection, side, send, outcome);
+                }
+            }
+            Output::Request { node, id, bytes } => {
+                self.look_at_request(machine, &bytes);
+                self.ask(machine, node, id, bytes);
+            }
+            Output::Publish(bytes) => {
+                self.look_at_change(machine, &bytes);
+                self.spread(machine, &Rc::from(bytes), None);
+            }
+            Output::Shard(command) => {
+                self.look_at_command(machine, &command);
+                let run = self.machines[machine].run;
+                if let Some((node, to, transaction)) = self.machines[machine].plane.obey(command) {
+                    self.send_probe(machine, run, node, to, transaction);
+                }
+            }
+            Output::Addresses { ipv4, ipv6 } => {
+                self.machines[machine].addresses = (ipv4, ipv6);
+            }
+            Output::Beacon(datagram) => self.send_beacon(machine, &datagram),
+            Output::Gate(secrets) => self.machines[machine].gate = secrets,
+            Output::Event(event) => {
+                self.look_at_event(machine, &event);
+                self.trace.note(at, machine, "event", format!("{event:?}").as_bytes());
+                self.machines[machine].events.push((at, event));
+            }
+            Output::Pong { transaction, .. } => {
+                self.trace.note(at, machine, "pong", &transaction.to_le_bytes());
+            }
+            Output::Done { operation, result } => {
+                self.trace.note(at, machine, "done", &operation.to_le_bytes());
+                self.machines[machine].done.insert(operation, result);
+            }
+        }
+    }
+
+    fn send_beacon(&mut self, machine: usize, datagram: &[u8]) {
+        let (lan, from) = (self.machines[machine].lan, self.machines[machine].address);
+        let first = lan * self.options.lan;
+        let last = (first + self.options.lan).min(self.machines.len());
+        self.count(machine, datagram.len());
+        for other in first..last {
+            let is_there = other != machine
+                && self.machines[other].is_up()
+                && self.is_reachable(machine, other)
+                && !self.random.chance(self.options.loss);
+            if is_there {
+                let delay = self.delay(machine, other);
+                let run = self.machines[other].run;
+                let report = Report::Beacon { from, datagram: datagram.to_vec() };
+                self.queue.after(delay, Event::Input(other, run, Input::Report(report)));
+            }
+        }
+    }
+
+    fn send_probe(
+        &mut self,
+        from: usize,
+        run: u64,
+        node: NodeId,
+        to: SocketAddr,
+        transaction: u64,
+    ) {
+        let Some(target) = self.by_address.get(&to).copied() else { return };
+        if self.is_reachable(from, target) && !self.random.chance(self.options.loss) {
+            let delay = self.delay(from, target);
+            self.queue.after(delay, Event::Probe { from, run, node, to, transaction });
+        }
+    }
+
+    /// A probe is at its target.
+    pub(crate) fn probe(
+        &mut self,
+        from: usize,
+        run: u64,
+        node: NodeId,
+        to: SocketAddr,
+        transaction: u64,
+    ) {
+        let Some(target) = self.by_address.get(&to).copied() else { return };
+        let (asker, observed) = (self.machines[from].node, self.machines[from].address);
+        let sent = self.machines[from].plane.peers.get(&node).and_then(|peer| peer.indices);
+        let second = self.now().as_secs();
+        let one = &mut self.machines[target];
+        if one.node != node {
+            return;
+        }
+        let Some(peer) = one.plane.peers.get_mut(&asker) else { return };
+        // Both must mean the same keys: each uses the index the other gave.
+        let (Some((own, other)), Some((local, remote))) = (sent, peer.indices) else { return };
+        if own != remote || other != local {
+            return;
+        }
+        if peer.reported != Some(second) {
+            peer.reported = Some(second);
+            self.input(target, Input::Report(Report::ProbeReceived { node: asker, from: observed }));
+        }
+        if self.is_reachable(target, from) && !self.random.chance(self.options.loss) {
+            let delay = self.delay(target, from);
+            let rtt = (delay * 2).min(PROBE_TIMEOUT);
+            let report = Report::ProbeAnswered { node, transaction, to, observed, rtt };
+            self.queue.after(delay, Event::Input(from, run, Input::Report(report)));
+        }
+    }
+}

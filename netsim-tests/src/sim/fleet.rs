@@ -1,0 +1,350 @@
+//! What scenarios do to a fleet: found, join, operate, crash, divide.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use epsilon_mesh::control::{
+    Config, Control, Operation, OperationError, OperationId, Outcome, TokenRequest,
+};
+use epsilon_mesh::event::Event;
+use epsilon_mesh::founding::{self, Plan};
+use epsilon_mesh::saved::{Saved, Settings};
+use epsilon_proto::address::DEFAULT_RANGE;
+use epsilon_proto::clock::Timestamp;
+use epsilon_proto::id::{BootId, NodeId};
+use epsilon_proto::key::SecretKey;
+use epsilon_proto::token::{HostPort, Token};
+use epsilon_proto::trust::{Distribution, Roles};
+
+use super::machine::Traffic;
+use super::store::Store;
+use super::world::World;
+
+/// How a daemon dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// The process is killed: the kernel closes its connections.
+    Process,
+    /// The machine loses its power: peers hear nothing.
+    Power,
+}
+
+impl World {
+    /// Founds a network on the first machine; gives back its token.
+    pub fn found(&mut self) -> Token {
+        self.found_with(None, None).1
+    }
+
+    /// Founds a network on the first machine, whose first token expires and
+    /// is used up; gives back its root key and that token.
+    pub fn found_with(&mut self, expires: Option<Duration>, uses: Option<u32>) -> (SecretKey, Token) {
+        let at = self.now();
+        let now = self.machines[0].wall(at);
+        let key = self.machines[0].key.clone();
+        let plan = Plan {
+            name: parse("sim"),
+            range: DEFAULT_RANGE,
+            domain: parse("epsilon.internal"),
+            distribution: Distribution::None,
+            mode: None,
+            roles: Roles::ALL,
+            tags: Vec::new(),
+            expires: expires.map(|after| now.after(after)),
+            uses,
+            advertise: vec![HostPort::from(self.machines[0].address)],
+            max_members: 4096,
+        };
+        let random = self.random.generator();
+        let founding = founding::found(plan, &key, now, random);
+        let saved = founding.first_member(&key, settings(Vec::new()), now, random);
+        self.machines[0].invite = Some(saved.certificate.signer());
+        self.install(0, &saved);
+        self.start(0);
+        (founding.root.clone(), founding.token)
+    }
+
+    fn install(&mut self, machine: usize, saved: &Saved) {
+        let mut store = Store::default();
+        store.apply(saved.writes());
+        self.machines[machine].store = Some(store);
+    }
+
+    /// A machine joins by a token and starts.
+    pub fn join(&mut self, machine: usize, token: &Token) {
+        let at = self.now();
+        let token = match token.verify(&self.check) {
+            Ok(token) => token,
+            Err(error) => panic!("the token does not hold: {error}"),
+        };
+        let one = &mut self.machines[machine];
+        one.invite = Some(token.invite.key);
+        one.token_addresses = token.addresses.iter().filter_map(HostPort::address).collect();
+        let addresses = token.addresses.clone();
+        let (key, now) = (one.key.clone(), one.wall(at));
+        let saved = founding::join(token, &key, Roles::MEMBER, settings(addresses), now);
+        self.install(machine, &saved);
+        self.start(machine);
+    }
+
+    /// A machine's daemon starts from what is on its disk.
+    pub fn start(&mut self, machine: usize) {
+        let at = self.now();
+        let boot = BootId(self.random.bytes());
+        let seed = self.random.bytes();
+        let local: IpAddr = self.machines[machine].address.ip();
+        let check = Box::new(self.check.clone());
+        let one = &mut self.machines[machine];
+        one.stop();
+        one.powered = true;
+        one.started = at;
+        let now = one.now(at);
+        let saved = one.store.as_ref().map(Store::saved);
+        let Some(Ok(saved)) = saved else { panic!("n{machine} has no readable state: {saved:?}") };
+        let config = Config {
+            key: one.key.clone(),
+            boot,
+            hostname: Some(one.hostname.clone()),
+            version: "0.1.0".to_owned(),
+            check,
+            overlay: one.overlay.clone(),
+        };
+        let mut control = match Control::new(config, saved, seed, now) {
+            Ok(control) => control,
+            Err(error) => panic!("n{machine} does not start: {error}"),
+        };
+        control.handle_local_addresses(vec![(local, 24)], now);
+        control.handle_token_addresses(one.token_addresses.clone(), now);
+        one.control = Some(control);
+        self.trace.note(at, machine, "start", &boot.0);
+        self.remember_bans(machine);
+        self.drain(machine);
+    }
+
+    /// A machine's daemon dies; its disk stays as it is at this instant.
+    pub fn crash(&mut self, machine: usize, how: Death) {
+        let at = self.now();
+        self.trace.note(at, machine, "crash", &[u8::from(how == Death::Power)]);
+        self.machines[machine].powered = how != Death::Power;
+        self.cut(machine, how == Death::Power);
+        self.machines[machine].stop();
+    }
+
+    /// A machine loses its disk as well: it will be another node.
+    pub fn wipe(&mut self, machine: usize) {
+        self.crash(machine, Death::Power);
+        let key = SecretKey::generate(self.random.generator());
+        let (old, new) = (self.machines[machine].node, key.node());
+        let one = &mut self.machines[machine];
+        one.node = new;
+        one.key = key;
+        one.store = None;
+        one.invite = None;
+        for other in &mut self.machines {
+            if let Some(overlay) = &mut other.overlay
+                && overlay.remove(&old)
+            {
+                overlay.insert(new);
+            }
+        }
+    }
+
+    /// Copies the disk of one machine to another, which then has the same
+    /// identity.
+    pub fn clone_disk(&mut self, from: usize, to: usize) {
+        let original = &self.machines[from];
+        let (key, store) = (original.key.clone(), original.store.clone());
+        let hostname = original.hostname.clone();
+        let copy = &mut self.machines[to];
+        copy.node = key.node();
+        copy.key = key;
+        copy.store = store;
+        copy.hostname = hostname;
+    }
+
+    /// Sets a machine's wall clock off by so many milliseconds.
+    pub fn set_clock(&mut self, machine: usize, skew: i64) {
+        self.machines[machine].skew = skew;
+    }
+
+    /// Whether a machine's disk takes nothing any more.
+    pub fn set_disk_full(&mut self, machine: usize, full: bool) {
+        self.machines[machine].disk_full = full;
+    }
+
+    /// Only machines on the same side reach each other from now on.
+    pub fn divide(&mut self, side: impl Fn(usize) -> usize) {
+        self.divide = Some((0..self.machines.len()).map(side).collect());
+        self.divided();
+    }
+
+    /// Everybody reaches everybody again.
+    pub fn heal(&mut self) {
+        self.divide = None;
+        self.divided();
+    }
+
+    /// Starts an operation on a machine.
+    pub fn operate(&mut self, machine: usize, operation: Operation) -> OperationId {
+        let at = self.now();
+        let one = &mut self.machines[machine];
+        let now = one.now(at);
+        let Some(control) = &mut one.control else { panic!("n{machine} is not up") };
+        let id = control.operate(operation, now);
+        self.drain(machine);
+        id
+    }
+
+    /// Runs an operation on a machine to its end.
+    pub fn perform(
+        &mut self,
+        machine: usize,
+        operation: Operation,
+    ) -> Result<Outcome, OperationError> {
+        let id = self.operate(machine, operation);
+        self.run_until(Duration::from_secs(20), "an operation ends", |world| {
+            world.machines[machine].done.contains_key(&id)
+        });
+        match self.machines[machine].done.remove(&id) {
+            Some(result) => result,
+            None => panic!("n{machine} was stopped while it worked"),
+        }
+    }
+
+    /// A new token, by a machine that is an admin's.
+    pub fn token(&mut self, machine: usize, expires: Option<Duration>, uses: Option<u32>) -> Token {
+        let now = self.machines[machine].wall(self.now());
+        let request = TokenRequest {
+            roles: Roles::ALL,
+            tags: Vec::new(),
+            expires: expires.map(|after| now.after(after)),
+            uses,
+            addresses: vec![HostPort::from(self.machines[machine].address)],
+        };
+        match self.perform(machine, Operation::CreateToken(request)) {
+            Ok(Outcome::Token(token)) => *token,
+            other => panic!("no token: {other:?}"),
+        }
+    }
+
+    /// Runs until all views are equal and stay so; checks what must hold
+    /// then. Gives back how long it took.
+    pub fn settle(&mut self, limit: Duration) -> Duration {
+        let took = self.run_until(limit, "all views are equal", World::has_converged);
+        // What is under way may still change something.
+        self.run_for(Duration::from_secs(3));
+        self.run_until(limit, "all views are equal again", World::has_converged);
+        self.check_quiet();
+        took
+    }
+
+    /// Whether two machines are linked, as both see it.
+    pub fn are_linked(&self, one: usize, other: usize) -> bool {
+        let [a, b] = [&self.machines[one], &self.machines[other]];
+        a.links.contains_key(&b.node) && b.links.contains_key(&a.node)
+    }
+
+    /// Whether all of these are linked with one another and each other's
+    /// peers on the data plane.
+    pub fn is_full_mesh(&self, machines: &[usize]) -> bool {
+        machines.iter().all(|one| {
+            machines.iter().all(|other| {
+                let node = self.machines[*other].node;
+                one == other
+                    || (self.are_linked(*one, *other)
+                        && self.machines[*one].plane.peers.contains_key(&node))
+            })
+        })
+    }
+
+    /// The node on a machine.
+    pub fn node(&self, machine: usize) -> NodeId {
+        self.machines[machine].node
+    }
+
+    /// The IPv4 address and the name that a machine sees another have.
+    pub fn seen(&mut self, by: usize, machine: usize) -> Option<(Option<IpAddr>, Option<String>)> {
+        let now = self.machines[by].now(self.queue.now());
+        let node = self.machines[machine].node;
+        let view = self.machines[by].control.as_ref()?.member_view(node, now)?;
+        Some((view.ipv4.map(IpAddr::V4), view.name.map(|name| name.to_string())))
+    }
+
+    /// A machine's view.
+    pub fn view(&mut self, machine: usize) -> epsilon_mesh::control::View {
+        let now = self.machines[machine].now(self.queue.now());
+        match &mut self.machines[machine].control {
+            Some(control) => control.view(now),
+            None => panic!("n{machine} is not up"),
+        }
+    }
+
+    /// Whether a machine has another as a peer on the data plane.
+    pub fn is_peer(&self, of: usize, machine: usize) -> bool {
+        self.machines[of].plane.peers.contains_key(&self.machines[machine].node)
+    }
+
+    /// What happened on a machine, and when, since the run began.
+    pub fn happened(&self, machine: usize) -> &[(Duration, Event)] {
+        &self.machines[machine].events
+    }
+
+    /// What a machine sent on the control plane.
+    pub fn traffic(&self, machine: usize) -> Traffic {
+        self.machines[machine].traffic
+    }
+
+    /// How many probes a machine sent in its present run.
+    pub fn probes(&self, machine: usize) -> u64 {
+        self.machines[machine].plane.probes
+    }
+
+    /// How many diallers came with a greeting that opens no gate.
+    pub fn wrong_gates(&self) -> u64 {
+        self.wrong_gates
+    }
+
+    /// What a machine's wall clock shows.
+    pub fn wall(&self, machine: usize) -> Timestamp {
+        self.machines[machine].wall(self.now())
+    }
+
+    /// Whether a machine's daemon runs.
+    pub fn is_up(&self, machine: usize) -> bool {
+        self.machines[machine].is_up()
+    }
+
+    /// Where a machine can be reached.
+    pub fn address(&self, machine: usize) -> SocketAddr {
+        self.machines[machine].address
+    }
+
+    /// The members to which a machine of a large fleet links.
+    pub fn neighbours(&self, machine: usize) -> Option<&BTreeSet<NodeId>> {
+        self.machines[machine].overlay.as_ref()
+    }
+
+    /// Chance, for a scenario.
+    pub fn random(&mut self) -> &mut super::random::Random {
+        &mut self.random
+    }
+}
+
+fn parse<T: std::str::FromStr>(text: &str) -> T {
+    match text.parse() {
+        Ok(value) => value,
+        Err(_) => panic!("`{text}` does not parse"),
+    }
+}
+
+fn settings(token_addresses: Vec<HostPort>) -> Settings {
+    Settings {
+        name: None,
+        site: None,
+        labels: Vec::new(),
+        advertise: Vec::new(),
+        port: 7755,
+        interface: "eps0".to_owned(),
+        token_addresses,
+    }
+}

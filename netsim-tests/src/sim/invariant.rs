@@ -1,0 +1,271 @@
+//! What must hold at every step, and what must hold once all is quiet.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use epsilon_mesh::event::Event;
+use epsilon_mesh::saved::Table;
+use epsilon_mesh::shard::{Command, Prefix};
+use epsilon_proto::document::Signed;
+use epsilon_proto::id::{Digest, NodeId};
+use epsilon_proto::message::{Change, Delivery, Request, Response};
+use epsilon_proto::record::NodeRecord;
+use epsilon_proto::trust::{NetworkDocument, Revoked};
+use epsilon_proto::wire;
+
+use super::world::World;
+
+impl World {
+    /// A change leaves its maker or an intermediary.
+    pub(crate) fn look_at_change(&mut self, machine: usize, bytes: &[u8]) {
+        match wire::decode::<Change>(bytes) {
+            Ok(Change::Record(record)) => self.must_be_durable(machine, &record),
+            Ok(Change::Document(document)) => self.note_ban(&document),
+            Err(error) => panic!("n{machine} published what nobody can read: {error}"),
+        }
+    }
+
+    /// An answer leaves.
+    pub(crate) fn look_at_response(&mut self, machine: usize, bytes: &[u8]) {
+        if let Ok(Response::Difference(difference)) = wire::decode(bytes) {
+            self.look_at_delivery(machine, &difference.delivery);
+        }
+    }
+
+    /// A question leaves.
+    pub(crate) fn look_at_request(&mut self, machine: usize, bytes: &[u8]) {
+        if let Ok(Request::Push(delivery)) = wire::decode(bytes) {
+            self.look_at_delivery(machine, &delivery);
+        }
+    }
+
+    fn look_at_delivery(&mut self, machine: usize, delivery: &Delivery) {
+        for record in &delivery.records {
+            self.must_be_durable(machine, record);
+        }
+    }
+
+    /// A record that its owner gave away was on its disk before.
+    fn must_be_durable(&self, machine: usize, record: &Signed<NodeRecord>) {
+        let one = &self.machines[machine];
+        if NodeId::from(record.signer()) != one.node {
+            return;
+        }
+        let stamp = |record: &Signed<NodeRecord>| record.peek().map(|record| record.stamp()).ok();
+        let saved = one
+            .store
+            .as_ref()
+            .and_then(|store| store.row(Table::Records, &one.node.0))
+            .and_then(|row| wire::decode::<Signed<NodeRecord>>(row).ok())
+            .and_then(|saved| stamp(&saved));
+        assert!(
+            saved >= stamp(record),
+            "n{machine} gave its record {:?} away while {saved:?} is on its disk",
+            stamp(record)
+        );
+    }
+
+    fn note_ban(&mut self, document: &NetworkDocument) {
+        let banned = match document {
+            NetworkDocument::Revocation(signed) => match signed.peek().map(|one| one.revoked) {
+                Ok(Revoked::Node(node)) => BTreeSet::from([node]),
+                Ok(Revoked::InviteAndMembers(invite)) => self
+                    .machines
+                    .iter()
+                    .filter(|one| one.invite == Some(invite))
+                    .map(|one| one.node)
+                    .collect(),
+                _ => return,
+            },
+            NetworkDocument::Departure(signed) => BTreeSet::from([signed.signer().into()]),
+            _ => return,
+        };
+        self.bans.insert(document.digest(), banned);
+    }
+
+    /// Something happened to a node; a ban that it learned counts at once.
+    pub(crate) fn look_at_event(&mut self, machine: usize, event: &Event) {
+        let one = &mut self.machines[machine];
+        match event {
+            Event::DocumentLearned(_, digest) => {
+                if let Some(banned) = self.bans.get(digest) {
+                    one.banned.extend(banned);
+                    for node in banned.iter().filter(|node| **node != one.node) {
+                        assert!(
+                            !one.plane.peers.contains_key(node),
+                            "n{machine} learned that {node:?} is banned and keeps it as a peer"
+                        );
+                    }
+                }
+            }
+            Event::MemberJoined(node) => {
+                assert!(
+                    !one.banned.contains(node),
+                    "n{machine} took {node:?} as a member, which it knows to be banned"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// The data plane is told something.
+    pub(crate) fn look_at_command(&self, machine: usize, command: &Command) {
+        if let Command::SetPeer { node, .. } = command {
+            let one = &self.machines[machine];
+            assert!(*node != one.node, "n{machine} is its own peer");
+            assert!(
+                !one.banned.contains(node),
+                "n{machine} made {node:?} a peer, which it knows to be banned"
+            );
+        }
+    }
+
+    /// What must hold of a node whenever it is done with an input.
+    pub(crate) fn look_at(&self, machine: usize) {
+        let one = &self.machines[machine];
+        for node in one.links.keys() {
+            assert!(*node != one.node, "n{machine} is linked with itself");
+        }
+    }
+
+    /// What a machine that just started knows to be banned, from its disk.
+    pub(crate) fn remember_bans(&mut self, machine: usize) {
+        let one = &mut self.machines[machine];
+        let Some(store) = &one.store else { return };
+        for key in store.keys(Table::Documents) {
+            let digest = <[u8; 32]>::try_from(key).ok().map(Digest);
+            if let Some(banned) = digest.and_then(|digest| self.bans.get(&digest)) {
+                one.banned.extend(banned);
+            }
+        }
+    }
+
+    /// The machines that are up and members for good.
+    pub fn live(&self) -> Vec<usize> {
+        let banned: BTreeSet<NodeId> = self.bans.values().flatten().copied().collect();
+        (0..self.machines.len())
+            .filter(|machine| {
+                self.machines[*machine].is_up() && !banned.contains(&self.machines[*machine].node)
+            })
+            .collect()
+    }
+
+    /// Whether all that are up hold the same, with each of them in it.
+    pub fn has_converged(&mut self) -> bool {
+        let live = self.live();
+        let mut digests = BTreeSet::new();
+        for machine in &live {
+            let Some(control) = &mut self.machines[*machine].control else { continue };
+            digests.insert(control.digests());
+            if digests.len() > 1 {
+                return false;
+            }
+        }
+        let Some(first) = live.first() else { return true };
+        let now = self.machines[*first].now(self.now());
+        let nodes: Vec<_> = live.iter().map(|one| self.machines[*one].node).collect();
+        let Some(control) = &self.machines[*first].control else { return true };
+        nodes.into_iter().all(|node| control.member_view(node, now).is_some())
+    }
+
+    /// Everything that must hold once all is quiet.
+    pub fn check_quiet(&mut self) {
+        let live = self.live();
+        let at = self.now();
+        let mut reference: Option<BTreeMap<NodeId, (Option<IpAddr>, Option<String>)>> = None;
+        for machine in &live {
+            let now = self.machines[*machine].now(at);
+            let Some(control) = &mut self.machines[*machine].control else { continue };
+            let view = control.view(now);
+            let one = &self.machines[*machine];
+            let mut owners: BTreeMap<IpAddr, NodeId> = BTreeMap::new();
+            let mut names: BTreeMap<String, NodeId> = BTreeMap::new();
+            for member in &view.members {
+                let addresses =
+                    member.ipv4.map(IpAddr::V4).into_iter().chain(member.ipv6.iter().map(|ip| (*ip).into()));
+                let addresses: Vec<IpAddr> = addresses.collect();
+                for address in &addresses {
+                    let other = owners.insert(*address, member.node);
+                    assert!(other.is_none(), "n{machine}: {address} is of two members");
+                }
+                if let Some(name) = &member.name {
+                    let other = names.insert(name.to_string(), member.node);
+                    assert!(other.is_none(), "n{machine}: {name} is of two members");
+                }
+                if member.node == one.node {
+                    assert_eq!(
+                        (member.ipv4, &member.ipv6),
+                        (one.addresses.0, &one.addresses.1),
+                        "n{machine} uses other addresses than its own view says"
+                    );
+                    continue;
+                }
+                let mut wanted: Vec<Prefix> = addresses.into_iter().map(Prefix::host).collect();
+                let mut installed = one
+                    .plane
+                    .peers
+                    .get(&member.node)
+                    .map(|peer| peer.prefixes.clone())
+                    .unwrap_or_default();
+                wanted.sort();
+                installed.sort();
+                assert_eq!(installed, wanted, "n{machine}: what is installed of {:?}", member.node);
+            }
+            assert_eq!(one.plane.peers.len() + 1, view.members.len(), "n{machine}: extra peers");
+            let seen = view
+                .members
+                .iter()
+                .map(|member| {
+                    let name = member.name.as_ref().map(ToString::to_string);
+                    (member.node, (member.ipv4.map(IpAddr::V4), name))
+                })
+                .collect();
+            match &reference {
+                None => reference = Some(seen),
+                Some(reference) => assert_eq!(reference, &seen, "n{machine} sees another fleet"),
+            }
+        }
+        let Some(reference) = reference else { return };
+        for machine in live {
+            let one = &self.machines[machine];
+            let seen = reference.get(&one.node);
+            assert!(seen.is_some(), "n{machine} is no member");
+            if let Some((ipv4, name)) = seen {
+                assert!(ipv4.is_some() && name.is_some(), "n{machine} has no address or name");
+                assert_eq!(*ipv4, one.addresses.0.map(IpAddr::V4), "n{machine}: its address");
+            }
+        }
+    }
+
+    /// Who differs, for a failure's message.
+    pub fn describe(&mut self) -> String {
+        use std::fmt::Write as _;
+        let at = self.now();
+        let mut text = format!("at {at:?}, {} events:\n", self.trace.events);
+        for machine in 0..self.machines.len() {
+            let now = self.machines[machine].now(at);
+            let one = &mut self.machines[machine];
+            let Some(control) = &mut one.control else { continue };
+            let view = control.view(now);
+            let _ = writeln!(
+                text,
+                "n{machine} {} {:?} members {} records {} documents {} links {} conditions {:?}",
+                one.node.short(),
+                one.addresses.0,
+                view.members.len(),
+                view.records_digest.short(),
+                view.documents_digest.short(),
+                one.links.len(),
+                view.conditions,
+            );
+            for (when, event) in one.events.iter().rev().take(6).rev() {
+                let _ = writeln!(text, "    {when:?} {event:?}");
+            }
+            if text.len() > 12_000 {
+                text.push_str("…\n");
+                break;
+            }
+        }
+        text
+    }
+}

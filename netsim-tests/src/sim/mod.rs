@@ -1,0 +1,39 @@
+//! Tier 1: the real `epsilon_mesh::control::Control` of many nodes over a
+//! simulated network, in virtual time, from one seed.
+//!
+//! ```text
+//!   scenario ──► World ──► queue of events by (time, order)
+//!                  │               │
+//!      invariants ◄┤               ▼
+//!                  │   Control n0, n1, … ──► dial, frames, requests, gossip,
+//!                  │        ▲                probes, beacons, commits to disk
+//!                  └────────┴── delay, loss, duplicates, partitions, crashes
+//! ```
+//!
+//! The engine, its documents and signatures and what it writes to disk are
+//! real. Doubles stand for the network, TCP and the order in which the daemon
+//! uses it (`network`), gossipsub (`network`), the disk (`store`) and the
+//! data plane (`plane`); what they promise is what the daemon's own tests
+//! hold the real ones to. The same seed gives the same trace; whatever must
+//! hold is looked at after every step (`invariant`).
+
+mod act;
+mod check;
+mod connection;
+mod fleet;
+mod invariant;
+mod machine;
+mod network;
+mod plane;
+mod queue;
+mod random;
+mod replay;
+mod store;
+mod trace;
+mod world;
+
+pub use fleet::Death;
+pub use machine::Traffic;
+pub use random::Random;
+pub use replay::{Batch, Case, cases};
+pub use world::{Options, World};
