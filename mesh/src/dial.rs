@@ -268,9 +268,8 @@ mod tests {
         dialer.want(NODE, vec![address(1)], at(0));
         let other = Callee::Node(NodeId([2; 32]));
         dialer.want(other, vec![address(3)], at(500));
-        let calls: Vec<_> = std::iter::from_fn(|| dialer.next(at(500), 0))
-            .map(|call| call.address)
-            .collect();
+        let calls: Vec<_> =
+            std::iter::from_fn(|| dialer.next(at(500), 0)).map(|call| call.address).collect();
         assert_eq!(calls, [address(1), address(3)]);
     }
 }

@@ -12,10 +12,10 @@ use epsilon_proto::name::NodeName;
 pub enum Event {
     /// A node became a member in this node's view.
     MemberJoined(NodeId),
-    /// A member left by its own will.
-    MemberLeft(NodeId),
-    /// A member was revoked: it is cut off.
-    MemberRevoked(NodeId),
+    /// A member, of this name, left by its own will.
+    MemberLeft(NodeId, Option<NodeName>),
+    /// A member, of this name, was revoked: it is cut off.
+    MemberRevoked(NodeId, Option<NodeName>),
     /// A member is linked.
     PeerUp(NodeId),
     /// A member is not linked any more, and did not come back at once.

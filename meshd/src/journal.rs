@@ -16,20 +16,23 @@ pub(crate) fn entry(
     name_of: impl Fn(NodeId) -> Option<NodeName>,
 ) -> Option<Entry> {
     let called = |node: NodeId| name_of(node).map_or_else(|| node.short(), |name| name.to_string());
+    let formerly = |node: NodeId, name: Option<&NodeName>| {
+        name.map_or_else(|| node.short(), |name| format!("{name} ({})", node.short()))
+    };
     let (kind, node, message, hint): (_, _, _, Option<&str>) = match event {
-        Event::MemberJoined(node) => (
-            EventKind::MemberAdded,
+        Event::MemberJoined(node) => {
+            (EventKind::MemberAdded, Some(*node), format!("{} is a member", called(*node)), None)
+        }
+        Event::MemberLeft(node, name) => (
+            EventKind::MemberRemoved,
             Some(*node),
-            format!("{} is a member", called(*node)),
+            format!("{} left", formerly(*node, name.as_ref())),
             None,
         ),
-        Event::MemberLeft(node) => {
-            (EventKind::MemberRemoved, Some(*node), format!("{} left", called(*node)), None)
-        }
-        Event::MemberRevoked(node) => (
+        Event::MemberRevoked(node, name) => (
             EventKind::Revoked,
             Some(*node),
-            format!("{} was revoked and is cut off", called(*node)),
+            format!("{} was revoked and is cut off", formerly(*node, name.as_ref())),
             None,
         ),
         Event::PeerUp(node) => {
@@ -63,7 +66,9 @@ pub(crate) fn entry(
             EventKind::ClaimChanged,
             None,
             format!("this node gave up the address {address}, another had it first"),
-            Some("this happens when a divided network comes together; update what names the address"),
+            Some(
+                "this happens when a divided network comes together; update what names the address",
+            ),
         ),
         Event::NameTaken(name) => {
             (EventKind::ClaimChanged, None, format!("this node has the name {name}"), None)
@@ -109,7 +114,9 @@ pub(crate) fn entry(
         Event::ContradictoryGenesis(generation) => (
             EventKind::Conflict,
             None,
-            format!("there are two genesis blocks for generation {generation}; nobody acts on either"),
+            format!(
+                "there are two genesis blocks for generation {generation}; nobody acts on either"
+            ),
             Some("whoever holds the root key must start a new generation"),
         ),
         Event::AdminRevoked(key) => (

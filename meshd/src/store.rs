@@ -75,8 +75,7 @@ pub struct Store {
 impl Store {
     /// Makes a store with these rows.
     pub fn create(path: &Path, writes: &[Write]) -> Result<Self, StoreError> {
-        let database =
-            builder().create(path).map_err(failed("create", path))?;
+        let database = builder().create(path).map_err(failed("create", path))?;
         let store = Self { path: path.to_owned(), database: Some(database) };
         restrict(path);
         store.write(writes)?;

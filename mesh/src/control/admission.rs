@@ -43,6 +43,10 @@ pub enum AdmissionInput {
 
 /// After so long a node admits others although it heard of no revocations.
 const GUARD: Duration = Duration::from_secs(2);
+/// A refusal of the same node for the same reason is said again after this.
+const SAY_AGAIN: Duration = Duration::from_mins(10);
+/// How many refused nodes are remembered; the refusals of more are not said.
+const MAX_REFUSED: usize = 256;
 /// How many documents one Hello may carry.
 const MAX_HELLO: usize = 8_192;
 
@@ -211,7 +215,7 @@ impl Control {
             let verdict = match judgement {
                 Ok(()) => Verdict::Accepted(self.welcome(node, credentials.gate_epoch)),
                 Err(refusal) => {
-                    self.event(Event::Refused(node, refusal));
+                    self.note_refused(node, refusal, now);
                     Verdict::Refused(refusal)
                 }
             };
@@ -219,6 +223,26 @@ impl Control {
                 admission.given = Some(judgement);
             }
             self.step(exchange, Some(wire::encode(&verdict)), None);
+        }
+    }
+
+    /// Says that a node was refused, but not at each of its attempts.
+    fn note_refused(&mut self, node: NodeId, refusal: Refusal, now: Now) {
+        self.refused.retain(|_, (_, said)| now.instant.since(*said) < SAY_AGAIN);
+        if self.refused.len() < MAX_REFUSED
+            && self.refused.get(&node).is_none_or(|(said, _)| *said != refusal)
+        {
+            self.refused.insert(node, (refusal, now.instant));
+            self.event(Event::Refused(node, refusal));
+        }
+    }
+
+    /// Says that a member refused this node, but not at each attempt.
+    fn note_refused_by(&mut self, node: NodeId, refusal: Refusal, now: Now) {
+        let peer = self.peer(node);
+        if peer.refused_us.is_none_or(|said| now.instant.since(said) >= SAY_AGAIN) {
+            peer.refused_us = Some(now.instant);
+            self.event(Event::RefusedBy(node, refusal));
         }
     }
 
@@ -351,7 +375,7 @@ impl Control {
                 Ok(())
             }
             (_, _, Ok(Verdict::Refused(refusal))) => {
-                self.event(Event::RefusedBy(node, refusal));
+                self.note_refused_by(node, refusal, now);
                 self.note_refusal(refusal, now);
                 Err(refusal)
             }

@@ -102,10 +102,8 @@ impl Control {
                 self.open_gate_epochs();
                 "gate-epoch"
             }
-            NetworkDocument::Departure(signed) => {
+            NetworkDocument::Departure(_) => {
                 self.drop_banned(now);
-                let node = NodeId::from(signed.signer());
-                self.event(Event::MemberLeft(node));
                 "departure"
             }
         };
@@ -126,6 +124,12 @@ impl Control {
             Revoked::Node(_) | Revoked::Invite(_) | Revoked::InviteAndMembers(_) => {}
         }
         self.drop_banned(now);
+        if self.is_banned() {
+            let callees: Vec<_> = self.dialer.callees().collect();
+            for callee in callees {
+                self.dialer.forget(callee);
+            }
+        }
         self.vouch_for_orphans(now);
     }
 
@@ -144,11 +148,14 @@ impl Control {
                 .copied(),
         );
         for node in banned {
+            let name = self.members.name_of(node, &self.trust);
             if self.members.remove(node).is_some() {
                 self.persist(vec![Write::forget_record(node)], None);
-                if !self.trust.has_departed(node) {
-                    self.event(Event::MemberRevoked(node));
-                }
+                self.event(if self.trust.has_departed(node) {
+                    Event::MemberLeft(node, name)
+                } else {
+                    Event::MemberRevoked(node, name)
+                });
             }
             self.outputs.push_back(Output::Disconnect(node));
             self.forget_peer(node);
@@ -187,6 +194,9 @@ impl Control {
         }
         self.plane.touch(node);
         self.refresh_members(now);
+        if !was_member && self.peers.get(&node).is_some_and(|peer| peer.link.is_some()) {
+            self.vouch_for_orphans(now);
+        }
         Taken::New
     }
 

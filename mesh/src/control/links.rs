@@ -57,6 +57,8 @@ pub(super) struct Peer {
     forward: (u32, Instant),
     /// An unanswered wish to be vouched for.
     pub(super) asked_to_introduce: bool,
+    /// When it was said that it refuses this node.
+    pub(super) refused_us: Option<Instant>,
 }
 
 /// A link to a peer.
@@ -83,6 +85,7 @@ impl Peer {
             last_seen: None,
             forward: (FORWARD_BURST, Instant::default()),
             asked_to_introduce: false,
+            refused_us: None,
         }
     }
 
@@ -305,7 +308,16 @@ impl Control {
     }
 
     fn is_wanted(&self, node: NodeId) -> bool {
-        self.config.overlay.as_ref().is_none_or(|overlay| overlay.contains(&node))
+        !self.is_banned()
+            && self.config.overlay.as_ref().is_none_or(|overlay| overlay.contains(&node))
+    }
+
+    /// Whether this node knows by itself that it is no member any more. A
+    /// refusal by one member is no such knowledge.
+    pub(super) fn is_banned(&self) -> bool {
+        self.trust.is_node_revoked(self.own)
+            || self.trust.has_departed(self.own)
+            || self.trust.are_members_revoked(self.certificate.signer())
     }
 
     /// Where a member may be called: where it was reached last, what its
@@ -338,7 +350,7 @@ impl Control {
 
     /// Calls the addresses of the token while nobody is linked.
     pub(super) fn refresh_token_calls(&mut self, now: Now) {
-        let lonely = self.peers.values().all(|peer| peer.link.is_none());
+        let lonely = !self.is_banned() && self.peers.values().all(|peer| peer.link.is_none());
         for address in self.token_addresses.clone() {
             if lonely {
                 self.dialer.want(Callee::Address(address), vec![address], now.instant);

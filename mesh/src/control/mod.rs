@@ -33,6 +33,7 @@ use epsilon_proto::document::{DocumentError, Verified};
 use epsilon_proto::gate::GateSecret;
 use epsilon_proto::id::{BootId, NetworkId, NodeId, PublicKey};
 use epsilon_proto::key::{SecretKey, SignatureCheck};
+use epsilon_proto::message::Refusal;
 use epsilon_proto::name::NodeName;
 use epsilon_proto::trust::{MemberCertificate, NetworkBlock};
 use rand_chacha::ChaCha20Rng;
@@ -114,7 +115,7 @@ pub enum Output {
         /// What to send.
         send: Option<Vec<u8>>,
         /// How it ended, when it did; for a refusal what to report.
-        outcome: Option<Result<(), epsilon_proto::message::Refusal>>,
+        outcome: Option<Result<(), Refusal>>,
     },
     /// Ask a linked member.
     Request {
@@ -203,6 +204,8 @@ pub struct Control {
     /// The invites by which linked nodes without a record came.
     admitted_by: BTreeMap<NodeId, PublicKey>,
     guard: admission::Guard,
+    /// Who was refused and when, so that it is said once.
+    refused: BTreeMap<NodeId, (Refusal, Instant)>,
     dialer: Dialer,
     sync: sync::Sync,
     plane: plane::Plane,
@@ -267,7 +270,11 @@ impl Control {
             .collect::<Result<Vec<_>, _>>()?;
         let mut identity = saved.identity;
         identity.incarnation += 1;
-        let is_new = identity.ipv4.is_none();
+        let is_founder = introductions.iter().any(|one| one.signer() == id.root());
+        let newcomer = identity.ipv4.is_none().then_some(match is_founder {
+            true => own::Newcomer::Founder,
+            false => own::Newcomer::Joiner,
+        });
         let overlay_size = members.len();
         let mut control = Self {
             id,
@@ -280,12 +287,13 @@ impl Control {
             certificate,
             gate: Vec::new(),
             identity,
-            own_record: own::OwnRecord::new(introductions, is_new, now.instant),
+            own_record: own::OwnRecord::new(introductions, newcomer, now.instant),
             peers: BTreeMap::new(),
             contacts: saved.contacts.into_iter().collect(),
             admissions: BTreeMap::new(),
             admitted_by: BTreeMap::new(),
             guard: admission::Guard::new(now.instant, overlay_size),
+            refused: BTreeMap::new(),
             dialer: Dialer::default(),
             sync: sync::Sync::new(now.instant),
             plane: plane::Plane::default(),

@@ -33,6 +33,14 @@ const RETRY: Duration = Duration::from_secs(10);
 /// How long this node remembers what it vouched for, until the record comes.
 const PROMISE: Duration = Duration::from_mins(1);
 
+/// A node that has claimed nothing yet.
+pub(super) enum Newcomer {
+    /// The first of its network: there is nobody to ask.
+    Founder,
+    /// Others may be there.
+    Joiner,
+}
+
 /// The state of the own record.
 pub(super) struct OwnRecord {
     sequence: u64,
@@ -58,7 +66,7 @@ pub(super) struct OwnRecord {
 impl OwnRecord {
     pub(super) fn new(
         introductions: Vec<Verified<Introduction>>,
-        is_new: bool,
+        newcomer: Option<Newcomer>,
         now: Instant,
     ) -> Self {
         Self {
@@ -66,7 +74,10 @@ impl OwnRecord {
             dirty: true,
             staged: None,
             introductions,
-            claim_alone: is_new.then(|| now + CLAIM_ALONE),
+            claim_alone: newcomer.map(|newcomer| match newcomer {
+                Newcomer::Founder => now,
+                Newcomer::Joiner => now + CLAIM_ALONE,
+            }),
             synced: false,
             address_attempt: 0,
             name_attempt: 0,
@@ -125,8 +136,8 @@ impl Control {
     /// When time alone lets claims or record go on.
     pub(super) fn own_due(&self) -> Option<Instant> {
         let own = &self.own_record;
-        let publish = (own.dirty && own.staged.is_none() && self.may_speak())
-            .then(|| own.may_publish_at());
+        let publish =
+            (own.dirty && own.staged.is_none() && self.may_speak()).then(|| own.may_publish_at());
         [own.claim_alone, publish].into_iter().flatten().min()
     }
 
@@ -315,19 +326,15 @@ impl Control {
         Signed::sign(&introduction, self.id, &self.config.key)
     }
 
-    /// Vouches for linked members all of whose introducers are revoked, so
-    /// that newcomers believe them.
+    /// Vouches for linked members to whom no chain of introductions leads any
+    /// more, or never did, so that others believe them.
     pub(super) fn vouch_for_orphans(&mut self, now: Now) {
+        let orphans = self.members.orphans(&self.trust);
         let orphans: Vec<_> = self
             .linked()
             .into_iter()
+            .filter(|node| orphans.contains(node))
             .filter_map(|node| Some((node, self.members.get(node)?)))
-            .filter(|(_, member)| {
-                !member.introductions.iter().any(|one| {
-                    one.facts.invite == Some(member.invite())
-                        && self.members.may_introduce(one.signer(), &self.trust)
-                })
-            })
             .map(|(node, member)| {
                 (node, member.invite(), member.record.ipv4, member.record.name.clone())
             })

@@ -162,6 +162,7 @@ impl Control {
 
     fn finish_sync(&mut self, node: NodeId, now: Now) {
         self.sync.active.remove(&node);
+        self.vouch_for_orphans(now);
         self.first_sync_done(now);
     }
 

@@ -247,6 +247,37 @@ impl Membership {
             || (self.members.contains_key(&node) && !trust.is_node_revoked(node))
     }
 
+    /// The members to whom no chain of introductions leads from the root, an
+    /// admin or oneself. Whoever knows only what such a chain reaches would
+    /// not believe them: introducers that merely vouch for one another prove
+    /// nothing to a third.
+    pub fn orphans(&self, trust: &Trust) -> BTreeSet<NodeId> {
+        let mut introduced: BTreeMap<PublicKey, Vec<NodeId>> = BTreeMap::new();
+        for (node, member) in &self.members {
+            for introduction in &member.introductions {
+                if introduction.facts.invite == Some(member.invite()) {
+                    introduced.entry(introduction.signer()).or_default().push(*node);
+                }
+            }
+        }
+        let mut orphans: BTreeSet<NodeId> = self.members.keys().copied().collect();
+        let mut reached: Vec<PublicKey> = introduced
+            .keys()
+            .copied()
+            .filter(|key| *key == self.network.root() || trust.is_admin(*key))
+            .chain([self.own.key()])
+            .collect();
+        orphans.remove(&self.own);
+        while let Some(key) = reached.pop() {
+            for node in introduced.remove(&key).into_iter().flatten() {
+                if orphans.remove(&node) {
+                    reached.push(node.key());
+                }
+            }
+        }
+        orphans
+    }
+
     fn refuse_too_many(&self, invite: PublicKey, trust: &Trust) -> Result<(), Refused> {
         if self.members.len() >= trust.max_members() as usize {
             return Err(Refused::Full);

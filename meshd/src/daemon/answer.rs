@@ -98,9 +98,11 @@ pub(super) fn root_to_text(root: &SecretKey) -> Secret {
 
 fn root_from_text(text: &str) -> Result<SecretKey, Problem> {
     let bytes = data_encoding::BASE64URL_NOPAD.decode(text.trim().as_bytes()).map(Zeroizing::new);
-    let seed = bytes.ok().and_then(|bytes| <[u8; 32]>::try_from(&bytes[..]).ok().map(Zeroizing::new));
+    let seed =
+        bytes.ok().and_then(|bytes| <[u8; 32]>::try_from(&bytes[..]).ok().map(Zeroizing::new));
     seed.map(|seed| SecretKey::from_seed(&seed)).ok_or_else(|| {
-        usage("this is not a root key").hint("pass the file that `epsilon mesh create --root-key FILE` wrote")
+        usage("this is not a root key")
+            .hint("pass the file that `epsilon mesh create --root-key FILE` wrote")
     })
 }
 
@@ -132,19 +134,19 @@ impl Asked {
                         ProblemKind::Permission,
                         format!("this machine does not keep the root key: {error}"),
                     );
-                    problem.hint("run the command where the network was made, or pass --root-key FILE")
+                    problem
+                        .hint("run the command where the network was made, or pass --root-key FILE")
                 })?;
                 let seed = bytes.first_chunk::<32>().filter(|_| bytes.len() == 32);
                 seed.map(SecretKey::from_seed).ok_or_else(|| {
-                    Problem::new(ProblemKind::Error, format!("{} is not a root key", path.display()))
+                    Problem::new(
+                        ProblemKind::Error,
+                        format!("{} is not a root key", path.display()),
+                    )
                 })?
             }
         };
-        if root.network() == id {
-            Ok(root)
-        } else {
-            Err(failed(&OperationError::NotRoot))
-        }
+        if root.network() == id { Ok(root) } else { Err(failed(&OperationError::NotRoot)) }
     }
 
     pub(super) async fn answer(self, call: Call) -> Result<Reply, Problem> {
@@ -264,9 +266,12 @@ impl Asked {
     ) -> Result<Ping, Problem> {
         let member = select::member(snapshot, &request.peer)?;
         if member.node == snapshot.view.own {
-            return Err(usage("that is this node itself").hint("ping another member: epsilon peers"));
+            return Err(
+                usage("that is this node itself").hint("ping another member: epsilon peers")
+            );
         }
-        let wait = Duration::from_millis(u64::from(request.timeout_ms.unwrap_or(1000).clamp(1, 60_000)));
+        let wait =
+            Duration::from_millis(u64::from(request.timeout_ms.unwrap_or(1000).clamp(1, 60_000)));
         let pong = match tokio::time::timeout(wait, self.client.ping(member.node)).await {
             Ok(pong) => pong.map_err(stopped)?,
             Err(_) => None,
@@ -288,7 +293,8 @@ impl Asked {
         request: TokenCreateRequest,
     ) -> Result<TokenCreated, Problem> {
         if request.uses == Some(0) {
-            return Err(usage("a token with 0 uses admits nobody").hint("leave --uses out, or give 1 or more"));
+            return Err(usage("a token with 0 uses admits nobody")
+                .hint("leave --uses out, or give 1 or more"));
         }
         let operation = Operation::CreateToken(TokenRequest {
             roles: roles(&request.roles),

@@ -54,7 +54,10 @@ struct Wishes {
 impl Wishes {
     fn settings(self, place: &Place, token_addresses: Vec<HostPort>) -> Result<Settings, Problem> {
         if self.labels.len() > MAX_LABELS {
-            return Err(usage(format!("{} labels are too many; a node has at most {MAX_LABELS}", self.labels.len())));
+            return Err(usage(format!(
+                "{} labels are too many; a node has at most {MAX_LABELS}",
+                self.labels.len()
+            )));
         }
         let label = |(key, value): (String, String)| -> Result<Label, Problem> {
             Ok(Label { key: key.parse().map_err(usage)?, value: value.parse().map_err(usage)? })
@@ -93,11 +96,14 @@ impl Daemon {
         let domain = request.domain.as_deref().unwrap_or(DEFAULT_DOMAIN);
         let domain: Domain = domain.parse().map_err(usage)?;
         if request.cluster != ClusterKind::None {
-            return Err(usage("this version has no cluster driver yet")
-                .hint("leave --cluster out, or say none; a cluster can be added to the network later"));
+            return Err(usage("this version has no cluster driver yet").hint(
+                "leave --cluster out, or say none; a cluster can be added to the network later",
+            ));
         }
         if request.offline && !request.export_root_key {
-            return Err(usage("an offline network needs --root-key FILE: nobody else would keep the key"));
+            return Err(usage(
+                "an offline network needs --root-key FILE: nobody else would keep the key",
+            ));
         }
         let advertise = addresses(&request.advertise)?;
         let key = SecretKey::generate(&mut random::system());
@@ -145,11 +151,8 @@ impl Daemon {
         let root = (!request.export_root_key).then_some(&founding.root);
         let network = self.settle_in(&name, &key, root, &saved, false).await?;
         // Nobody else is there: alone is as good as admitted.
-        let asked = Asked {
-            name: name.clone(),
-            dir: network.dir().to_owned(),
-            client: network.client(),
-        };
+        let asked =
+            Asked { name: name.clone(), dir: network.dir().to_owned(), client: network.client() };
         self.networks.insert(name.clone(), network);
         let joined = asked.client.joined().await.map_err(stopped)?;
         joined.map_err(error)?;
@@ -324,8 +327,10 @@ impl Daemon {
     async fn find_place(&self, range: Ipv4Range) -> Result<Place, Problem> {
         let netlink = Netlink::open().map_err(error)?;
         if let Some(route) = network::collision(&netlink, range).await.map_err(error)? {
-            return Err(error(format!("the mesh range {range} collides with the route {route} of this machine"))
-                .hint("make the network with another range: epsilon mesh create --range 10.x.0.0/16"));
+            return Err(error(format!(
+                "the mesh range {range} collides with the route {route} of this machine"
+            ))
+            .hint("make the network with another range: epsilon mesh create --range 10.x.0.0/16"));
         }
         let (mut ports, mut interfaces) = (Vec::new(), Vec::new());
         for network in self.networks.values() {
@@ -336,7 +341,9 @@ impl Daemon {
                     "the mesh range {range} overlaps that of network {} ({other})",
                     network.name()
                 ))
-                .hint("make the network with another range: epsilon mesh create --range 10.x.0.0/16"));
+                .hint(
+                    "make the network with another range: epsilon mesh create --range 10.x.0.0/16",
+                ));
             }
             ports.push(snapshot.settings.port);
             interfaces.push(network.interface().to_owned());
@@ -372,7 +379,7 @@ impl Daemon {
     ) -> Result<Network, Problem> {
         let dir = self.dir_of(name);
         let result = match write_state(&dir, key, root, saved, joining) {
-            Ok(()) => self.start_network(dir.clone()).await.map_err(error),
+            Ok(()) => self.start_network(dir.clone(), !joining).await.map_err(error),
             Err(reason) => Err(error(reason)),
         };
         if result.is_err()

@@ -96,7 +96,7 @@ impl Daemon {
                 }
                 continue;
             }
-            match self.start_network(dir).await {
+            match self.start_network(dir, false).await {
                 Ok(network) => {
                     self.broken.remove(&name);
                     self.networks.insert(network.name().clone(), network);
@@ -128,11 +128,12 @@ impl Daemon {
         Ok(directories)
     }
 
-    async fn start_network(&self, dir: PathBuf) -> Result<Network, network::Error> {
+    async fn start_network(&self, dir: PathBuf, founding: bool) -> Result<Network, network::Error> {
         Network::start(network::Config {
             dir,
             multicast: self.config.discovery.multicast,
             journal: self.journal.clone(),
+            founding,
         })
         .await
     }

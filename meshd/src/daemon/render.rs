@@ -8,8 +8,8 @@ use epsilon_proto::address::{DEFAULT_MTU, Ipv6Range};
 use epsilon_proto::api::{
     Admin, AdminState, Alarm, Certificate, Finding, Health, InterfaceStatus, Introduction, Invite,
     InviteCounts, InviteState, MemberCounts, Membership, NetworkStatus, NetworkSummary, Node,
-    NodeDetail, NodeRef, OwnNode, Path, PathKind, Peer, PeerState as ApiState, Role,
-    StorageState, StorageStatus, Time,
+    NodeDetail, NodeRef, OwnNode, Path, PathKind, Peer, PeerState as ApiState, Role, StorageState,
+    StorageStatus, Time,
 };
 use epsilon_proto::clock::Timestamp;
 use epsilon_proto::id::PublicKey;
@@ -72,9 +72,8 @@ pub(super) fn own(snapshot: &Snapshot) -> OwnNode {
 
 pub(super) fn counts(snapshot: &Snapshot) -> MemberCounts {
     let members = &snapshot.view.members;
-    let count = |wanted: ApiState| {
-        members.iter().filter(|member| state(member) == wanted).count() as u32
-    };
+    let count =
+        |wanted: ApiState| members.iter().filter(|member| state(member) == wanted).count() as u32;
     MemberCounts {
         total: members.len() as u32,
         up: count(ApiState::Up),
@@ -158,8 +157,7 @@ pub(super) fn detail(member: &MemberView, snapshot: &Snapshot) -> NodeDetail {
             admin: invite.map(|invite| invite.admin.to_string()),
             issued_at: time(member.certified),
         }),
-        introduction: introduced
-            .map(|(key, at)| Introduction { by: by(key), at: time(*at) }),
+        introduction: introduced.map(|(key, at)| Introduction { by: by(key), at: time(*at) }),
         path: (member.node != view.own).then(|| path_to(member.path)),
         endpoints: member.endpoints.iter().map(|endpoint| endpoint.address).collect(),
     }
@@ -196,10 +194,12 @@ pub(super) fn admin(
     let member = view.members.iter().find(|member| member.node.key() == *key);
     Admin {
         key: key.to_string(),
-        node: Some(member.map_or_else(
-            || NodeRef { id: key.to_string(), name: Some(name.clone()) },
-            reference,
-        )),
+        node: Some(
+            member.map_or_else(
+                || NodeRef { id: key.to_string(), name: Some(name.clone()) },
+                reference,
+            ),
+        ),
         state: if *holds { AdminState::Active } else { AdminState::Revoked },
         added_at: time(*since),
         own: view.own.key() == *key,
@@ -231,7 +231,8 @@ fn problems(snapshot: &Snapshot) -> Vec<Finding> {
         ));
     }
     let others = view.members.len() > 1 || !view.token_addresses.is_empty();
-    if others && !is_reachable(snapshot) {
+    let is_revoked = view.conditions.iter().any(|(what, _)| *what == Condition::Revoked);
+    if others && !is_revoked && !is_reachable(snapshot) {
         let failed: Vec<String> = snapshot
             .failed_calls
             .iter()

@@ -56,7 +56,12 @@ impl Discovery {
 
     /// Joins the groups on every interface that can hear them, and on no
     /// mesh interface.
-    pub(super) fn refresh(&mut self, links: &[Link], addresses: &[Address], is_mesh: impl Fn(&Link) -> bool) {
+    pub(super) fn refresh(
+        &mut self,
+        links: &[Link],
+        addresses: &[Address],
+        is_mesh: impl Fn(&Link) -> bool,
+    ) {
         let places: BTreeSet<Place> = links
             .iter()
             .filter(|link| link.up && link.multicast && !link.loopback && !is_mesh(link))
@@ -81,11 +86,15 @@ impl Discovery {
         for new in places.difference(&self.places) {
             if new.v4.is_some() {
                 let index = InterfaceIndexOrAddress::Index(new.index);
-                let joined = SockRef::from(self.sockets.v4()).join_multicast_v4_n(&GROUP_V4, &index);
+                let joined =
+                    SockRef::from(self.sockets.v4()).join_multicast_v4_n(&GROUP_V4, &index);
                 report("join the IPv4 group", joined);
             }
             if let Some(v6) = self.sockets.v6().filter(|_| new.v6) {
-                report("join the IPv6 group", SockRef::from(v6).join_multicast_v6(&GROUP_V6, new.index));
+                report(
+                    "join the IPv6 group",
+                    SockRef::from(v6).join_multicast_v6(&GROUP_V6, new.index),
+                );
             }
         }
         self.places = places;
@@ -97,9 +106,9 @@ impl Discovery {
             for port in &self.ports {
                 if let Some(address) = place.v4 {
                     let socket = SockRef::from(self.sockets.v4());
-                    let sent = socket
-                        .set_multicast_if_v4(&address)
-                        .and_then(|()| self.sockets.send_to(beacon, SocketAddr::from((GROUP_V4, *port))));
+                    let sent = socket.set_multicast_if_v4(&address).and_then(|()| {
+                        self.sockets.send_to(beacon, SocketAddr::from((GROUP_V4, *port)))
+                    });
                     report("send a beacon over IPv4", sent);
                 }
                 if place.v6 && self.sockets.v6().is_some() {

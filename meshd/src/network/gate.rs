@@ -38,8 +38,9 @@ impl Gate for Secrets {
     fn check(&self, greeting: &[u8; GREETING]) -> Option<Lane> {
         let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
         let current = secrets.first()?.epoch;
-        secrets.iter().find(|secret| secret.admits(self.network, greeting)).map(|secret| {
-            if secret.epoch == current { Lane::Current } else { Lane::Slow }
-        })
+        secrets
+            .iter()
+            .find(|secret| secret.admits(self.network, greeting))
+            .map(|secret| if secret.epoch == current { Lane::Current } else { Lane::Slow })
     }
 }

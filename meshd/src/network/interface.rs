@@ -8,7 +8,7 @@ use epsilon_proto::address::{DEFAULT_MTU, Ipv4Range, Ipv6Range};
 use epsilon_sys::netlink::{Address, Error, Link, Netlink, Prefix};
 
 /// How the interfaces of meshes are called: `eps0`, `eps1`, …
-pub const NAME_PREFIX: &str = "eps";
+const NAME_PREFIX: &str = "eps";
 
 /// Whether an interface is one of a mesh.
 pub(super) fn is_mesh(link: &Link) -> bool {
@@ -20,7 +20,8 @@ pub(super) fn is_mesh(link: &Link) -> bool {
 /// The first name that no interface and no other network has.
 pub async fn free_name(netlink: &Netlink, taken: &[String]) -> Result<String, Error> {
     let links = netlink.links().await?;
-    let is_free = |name: &String| !links.iter().any(|link| link.name == *name) && !taken.contains(name);
+    let is_free =
+        |name: &String| !links.iter().any(|link| link.name == *name) && !taken.contains(name);
     Ok((0..).map(|number: u32| format!("{NAME_PREFIX}{number}")).find(is_free).unwrap_or_default())
 }
 

@@ -43,6 +43,8 @@ fn list(addresses: &[SocketAddr]) -> String {
 /// Watches a network from its start.
 pub(super) struct Watch {
     started: Instant,
+    /// How long to wait for anybody.
+    patience: Duration,
     linked: bool,
     published: bool,
     refused: Option<(Refusal, Instant)>,
@@ -53,11 +55,17 @@ impl Watch {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             started: now,
+            patience: ALONE,
             linked: false,
             published: false,
             refused: None,
             strangers: BTreeMap::new(),
         }
+    }
+
+    /// For a network that was made just now: there is nobody to wait for.
+    pub(super) fn founder(now: Instant) -> Self {
+        Self { patience: Duration::ZERO, ..Self::new(now) }
     }
 
     pub(super) fn link_up(&mut self, _node: NodeId) {
@@ -89,7 +97,7 @@ impl Watch {
         if let Some((refusal, at)) = self.refused {
             return (now.since(at) >= SECOND_OPINION).then_some(Err(JoinError::Refused(refusal)));
         }
-        if now.since(self.started) < ALONE {
+        if now.since(self.started) < self.patience || !self.published {
             return None;
         }
         if self.strangers.is_empty() {
@@ -103,7 +111,7 @@ impl Watch {
     pub(super) fn due(&self) -> Instant {
         match self.refused {
             Some((_, at)) => at + SECOND_OPINION,
-            None => self.started + ALONE,
+            None => self.started + self.patience,
         }
     }
 }
@@ -131,6 +139,7 @@ mod tests {
     #[test]
     fn a_node_that_nobody_answers_joins_alone() {
         let mut watch = Watch::new(at(0));
+        watch.published();
         watch.call_failed(address(), &DialError::Closed, at(1));
         assert_eq!(watch.outcome(at(2_599)), None);
         assert_eq!(watch.outcome(watch.due()), Some(Ok(Joined::Alone)));
@@ -139,6 +148,7 @@ mod tests {
     #[test]
     fn strangers_at_the_address_are_named_within_three_seconds() {
         let mut watch = Watch::new(at(0));
+        watch.published();
         watch.call_failed(address(), &DialError::NotOurNetwork, at(1));
         let error = watch.outcome(at(2_999)).unwrap().unwrap_err();
         assert!(error.to_string().contains("192.0.2.1:7755"), "{error}");

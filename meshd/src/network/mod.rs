@@ -21,9 +21,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use epsilon_mesh::control::{
-    InviteView, Operation, OperationError, Outcome, StartError, View,
-};
+use epsilon_mesh::control::{InviteView, Operation, OperationError, Outcome, StartError, View};
 use epsilon_mesh::saved::Settings;
 use epsilon_proto::clock::Timestamp;
 use epsilon_proto::id::{NodeId, PublicKey};
@@ -55,6 +53,8 @@ pub struct Config {
     pub multicast: bool,
     /// Where events are recorded.
     pub journal: Journal,
+    /// Whether the network was made just now, so that nobody else is there.
+    pub founding: bool,
 }
 
 /// Why a network cannot be served.
@@ -65,7 +65,9 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] epsilon_sys::file::Error),
     /// The identity's file has the wrong length.
-    #[error("{0} is not a node's key: it must be 32 bytes; restore it from a backup, or remove the directory and join again")]
+    #[error(
+        "{0} is not a node's key: it must be 32 bytes; restore it from a backup, or remove the directory and join again"
+    )]
     Identity(PathBuf),
     /// Its store.
     #[error(transparent)]
@@ -198,11 +200,9 @@ impl Network {
         let _ = self.orders.send(Order::Stop).await;
         match self.task.await {
             Ok(result) => result,
-            Err(error) => Err(Error::Ended {
-                part: "task",
-                network: self.name,
-                reason: error.to_string(),
-            }),
+            Err(error) => {
+                Err(Error::Ended { part: "task", network: self.name, reason: error.to_string() })
+            }
         }
     }
 }

@@ -125,18 +125,14 @@ impl Task {
             filter: Box::new(AdmitAll),
             seed: u64::from_le_bytes(random::bytes()),
         });
-        let started =
-            data::start(data::Config { shard, tun, sockets, epoch: clock::epoch() })?;
+        let started = data::start(data::Config { shard, tun, sockets, epoch: clock::epoch() })?;
 
         let gate = Arc::new(Secrets::new(id));
         let (admission_sender, admissions) = mpsc::channel(QUEUE);
         let (control, control_events) = plane::start(
             plane::Config {
                 secret: key.seed(),
-                listen: vec![SocketAddr::from((
-                    std::net::Ipv6Addr::UNSPECIFIED,
-                    settings.port,
-                ))],
+                listen: vec![SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, settings.port))],
                 topic: format!("epsilon/1/{id}"),
                 limits: plane::Limits::default(),
                 timing: plane::Timing::default(),
@@ -145,6 +141,10 @@ impl Task {
             admission_sender,
         )?;
         let (resolver, resolved) = mpsc::channel(1);
+        let watch = match config.founding {
+            true => Watch::founder(now.instant),
+            false => Watch::new(now.instant),
+        };
         let mut task = Self {
             name: network.name.clone(),
             config,
@@ -168,7 +168,7 @@ impl Task {
             resolver,
             resolve_due: tokio::time::Instant::now(),
             settle: None,
-            watch: Watch::new(now.instant),
+            watch,
             waiting: Waiting {
                 operations: BTreeMap::new(),
                 pings: BTreeMap::new(),
@@ -415,10 +415,8 @@ impl Task {
             self.changes = self.netlink.changes()?;
         }
         // The mesh's own routes are no news.
-        let is_news = !matches!(
-            change,
-            Some(netlink::Change::RouteSet(_) | netlink::Change::RouteGone(_))
-        );
+        let is_news =
+            !matches!(change, Some(netlink::Change::RouteSet(_) | netlink::Change::RouteGone(_)));
         if is_news && self.settle.is_none() {
             self.settle = Some(tokio::time::Instant::now() + SETTLE);
         }
@@ -432,8 +430,7 @@ impl Task {
         if let Some(discovery) = &mut self.discovery {
             discovery.refresh(&links, &addresses, is_mesh);
         }
-        self.interface_up =
-            links.iter().any(|link| link.name == self.interface.name && link.up);
+        self.interface_up = links.iter().any(|link| link.name == self.interface.name && link.up);
         self.engine.handle_local_addresses(local_prefixes(&links, &addresses), clock::now());
         Ok(())
     }

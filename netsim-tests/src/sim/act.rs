@@ -135,7 +135,10 @@ impl World {
         }
         if peer.reported != Some(second) {
             peer.reported = Some(second);
-            self.input(target, Input::Report(Report::ProbeReceived { node: asker, from: observed }));
+            self.input(
+                target,
+                Input::Report(Report::ProbeReceived { node: asker, from: observed }),
+            );
         }
         if self.is_reachable(target, from) && !self.random.chance(self.options.loss) {
             let delay = self.delay(target, from);

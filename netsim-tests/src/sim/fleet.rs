@@ -38,7 +38,11 @@ impl World {
 
     /// Founds a network on the first machine, whose first token expires and
     /// is used up; gives back its root key and that token.
-    pub fn found_with(&mut self, expires: Option<Duration>, uses: Option<u32>) -> (SecretKey, Token) {
+    pub fn found_with(
+        &mut self,
+        expires: Option<Duration>,
+        uses: Option<u32>,
+    ) -> (SecretKey, Token) {
         let at = self.now();
         let now = self.machines[0].wall(at);
         let key = self.machines[0].key.clone();
@@ -167,6 +171,11 @@ impl World {
         self.machines[machine].skew = skew;
     }
 
+    /// What a machine is called, before it joins.
+    pub fn set_hostname(&mut self, machine: usize, hostname: &str) {
+        self.machines[machine].hostname = parse(hostname);
+    }
+
     /// Whether a machine's disk takes nothing any more.
     pub fn set_disk_full(&mut self, machine: usize, full: bool) {
         self.machines[machine].disk_full = full;
@@ -193,6 +202,11 @@ impl World {
         let id = control.operate(operation, now);
         self.drain(machine);
         id
+    }
+
+    /// Whether an operation is done, for good.
+    pub fn is_done(&self, machine: usize, operation: OperationId) -> bool {
+        self.machines[machine].done.get(&operation).is_some_and(Result::is_ok)
     }
 
     /// Runs an operation on a machine to its end.

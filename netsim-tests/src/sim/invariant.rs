@@ -181,8 +181,11 @@ impl World {
             let mut owners: BTreeMap<IpAddr, NodeId> = BTreeMap::new();
             let mut names: BTreeMap<String, NodeId> = BTreeMap::new();
             for member in &view.members {
-                let addresses =
-                    member.ipv4.map(IpAddr::V4).into_iter().chain(member.ipv6.iter().map(|ip| (*ip).into()));
+                let addresses = member
+                    .ipv4
+                    .map(IpAddr::V4)
+                    .into_iter()
+                    .chain(member.ipv6.iter().map(|ip| (*ip).into()));
                 let addresses: Vec<IpAddr> = addresses.collect();
                 for address in &addresses {
                     let other = owners.insert(*address, member.node);

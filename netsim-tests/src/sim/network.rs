@@ -176,8 +176,7 @@ impl World {
             Some(true) => {
                 end.stage = Stage::Admitted;
                 self.forget_exchange(connection, side);
-                self.queue
-                    .after(Duration::from_micros(200), Event::Established(connection, side));
+                self.queue.after(Duration::from_micros(200), Event::Established(connection, side));
             }
             Some(false) => {
                 self.forget_exchange(connection, side);

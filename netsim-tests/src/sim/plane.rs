@@ -63,5 +63,4 @@ impl Plane {
         }
         None
     }
-
 }

@@ -68,7 +68,8 @@ impl Batch {
     pub fn summary(&mut self, name: &str) -> String {
         self.converged.sort_unstable();
         self.messages.sort_unstable();
-        let median = |sorted: &[Duration]| sorted.get(sorted.len() / 2).copied().unwrap_or_default();
+        let median =
+            |sorted: &[Duration]| sorted.get(sorted.len() / 2).copied().unwrap_or_default();
         format!(
             "{name}: {} seeds, {} events, {:.0} s of virtual time, converged after {:.1} s (median) and {:.1} s (most), {} messages per node (median)",
             self.runs,

@@ -28,8 +28,6 @@ impl Store {
     }
 
     pub(crate) fn saved(&self) -> Result<Saved, SavedError> {
-        Saved::read(
-            self.0.iter().map(|((table, key), value)| (*table, key.clone(), value.clone())),
-        )
+        Saved::read(self.0.iter().map(|((table, key), value)| (*table, key.clone(), value.clone())))
     }
 }

@@ -243,8 +243,7 @@ impl World {
             Ok(())
         };
         let delay = self.random.between(Duration::ZERO, Duration::from_millis(1));
-        self.queue
-            .after(delay, Event::Input(machine, run, Input::Persisted(ticket, result)));
+        self.queue.after(delay, Event::Input(machine, run, Input::Persisted(ticket, result)));
     }
 
     /// Schedules an input for this very moment, after what happens now.

@@ -1,0 +1,79 @@
+//! Clocks that are wrong, and certificates that are back-dated.
+
+use epsilon_netsim_tests::sim::{Death, Options, World, cases};
+
+use super::{MINUTE, SECOND, here, with_fleet};
+
+const YEAR: i64 = 365 * 86_400_000;
+
+#[test]
+fn a_machine_whose_clock_is_wrong_joins_within_three_seconds() {
+    for skew in [-60 * YEAR, -10 * YEAR, -3_600_000, 3_600_000, 10 * YEAR] {
+        cases(here!(), 4, 4, |case| {
+            let mut world = World::new(Options::new(case.seed, case.nodes));
+            let token = world.found();
+            world.join(1, &token);
+            world.settle(SECOND * 10);
+            world.set_clock(2, skew);
+            world.join(2, &token);
+            world.run_until(SECOND * 3, "connected", |world| world.is_full_mesh(&[0, 1, 2]));
+            world.settle(SECOND * 10);
+            // Set back by years across a reboot.
+            world.crash(1, Death::Power);
+            world.set_clock(1, skew);
+            world.start(1);
+            world.run_until(SECOND * 3, "connected again", |world| world.is_full_mesh(&[0, 1, 2]));
+        });
+    }
+}
+
+#[test]
+fn a_claimant_with_a_wrong_clock_takes_nobodys_name() {
+    for skew in [-40 * YEAR, -YEAR, YEAR, 40 * YEAR] {
+        with_fleet(here!(), 3, 3, |case, world, token| {
+            drop((world, token));
+            let mut world = World::new(Options::new(case.seed, 5));
+            let token = world.found();
+            world.join(1, &token);
+            world.join(2, &token);
+            world.settle(SECOND * 10);
+            let before: Vec<_> = (0..3).map(|one| world.seen(0, one)).collect();
+            // It asks for a name that another has, with its clock off.
+            world.set_clock(3, skew);
+            world.set_hostname(3, "n1");
+            world.join(3, &token);
+            world.settle(SECOND * 20);
+            let after: Vec<_> = (0..3).map(|one| world.seen(3, one)).collect();
+            assert_eq!(before, after);
+            world.set_clock(3, -skew);
+            world.crash(3, Death::Process);
+            world.start(3);
+            world.settle(MINUTE);
+            let after: Vec<_> = (0..3).map(|one| world.seen(3, one)).collect();
+            assert_eq!(before, after);
+        });
+    }
+}
+
+#[test]
+fn a_certificate_back_dated_under_an_expired_invite_is_refused() {
+    cases(here!(), 5, 5, |case| {
+        let mut world = World::new(Options::new(case.seed, case.nodes));
+        let (_, token) = world.found_with(Some(MINUTE), None);
+        world.join(1, &token);
+        world.join(2, &token);
+        world.settle(SECOND * 20);
+        world.run_for(MINUTE * 2);
+        // Two accomplices: clocks set back, and vouching for one another.
+        for machine in [3, 4] {
+            world.set_clock(machine, -120_000);
+            world.join(machine, &token);
+        }
+        world.run_for(MINUTE * 3);
+        for peer in 0..3 {
+            assert!(!world.is_peer(peer, 3) && !world.is_peer(peer, 4));
+            assert!(!world.are_linked(peer, 3) && !world.are_linked(peer, 4));
+        }
+        assert_eq!(world.view(0).members.len(), 3);
+    });
+}
