@@ -281,7 +281,7 @@ impl Row<'_> {
     fn damaged(&self, error: WireError) -> SavedError {
         let key = match std::str::from_utf8(self.key) {
             Ok(text) if text.chars().all(|c| c.is_ascii_graphic()) => text.to_owned(),
-            _ => self.key.iter().map(|byte| format!("{byte:02x}")).collect(),
+            _ => data_encoding::HEXLOWER.encode(self.key),
         };
         SavedError::Damaged { table: self.table.name(), key, error }
     }

@@ -169,14 +169,23 @@ impl Control {
         if node == self.own {
             return self.saw_own_record(record, now);
         }
-        let was_member = self.members.get(node).is_some();
-        match self.members.merge(record, &self.trust, &*self.config.check) {
+        let known = self.members.get(node).map(|known| (known.record.clone(), known.digest));
+        let merged = self.members.merge(record, &self.trust, &*self.config.check);
+        // Each start counts up: two runs with one incarnation are two machines.
+        if merged.is_ok()
+            && let (Some((known, _)), Ok(said)) = (&known, record.peek())
+            && known.incarnation == said.incarnation
+            && known.boot != said.boot
+        {
+            self.cloned(node, [known.boot, said.boot], now);
+        }
+        match merged {
             Ok(Merged::New) => {}
             Ok(Merged::Known | Merged::Stale) => return Taken::Known,
             Ok(Merged::Contradicts) => {
-                if let (Ok(one), Some(other)) = (record.peek(), self.members.get(node)) {
-                    let boots = [one.boot, other.record.boot];
-                    self.cloned(node, boots, now);
+                let digest = self.members.get(node).map(|member| member.digest);
+                if digest == known.as_ref().map(|(_, digest)| *digest) {
+                    return Taken::Known;
                 }
             }
             Err(Refused::Missing(_) | Refused::Unintroduced) => return Taken::Incomplete,
@@ -189,6 +198,7 @@ impl Control {
             ) => return Taken::Bad,
         }
         self.persist(vec![Write::record(node, record)], None);
+        let was_member = known.is_some();
         if !was_member {
             self.event(Event::MemberJoined(node));
         }

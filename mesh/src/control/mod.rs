@@ -271,10 +271,11 @@ impl Control {
         let mut identity = saved.identity;
         identity.incarnation += 1;
         let is_founder = introductions.iter().any(|one| one.signer() == id.root());
-        let newcomer = identity.ipv4.is_none().then_some(match is_founder {
-            true => own::Newcomer::Founder,
-            false => own::Newcomer::Joiner,
-        });
+        let newcomer = match identity.ipv4 {
+            Some(_) => None,
+            None if is_founder => Some(own::Newcomer::Founder),
+            None => Some(own::Newcomer::Joiner),
+        };
         let overlay_size = members.len();
         let mut control = Self {
             id,
@@ -314,6 +315,9 @@ impl Control {
             network,
             config,
         };
+        if control.is_banned() && !control.trust.has_departed(own) {
+            control.raise(Condition::Revoked, now);
+        }
         control.restore_gate(saved.gate);
         control.announce_addresses();
         control.refresh_members(now);

@@ -18,7 +18,7 @@ use epsilon_proto::trust::{Introduction, NodeFacts};
 use epsilon_proto::wire;
 
 use super::documents::Taken;
-use super::{Condition, Control, Output, Then};
+use super::{Control, Output, Then};
 use crate::event::Event;
 use crate::saved::{Introductions, Write};
 
@@ -146,7 +146,15 @@ impl Control {
     /// it.
     fn may_speak(&self) -> bool {
         self.identity.ipv4.is_some()
+            && !self.is_banned()
             && (self.is_introduced() || self.peers.values().all(|peer| peer.link.is_none()))
+    }
+
+    /// Whether this node itself was revoked, or left.
+    pub(super) fn is_banned(&self) -> bool {
+        self.trust.is_node_revoked(self.own)
+            || self.trust.has_departed(self.own)
+            || self.trust.are_members_revoked(self.certificate.signer())
     }
 
     /// Brings claims, vouching and the record as far as they come now.
@@ -372,12 +380,25 @@ impl Control {
         if introduction.node != self.own || own.introductions.contains(&introduction) {
             return;
         }
-        own.introductions.push(introduction);
-        let (ipv4, name) = (self.identity.ipv4, self.identity.name.clone());
-        let revoked =
-            |one: &Verified<Introduction>| self.trust.is_node_revoked(one.signer().into());
-        prune(&mut own.introductions, ipv4, name.as_ref(), self.certificate.signer(), revoked);
-        own.touch();
+        own.introductions.push(introduction.clone());
+        let grounded = self.members.grounded(&self.trust);
+        let value = |one: &Verified<Introduction>| {
+            let signer = one.signer();
+            if self.trust.is_node_revoked(signer.into()) {
+                Value::Void
+            } else if signer == self.id.root()
+                || self.trust.is_admin(signer)
+                || grounded.contains(&signer.into())
+            {
+                Value::Grounded
+            } else {
+                Value::Local
+            }
+        };
+        let (ipv4, name) = (self.identity.ipv4, self.identity.name.as_ref());
+        let invite = self.certificate.signer();
+        prune(&mut self.own_record.introductions, ipv4, name, invite, &introduction, value);
+        self.own_record.touch();
     }
 
     /// Where a member saw this node's datagrams come from.
@@ -460,10 +481,11 @@ impl Control {
     pub(super) fn own_record_persisted(&mut self, now: Now) {
         let Some(record) = self.own_record.staged.take() else { return };
         let merged = self.members.merge(record.signed(), &self.trust, &*self.config.check);
-        debug_assert!(
-            merged.is_ok() || self.conditions.contains_key(&Condition::Revoked),
-            "{merged:?}"
-        );
+        if merged.is_err() {
+            // This node was banned while its record was being written.
+            debug_assert!(self.is_banned(), "{merged:?}");
+            return;
+        }
         let change = Change::Record(record.signed().clone());
         self.outputs.push_back(Output::Publish(wire::encode(&change)));
         self.event(Event::Published);
@@ -502,27 +524,46 @@ impl Control {
     }
 }
 
+/// What an introduction is worth, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Value {
+    /// Everybody believes its signer.
+    Grounded,
+    /// Those who know its signer believe it.
+    Local,
+    /// Its signer is revoked.
+    Void,
+}
+
 /// Keeps, for each fact that still matters, the earliest introduction that
-/// vouches for it, preferring those whose signers are not revoked.
+/// vouches for it: for the membership among those that most believe, for the
+/// claims among those whose signers are not revoked. As long as nobody
+/// vouches whom everybody believes, the newest stays as well: its signer's
+/// side may believe nobody else.
 fn prune(
     introductions: &mut Vec<Verified<Introduction>>,
     ipv4: Option<Ipv4Addr>,
     name: Option<&NodeName>,
     invite: epsilon_proto::id::PublicKey,
-    is_revoked: impl Fn(&Verified<Introduction>) -> bool,
+    newest: &Verified<Introduction>,
+    value: impl Fn(&Verified<Introduction>) -> Value,
 ) {
-    introductions.sort_by_key(|one| (is_revoked(one), one.at));
+    introductions.sort_by_key(|one| (value(one) == Value::Void, one.at));
+    let membership = introductions
+        .iter()
+        .filter(|one| one.facts.invite == Some(invite))
+        .min_by_key(|one| (value(one), one.at));
+    let address = introductions
+        .iter()
+        .find(|one| one.facts.ipv4.is_some() && one.facts.ipv4 == ipv4);
+    let name =
+        introductions.iter().find(|one| one.facts.name.is_some() && one.facts.name.as_ref() == name);
+    let newest = Some(newest)
+        .filter(|_| membership.is_none_or(|one| value(one) != Value::Grounded));
     let mut kept: Vec<Verified<Introduction>> = Vec::new();
-    let wanted: [&dyn Fn(&NodeFacts) -> bool; 3] = [
-        &|facts| facts.invite == Some(invite),
-        &|facts| facts.ipv4.is_some() && facts.ipv4 == ipv4,
-        &|facts| facts.name.is_some() && facts.name.as_ref() == name,
-    ];
-    for holds in wanted {
-        if let Some(first) = introductions.iter().find(|one| holds(&one.facts))
-            && !kept.contains(first)
-        {
-            kept.push(first.clone());
+    for one in [membership, address, name, newest].into_iter().flatten() {
+        if !kept.contains(one) {
+            kept.push(one.clone());
         }
     }
     kept.truncate(MAX_INTRODUCTIONS);

@@ -132,7 +132,7 @@ impl Membership {
         check: &dyn SignatureCheck,
     ) -> Result<Merged, Refused> {
         let node = NodeId::from(signed.signer());
-        self.refuse_banned(node, trust)?;
+        refuse_banned(node, trust)?;
         let known = self.members.get(&node);
         if known.is_some_and(|known| known.record.signed() == signed) {
             return Ok(Merged::Known);
@@ -182,16 +182,6 @@ impl Membership {
         self.buckets.touch(node);
         self.members.insert(node, member);
         Ok(outcome)
-    }
-
-    fn refuse_banned(&self, node: NodeId, trust: &Trust) -> Result<(), Refused> {
-        if trust.is_node_revoked(node) {
-            return Err(Refused::Revoked);
-        }
-        if trust.has_departed(node) {
-            return Err(Refused::Departed);
-        }
-        Ok(())
     }
 
     /// Checks a certificate up to the root.
@@ -247,11 +237,21 @@ impl Membership {
             || (self.members.contains_key(&node) && !trust.is_node_revoked(node))
     }
 
-    /// The members to whom no chain of introductions leads from the root, an
-    /// admin or oneself. Whoever knows only what such a chain reaches would
-    /// not believe them: introducers that merely vouch for one another prove
-    /// nothing to a third.
+    /// The members to whom a chain of introductions leads from the root or an
+    /// admin: whoever knows those of the chain believes them. Introducers that
+    /// merely vouch for one another prove nothing to a third.
+    pub fn grounded(&self, trust: &Trust) -> BTreeSet<NodeId> {
+        self.reached_from(trust, None)
+    }
+
+    /// The members to whom no chain leads, from oneself neither: others would
+    /// not believe them although one knows them oneself.
     pub fn orphans(&self, trust: &Trust) -> BTreeSet<NodeId> {
+        let reached = self.reached_from(trust, Some(self.own));
+        self.members.keys().copied().filter(|node| !reached.contains(node)).collect()
+    }
+
+    fn reached_from(&self, trust: &Trust, node: Option<NodeId>) -> BTreeSet<NodeId> {
         let mut introduced: BTreeMap<PublicKey, Vec<NodeId>> = BTreeMap::new();
         for (node, member) in &self.members {
             for introduction in &member.introductions {
@@ -260,22 +260,21 @@ impl Membership {
                 }
             }
         }
-        let mut orphans: BTreeSet<NodeId> = self.members.keys().copied().collect();
-        let mut reached: Vec<PublicKey> = introduced
+        let mut due: Vec<PublicKey> = introduced
             .keys()
             .copied()
             .filter(|key| *key == self.network.root() || trust.is_admin(*key))
-            .chain([self.own.key()])
+            .chain(node.map(NodeId::key))
             .collect();
-        orphans.remove(&self.own);
-        while let Some(key) = reached.pop() {
+        let mut reached: BTreeSet<NodeId> = node.into_iter().collect();
+        while let Some(key) = due.pop() {
             for node in introduced.remove(&key).into_iter().flatten() {
-                if orphans.remove(&node) {
-                    reached.push(node.key());
+                if reached.insert(node) {
+                    due.push(node.key());
                 }
             }
         }
-        orphans
+        reached
     }
 
     fn refuse_too_many(&self, invite: PublicKey, trust: &Trust) -> Result<(), Refused> {
@@ -346,7 +345,7 @@ impl Membership {
         self.members
             .iter()
             .filter(|(node, member)| {
-                self.refuse_banned(**node, trust).is_err()
+                refuse_banned(**node, trust).is_err()
                     || trust.are_members_revoked(member.invite())
             })
             .map(|(node, _)| *node)
@@ -421,6 +420,16 @@ impl Membership {
     pub fn first_met(&self, node: NodeId) -> Option<Timestamp> {
         self.get(node)?.introductions.iter().map(|introduction| introduction.at).min()
     }
+}
+
+fn refuse_banned(node: NodeId, trust: &Trust) -> Result<(), Refused> {
+    if trust.is_node_revoked(node) {
+        return Err(Refused::Revoked);
+    }
+    if trust.has_departed(node) {
+        return Err(Refused::Departed);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

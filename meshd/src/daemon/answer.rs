@@ -125,26 +125,21 @@ impl Asked {
 
     /// The root key: from the request, or from this machine's file.
     fn root(&self, given: Option<&Secret>, id: NetworkId) -> Result<SecretKey, Problem> {
-        let root = match given {
-            Some(text) => root_from_text(text.expose())?,
-            None => {
-                let path = self.dir.join(ROOT_FILE);
-                let bytes = file::read_secret(&path, 64).map_err(|error| {
-                    let problem = Problem::new(
-                        ProblemKind::Permission,
-                        format!("this machine does not keep the root key: {error}"),
-                    );
-                    problem
-                        .hint("run the command where the network was made, or pass --root-key FILE")
-                })?;
-                let seed = bytes.first_chunk::<32>().filter(|_| bytes.len() == 32);
-                seed.map(SecretKey::from_seed).ok_or_else(|| {
-                    Problem::new(
-                        ProblemKind::Error,
-                        format!("{} is not a root key", path.display()),
-                    )
-                })?
-            }
+        let root = if let Some(text) = given {
+            root_from_text(text.expose())?
+        } else {
+            let path = self.dir.join(ROOT_FILE);
+            let bytes = file::read_secret(&path, 64).map_err(|error| {
+                let problem = Problem::new(
+                    ProblemKind::Permission,
+                    format!("this machine does not keep the root key: {error}"),
+                );
+                problem.hint("run the command where the network was made, or pass --root-key FILE")
+            })?;
+            let seed = bytes.first_chunk::<32>().filter(|_| bytes.len() == 32);
+            seed.map(SecretKey::from_seed).ok_or_else(|| {
+                Problem::new(ProblemKind::Error, format!("{} is not a root key", path.display()))
+            })?
         };
         if root.network() == id { Ok(root) } else { Err(failed(&OperationError::NotRoot)) }
     }

@@ -187,8 +187,8 @@ impl Daemon {
 
     async fn begin_join(&mut self, request: JoinRequest) -> Result<Begun, Problem> {
         let now = clock::wall();
-        let token: Token = request.token.expose().parse().map_err(token_problem)?;
-        let token = token.verify(&Strict).map_err(token_problem)?;
+        let token: Token = request.token.expose().parse().map_err(|error| token_problem(&error))?;
+        let token = token.verify(&Strict).map_err(|error| token_problem(&error))?;
         let (name, id) = (token.network.name.clone(), token.id);
         if let Some(network) = self.networks.get(&name) {
             let snapshot = network.client().snapshot().await.map_err(stopped)?;
@@ -428,7 +428,7 @@ fn joined(snapshot: &network::Snapshot, already: bool) -> Joined {
     }
 }
 
-fn token_problem(problem: TokenError) -> Problem {
+fn token_problem(problem: &TokenError) -> Problem {
     let kind = match problem {
         TokenError::Tampered(_) | TokenError::Secret | TokenError::Expired(_) => ProblemKind::Error,
         _ => ProblemKind::Usage,

@@ -140,8 +140,8 @@ pub(super) fn detail(member: &MemberView, snapshot: &Snapshot) -> NodeDetail {
     let invite = snapshot.invites.iter().find(|invite| invite.key == member.invite);
     let introduced = member.introduced.iter().min_by_key(|(_, at)| *at);
     let by = |key: &PublicKey| {
-        let introducer = view.members.iter().find(|other| other.node.key() == *key);
-        introducer.map_or_else(
+        let member = view.members.iter().find(|other| other.node.key() == *key);
+        member.map_or_else(
             || NodeRef {
                 id: key.to_string(),
                 name: (*key == view.id.root()).then(|| "root key".to_owned()),

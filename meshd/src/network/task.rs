@@ -67,7 +67,7 @@ pub(super) struct Task {
     interface_problem: Option<String>,
     discovery: Option<Discovery>,
     resolved: mpsc::Receiver<Resolved>,
-    resolver: mpsc::Sender<Resolved>,
+    lookups: mpsc::Sender<Resolved>,
     resolve_due: tokio::time::Instant,
     settle: Option<tokio::time::Instant>,
     watch: Watch,
@@ -140,7 +140,7 @@ impl Task {
             gate.clone(),
             admission_sender,
         )?;
-        let (resolver, resolved) = mpsc::channel(1);
+        let (lookups, resolved) = mpsc::channel(1);
         let watch = match config.founding {
             true => Watch::founder(now.instant),
             false => Watch::new(now.instant),
@@ -165,7 +165,7 @@ impl Task {
             interface_problem: None,
             discovery,
             resolved,
-            resolver,
+            lookups,
             resolve_due: tokio::time::Instant::now(),
             settle: None,
             watch,
@@ -440,12 +440,11 @@ impl Task {
         self.resolve_due = tokio::time::Instant::now() + RESOLVE_EVERY;
         let settings = self.engine.settings();
         let (token, advertise) = (settings.token_addresses.clone(), settings.advertise.clone());
-        let resolver = self.resolver.clone();
+        let lookups = self.lookups.clone();
         tokio::spawn(async move {
-            let resolved =
-                Resolved { token: look_up(token).await, advertise: look_up(advertise).await };
+            let (token, advertise) = (look_up(token).await, look_up(advertise).await);
             // The task may have ended meanwhile.
-            let _ = resolver.send(resolved).await;
+            let _ = lookups.send(Resolved { token, advertise }).await;
         });
     }
 

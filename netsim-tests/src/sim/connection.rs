@@ -47,6 +47,8 @@ pub(crate) enum Stage {
 pub(crate) struct End {
     pub(crate) machine: usize,
     pub(crate) run: u64,
+    /// Who the machine was when the connection was made.
+    pub(crate) node: NodeId,
     pub(crate) stage: Stage,
     pub(crate) exchange: Option<ExchangeId>,
     /// Whether the engine answered the last step, so that the next frame may
@@ -76,15 +78,16 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(
-        dialler: (usize, u64),
-        listener: (usize, u64),
+        dialler: (usize, u64, NodeId),
+        listener: (usize, u64, NodeId),
         attempt: u64,
         expected: Option<NodeId>,
         address: SocketAddr,
     ) -> Self {
-        let end = |(machine, run)| End {
+        let end = |(machine, run, node)| End {
             machine,
             run,
+            node,
             stage: Stage::Connecting,
             exchange: None,
             reading: false,

@@ -245,11 +245,25 @@ impl World {
         use std::fmt::Write as _;
         let at = self.now();
         let mut text = format!("at {at:?}, {} events:\n", self.trace.events);
+        let nodes: BTreeMap<NodeId, usize> =
+            self.machines.iter().enumerate().map(|(number, one)| (one.node, number)).collect();
         for machine in 0..self.machines.len() {
             let now = self.machines[machine].now(at);
             let one = &mut self.machines[machine];
             let Some(control) = &mut one.control else { continue };
             let view = control.view(now);
+            let known: BTreeSet<_> =
+                view.members.iter().map(|one| nodes.get(&one.node).copied()).collect();
+            let missing: Vec<_> = nodes.values().filter(|one| !known.contains(&Some(**one))).collect();
+            let introduced: BTreeMap<_, Vec<_>> = view
+                .members
+                .iter()
+                .map(|one| {
+                    let by = |(by, _): &(_, _)| nodes.get(&NodeId::from(*by)).copied();
+                    (nodes.get(&one.node), one.introduced.iter().filter_map(by).collect())
+                })
+                .collect();
+            let _ = writeln!(text, "n{machine} lacks {missing:?}, introducers {introduced:?}");
             let _ = writeln!(
                 text,
                 "n{machine} {} {:?} members {} records {} documents {} links {} conditions {:?}",

@@ -75,8 +75,11 @@ impl World {
         };
         self.last_connection += 1;
         let connection = self.last_connection;
-        let ends = [(machine, run), (listener, self.machines[listener].run)];
-        let open = Connection::new(ends[0], ends[1], attempt, node, address);
+        let end = |machine: usize| {
+            let one = &self.machines[machine];
+            (machine, one.run, one.node)
+        };
+        let open = Connection::new(end(machine), end(listener), attempt, node, address);
         self.connections.insert(connection, open);
         let delay = self.segment_delay(machine, listener);
         self.queue.after(delay, Event::Arrive(connection));
@@ -114,6 +117,7 @@ impl World {
         let found = self.machines[listener].node;
         let Some(open) = self.connections.get_mut(&connection) else { return };
         open.ends[1].run = self.machines[listener].run;
+        open.ends[1].node = found;
         let is_other = open.expected.is_some_and(|expected| expected != found);
         if is_other || found == self.machines[dialler].node {
             return self.close(connection, 1);
@@ -126,7 +130,7 @@ impl World {
     /// An end enters the admission.
     pub(crate) fn begin(&mut self, connection: ConnectionId, side: Side) {
         let Some(open) = self.connections.get_mut(&connection) else { return };
-        let (machine, other) = (open.ends[side].machine, open.ends[1 - side].machine);
+        let (machine, node) = (open.ends[side].machine, open.ends[1 - side].node);
         if open.ends[side].stage != Stage::Connecting {
             return;
         }
@@ -135,7 +139,7 @@ impl World {
         self.machines[machine].exchanges.insert(exchange, (connection, side));
         open.ends[side].stage = Stage::Admitting;
         open.ends[side].exchange = Some(exchange);
-        let (node, remote) = (self.machines[other].node, self.remote(connection, side));
+        let remote = self.remote(connection, side);
         let begin = AdmissionInput::Begin { node, remote, outbound: side == 0 };
         self.queue.after(ADMISSION, Event::AdmissionTimeout(connection, side));
         self.feed(machine, Input::Admission(exchange, begin));
@@ -200,9 +204,9 @@ impl World {
         if end.stage != Stage::Admitted {
             return;
         }
-        let (machine, other) = (end.machine, open.ends[1 - side].machine);
-        let attempt = open.attempt;
-        let (node, remote) = (self.machines[other].node, self.remote(connection, side));
+        let machine = end.machine;
+        let (attempt, node) = (open.attempt, open.ends[1 - side].node);
+        let remote = self.remote(connection, side);
         let links = self.machines[machine].links.entry(node).or_default();
         links.push(connection);
         if links.len() == 1 {
@@ -240,9 +244,10 @@ impl World {
     /// dialled and that are not kept.
     pub(crate) fn tidy(&mut self, connection: ConnectionId) {
         let Some(open) = self.connections.get(&connection) else { return };
-        let [one, other] = [open.ends[0].machine, open.ends[1].machine];
-        for (own, peer) in [(one, other), (other, one)] {
-            for link in self.surplus(own, self.machines[peer].node) {
+        let [one, other] = [&open.ends[0], &open.ends[1]];
+        let pairs = [(one.machine, other.node), (other.machine, one.node)];
+        for (own, peer) in pairs {
+            for link in self.surplus(own, peer) {
                 self.close(link, 0);
             }
         }
@@ -359,7 +364,7 @@ impl World {
         end.inbox.clear();
         end.held.clear();
         let exchange = end.exchange.take();
-        let node = self.machines[open.ends[1 - side].machine].node;
+        let node = open.ends[1 - side].node;
         if self.machines[machine].run != run {
             return;
         }
@@ -454,7 +459,7 @@ impl World {
         if open.stalled || end.stage != Stage::Established {
             return;
         }
-        let (machine, from) = (end.machine, self.machines[open.ends[1 - side].machine].node);
+        let (machine, from) = (end.machine, open.ends[1 - side].node);
         if self.machines[machine].heard.insert(Digest::of(&bytes), now).is_none() {
             self.feed(machine, Input::Gossip(from, bytes));
         }

@@ -316,7 +316,7 @@ impl World {
             Input::Request(connection, side, id, bytes) => {
                 trace.note(at, machine, "request", &bytes);
                 let Some(open) = self.connections.get(&connection) else { return };
-                let asker = self.machines[open.ends[1 - side].machine].node;
+                let asker = open.ends[1 - side].node;
                 let Some(control) = &mut self.machines[machine].control else { return };
                 answer = Some((connection, side, id, control.handle_request(asker, &bytes, now)));
             }
