@@ -7,11 +7,13 @@ DENY    := $(TOOLS)/bin/cargo-deny
 DENY_VERSION := 0.20.2
 FUZZ    := $(TOOLS)/bin/cargo-fuzz
 FUZZ_VERSION := 0.13.2
+FUZZ_SECONDS ?= 60
 
 # command:package, as Debian and Ubuntu call them
-NEEDED  := cc:gcc ping:iputils-ping ip:iproute2
+NEEDED  := cc:gcc ping:iputils-ping ip:iproute2 faketime:faketime
 
-.PHONY: help lab lab-down test check unit sim e2e soak bench openapi deps clean
+.PHONY: help build lab lab-down test check unit sim e2e bench openapi deps clean \
+	soak sim-soak fuzz-soak e2e-soak idle-soak
 
 help:
 	@echo "make lab        build, and bring up a fleet of three nodes on this machine"
@@ -59,6 +61,27 @@ sim: deps
 
 e2e: build
 	$(CARGO) test --locked -p epsilon-netsim-tests --test e2e
+
+bench: deps
+	$(CARGO) build --locked --release --quiet -p meshd -p epsilon-cli
+	$(CARGO) bench --locked --quiet -p epsilon-netsim-tests --bench fleet
+
+# About an hour and a half on two cores.
+soak: sim-soak fuzz-soak e2e-soak idle-soak
+
+sim-soak: deps
+	EPSILON_SIM_SEEDS=200 $(CARGO) test --locked -p epsilon-netsim-tests --test sim -- --nocapture
+	EPSILON_SIM_SEEDS=5 EPSILON_SIM_NODES=1000 $(CARGO) test --locked -p epsilon-netsim-tests --test sim -- churn::views --nocapture
+
+fuzz-soak: deps $(FUZZ)
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" netsim-tests/fuzz/run $(FUZZ_SECONDS)
+
+e2e-soak: build
+	for round in 1 2 3; do $(CARGO) test --locked -p epsilon-netsim-tests --test e2e || exit 1; done
+
+idle-soak: deps
+	$(CARGO) build --locked --release --quiet -p meshd -p epsilon-cli
+	BENCH_IDLE_SECONDS=600 $(CARGO) bench --locked --quiet -p epsilon-netsim-tests --bench fleet
 
 openapi:
 	$(CARGO) run --locked --quiet -p meshd -- --print-openapi > docs/openapi.json

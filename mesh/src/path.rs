@@ -135,6 +135,16 @@ impl Paths {
         }
     }
 
+    /// A probe of the peer came from an address. Worth one in return unless
+    /// that address answered before: two nodes that probe because they were
+    /// probed would never end.
+    pub fn probed_from(&mut self, address: SocketAddr) {
+        self.add(address);
+        if let Some(candidate) = self.candidates.get_mut(&address) {
+            candidate.wanted |= candidate.answered.is_none();
+        }
+    }
+
     /// The next address to which a probe goes now.
     pub fn next_probe(&mut self, now: Instant) -> Option<SocketAddr> {
         for (address, candidate) in &mut self.candidates {
@@ -291,6 +301,18 @@ mod tests {
         assert_eq!(probes, SILENT_PROBES);
         paths.probe_all();
         assert!(paths.next_probe(at(601_000)).is_some());
+    }
+
+    #[test]
+    fn a_probe_from_an_address_that_answered_is_not_returned() {
+        let mut paths = Paths::default();
+        paths.probed_from(address(1));
+        assert_eq!(paths.next_probe(at(0)), Some(address(1)));
+        paths.answered(address(1), millis(1), at(1), &[]);
+        paths.probed_from(address(1));
+        assert_eq!(paths.next_probe(at(2)), None);
+        paths.silent();
+        assert_eq!(paths.next_probe(at(3)), Some(address(1)));
     }
 
     #[test]

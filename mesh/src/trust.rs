@@ -16,9 +16,14 @@ use epsilon_proto::trust::{
     Revocation, Revoked,
 };
 
-/// How many documents a node keeps: far above what people make, far below
-/// what would hurt.
+/// How many documents of admins a node keeps: far above what people make, far
+/// below what would hurt. What the root signed always fits.
 pub(crate) const MAX_DOCUMENTS: usize = 16_384;
+
+/// How many departures a node keeps. They have a share of their own: anyone
+/// can make keys and sign departures with them, and those must not keep a
+/// revocation out.
+const MAX_DEPARTURES: usize = 4_096;
 
 /// How many members a network admits when no charter says otherwise.
 const DEFAULT_MAX_MEMBERS: u32 = 1024;
@@ -34,7 +39,7 @@ pub enum TrustError {
     #[error(transparent)]
     Document(#[from] DocumentError),
     /// Too many already.
-    #[error("the network holds {MAX_DOCUMENTS} documents already")]
+    #[error("the network holds as many documents as it may")]
     Full,
 }
 
@@ -49,14 +54,16 @@ pub struct Trust {
     revoked_nodes: BTreeSet<NodeId>,
     revoked_invites: BTreeSet<PublicKey>,
     revoked_members: BTreeSet<PublicKey>,
-    departed: BTreeSet<NodeId>,
+    /// One departure a node: the one with the lowest hash.
+    departed: BTreeMap<NodeId, Digest>,
     genesis: BTreeMap<Digest, Verified<GenesisBlock>>,
     charters: BTreeMap<Digest, Verified<Charter>>,
-    invites: BTreeMap<PublicKey, Verified<Invite>>,
+    invites: BTreeMap<PublicKey, BTreeMap<Digest, Verified<Invite>>>,
     pins: BTreeMap<Digest, Verified<Pin>>,
     gate_epochs: BTreeMap<Digest, Verified<GateEpoch>>,
     digest: Option<Digest>,
-    newest_signed: Timestamp,
+    /// The newest time that each root or admin key signed.
+    signed_times: BTreeMap<PublicKey, Timestamp>,
 }
 
 impl Trust {
@@ -72,14 +79,14 @@ impl Trust {
             revoked_nodes: BTreeSet::new(),
             revoked_invites: BTreeSet::new(),
             revoked_members: BTreeSet::new(),
-            departed: BTreeSet::new(),
+            departed: BTreeMap::new(),
             genesis: BTreeMap::new(),
             charters: BTreeMap::new(),
             invites: BTreeMap::new(),
             pins: BTreeMap::new(),
             gate_epochs: BTreeMap::new(),
             digest: None,
-            newest_signed: founded,
+            signed_times: BTreeMap::new(),
         }
     }
 
@@ -93,18 +100,15 @@ impl Trust {
         if self.documents.contains_key(&digest) {
             return Ok(false);
         }
-        if self.documents.len() >= MAX_DOCUMENTS {
-            return Err(TrustError::Full);
-        }
         let network = self.network;
         match document {
             NetworkDocument::Grant(signed) => {
                 let grant = signed.verify_by(network.root(), network, check)?;
-                self.note_time(grant.issued);
+                self.note_time(grant.signer(), grant.issued);
                 // Two grants for one key differ in nothing that matters; the
                 // lower hash counts, so that all agree on the name.
                 match self.grants.get(&grant.key) {
-                    Some(known) if known.signed().digest() < digest => {}
+                    Some(known) if known.signed().digest() < signed.digest() => {}
                     _ => drop(self.grants.insert(grant.key, grant)),
                 }
             }
@@ -115,7 +119,7 @@ impl Trust {
                     }
                     _ => self.by_admin(signed, check)?,
                 };
-                self.note_time(revocation.issued);
+                self.note_time(revocation.signer(), revocation.issued);
                 match &revocation.revoked {
                     Revoked::Node(node) => drop(self.revoked_nodes.insert(*node)),
                     Revoked::Invite(key) => drop(self.revoked_invites.insert(*key)),
@@ -129,25 +133,22 @@ impl Trust {
             }
             NetworkDocument::Genesis(signed) => {
                 let genesis = signed.verify_by(network.root(), network, check)?;
-                self.note_time(genesis.created);
+                self.note_time(genesis.signer(), genesis.created);
                 self.genesis.insert(digest, genesis);
             }
             NetworkDocument::Charter(signed) => {
                 let charter = self.by_admin(signed, check)?;
-                self.note_time(charter.issued);
+                self.note_time(charter.signer(), charter.issued);
                 self.charters.insert(digest, charter);
             }
             NetworkDocument::Invite(signed) => {
                 let invite = self.by_admin(signed, check)?;
-                self.note_time(invite.issued);
-                match self.invites.get(&invite.key) {
-                    Some(known) if known.signed().digest() < digest => {}
-                    _ => drop(self.invites.insert(invite.key, invite)),
-                }
+                self.note_time(invite.signer(), invite.issued);
+                self.invites.entry(invite.key).or_default().insert(digest, invite);
             }
             NetworkDocument::Pin(signed) => {
                 let pin = self.by_admin(signed, check)?;
-                self.note_time(pin.at.wall);
+                self.note_time(pin.signer(), pin.at.wall);
                 self.pins.insert(digest, pin);
             }
             NetworkDocument::GateEpoch(signed) => {
@@ -156,7 +157,14 @@ impl Trust {
             }
             NetworkDocument::Departure(signed) => {
                 let departure: Verified<Departure> = signed.verify(network, check)?;
-                self.departed.insert(departure.signer().into());
+                let node = departure.signer().into();
+                match self.departed.get(&node) {
+                    Some(known) if *known < digest => return Ok(false),
+                    Some(known) => drop(self.documents.remove(known)),
+                    None if self.departed.len() >= MAX_DEPARTURES => return Err(TrustError::Full),
+                    None => {}
+                }
+                self.departed.insert(node, digest);
             }
         }
         self.documents.insert(digest, document.clone());
@@ -172,11 +180,15 @@ impl Trust {
         if !self.grants.contains_key(&signed.signer()) {
             return Err(TrustError::UnknownSigner(signed.signer().short()));
         }
+        if self.documents.len() - self.departed.len() >= MAX_DOCUMENTS {
+            return Err(TrustError::Full);
+        }
         Ok(signed.verify(self.network, check)?)
     }
 
-    fn note_time(&mut self, time: Timestamp) {
-        self.newest_signed = self.newest_signed.max(time);
+    fn note_time(&mut self, signer: PublicKey, time: Timestamp) {
+        let newest = self.signed_times.entry(signer).or_default();
+        *newest = time.max(*newest);
     }
 
     /// Whether a key may act as an admin now.
@@ -199,14 +211,19 @@ impl Trust {
         self.grants.get(&key)
     }
 
-    /// An invite, revoked or not.
+    /// An invite, revoked or not. Of several with one key, one by an admin
+    /// that still is one counts, among equals the one with the lowest hash.
     pub fn invite(&self, key: PublicKey) -> Option<&Verified<Invite>> {
-        self.invites.get(&key)
+        self.invites
+            .get(&key)?
+            .iter()
+            .min_by_key(|(digest, invite)| (!self.is_admin(invite.signer()), **digest))
+            .map(|(_, invite)| invite)
     }
 
     /// Every invite, revoked or not.
     pub fn invites(&self) -> impl Iterator<Item = &Verified<Invite>> {
-        self.invites.values()
+        self.invites.keys().filter_map(|key| self.invite(*key))
     }
 
     /// Whether an invite admits nobody new, whatever its expiry says.
@@ -226,7 +243,7 @@ impl Trust {
 
     /// Whether a node left.
     pub fn has_departed(&self, node: NodeId) -> bool {
-        self.departed.contains(&node)
+        self.departed.contains_key(&node)
     }
 
     /// What is revoked.
@@ -246,7 +263,8 @@ impl Trust {
 
     /// The newest reading of the hybrid clock among the pins.
     pub(crate) fn newest_pin(&self) -> epsilon_proto::clock::HybridTime {
-        self.pins.values().map(|pin| pin.at).max().unwrap_or_default()
+        let counting = self.pins.values().filter(|pin| self.is_admin(pin.signer()));
+        counting.map(|pin| pin.at).max().unwrap_or_default()
     }
 
     /// The nodes with a pin.
@@ -289,9 +307,11 @@ impl Trust {
         self.gate_epochs.values().filter(|epoch| self.is_admin(epoch.signer()))
     }
 
-    /// The newest time that root or admin signed.
+    /// The newest time that the root, or an admin that still is one, signed.
     pub fn newest_signed(&self) -> Timestamp {
-        self.newest_signed
+        let counts = |key: PublicKey| key == self.network.root() || self.is_admin(key);
+        let counting = self.signed_times.iter().filter(|(key, _)| counts(**key));
+        counting.map(|(_, time)| *time).max().unwrap_or_default().max(self.founded)
     }
 
     /// When the network was founded.

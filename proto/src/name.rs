@@ -171,4 +171,32 @@ mod tests {
         let long: NodeName = "a".repeat(63).parse().unwrap();
         assert_eq!(long.with_suffix("k3x9").unwrap().as_str().len(), 63);
     }
+
+    fn reads_as_it_prints<T: FromStr<Err = NameError> + fmt::Display + PartialEq + fmt::Debug>(
+        text: &str,
+    ) {
+        match text.parse::<T>() {
+            Ok(name) => assert_eq!(name.to_string(), text),
+            Err(error) => assert!(error.to_string().contains(text), "{error}"),
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_name_reads_as_it_prints_and_no_text_panics(text in "\\PC{0,70}|[a-zA-Z0-9._/-]{0,70}") {
+            reads_as_it_prints::<NodeName>(&text);
+            reads_as_it_prints::<NetworkName>(&text);
+            reads_as_it_prints::<Domain>(&text);
+            reads_as_it_prints::<LabelKey>(&text);
+            reads_as_it_prints::<LabelValue>(&text);
+        }
+
+        #[test]
+        fn any_hostname_gives_a_name_with_room_for_a_suffix_or_none(text in "\\PC{0,80}") {
+            if let Some(name) = NodeName::from_hostname(&text) {
+                proptest::prop_assert!(name.as_str().len() <= 56);
+                proptest::prop_assert!(name.with_suffix("k3x9").is_some());
+            }
+        }
+    }
 }

@@ -325,9 +325,15 @@ impl FromStr for HostPort {
     fn from_str(text: &str) -> Result<Self, HostPortError> {
         let refuse = || HostPortError(text.to_owned());
         if let Ok(address) = text.parse::<SocketAddr>() {
-            return if address.port() == 0 { Err(refuse()) } else { Ok(address.into()) };
+            // A zone means nothing on another host.
+            let is_zoned = matches!(address, SocketAddr::V6(address) if address.scope_id() != 0);
+            let usable = address.port() != 0 && !is_zoned;
+            return if usable { Ok(address.into()) } else { Err(refuse()) };
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(refuse)?;
+        if !port.bytes().all(|c| c.is_ascii_digit()) {
+            return Err(refuse());
+        }
         let port: u16 = port.parse().map_err(|_| refuse())?;
         let host = host.to_ascii_lowercase();
         let is_name = host.len() <= 253
@@ -357,7 +363,14 @@ impl Wire for HostPort {
         to.text(&self.to_string());
     }
     fn read(from: &mut Reader<'_>) -> Result<Self, WireError> {
-        from.text()?.parse().map_err(|_| WireError::Invalid("HOST:PORT"))
+        let text = from.text()?;
+        let host: Self = text.parse().map_err(|_| WireError::Invalid("HOST:PORT"))?;
+        // People may write it in several ways; the wire has one.
+        if host.to_string() == text {
+            Ok(host)
+        } else {
+            Err(WireError::NotCanonical("a HOST:PORT is not in its usual form"))
+        }
     }
 }
 

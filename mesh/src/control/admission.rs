@@ -53,6 +53,7 @@ const MAX_HELLO: usize = 8_192;
 /// An admission under way.
 pub(super) struct Admission {
     node: NodeId,
+    outbound: bool,
     stage: Stage,
     hello: Option<Hello>,
     /// This node's verdict, once given.
@@ -95,14 +96,30 @@ impl Control {
     /// Something happened to an admission.
     pub fn handle_admission(&mut self, exchange: ExchangeId, input: AdmissionInput, now: Now) {
         match input {
-            AdmissionInput::Begin { node, remote: _, outbound: _ } => {
+            AdmissionInput::Begin { node, remote: _, outbound } => {
                 let hello = self.hello(node, now);
-                let admission = Admission { node, stage: Stage::Hello, hello: None, given: None };
+                let admission =
+                    Admission { node, outbound, stage: Stage::Hello, hello: None, given: None };
                 self.admissions.insert(exchange, admission);
                 self.step(exchange, Some(wire::encode(&hello)), None);
             }
             AdmissionInput::Frame(bytes) => self.admission_frame(exchange, &bytes, now),
-            AdmissionInput::Ended => drop(self.admissions.remove(&exchange)),
+            AdmissionInput::Ended => self.end_admission(exchange),
+        }
+    }
+
+    /// Forgets an admission, and the applicant unless it was let in: those
+    /// who come with a token that admits nobody any more could otherwise
+    /// leave something behind with each new identity.
+    fn end_admission(&mut self, exchange: ExchangeId) {
+        let Some(admission) = self.admissions.remove(&exchange) else { return };
+        let node = admission.node;
+        if !admission.outbound
+            && !self.admitted_by.contains_key(&node)
+            && self.members.get(node).is_none()
+            && self.admissions.values().all(|other| other.node != node)
+        {
+            self.peers.remove(&node);
         }
     }
 
@@ -113,7 +130,7 @@ impl Control {
         outcome: Option<Result<(), Refusal>>,
     ) {
         if outcome.is_some() {
-            self.admissions.remove(&exchange);
+            self.end_admission(exchange);
         }
         self.outputs.push_back(Output::Admission { exchange, send, outcome });
     }
@@ -213,7 +230,10 @@ impl Control {
                 None => Err(Refusal::Protocol),
             };
             let verdict = match judgement {
-                Ok(()) => Verdict::Accepted(self.welcome(node, credentials.gate_epoch)),
+                Ok(()) => {
+                    self.admitted_by.insert(node, credentials.certificate.signer());
+                    Verdict::Accepted(self.welcome(node, credentials.gate_epoch))
+                }
                 Err(refusal) => {
                     self.note_refused(node, refusal, now);
                     Verdict::Refused(refusal)
@@ -285,7 +305,6 @@ impl Control {
         if self.is_cloned(node, hello.boot, now) {
             return Err(Refusal::Cloned);
         }
-        self.admitted_by.insert(node, invite_key);
         if self.members.get(node).is_some() || self.members.has_vouched(node) {
             return Ok(());
         }
@@ -294,12 +313,12 @@ impl Control {
         if introductions.iter().any(|one| self.members.may_introduce(one.signer(), &self.trust)) {
             return Ok(());
         }
-        // A newcomer cannot judge those who were there before it; whoever
-        // admits it does.
-        let is_newcomer = !self.is_introduced();
-        if !is_newcomer || introductions.is_empty() {
-            self.judge_invite(invite_key, now)?;
+        // A newcomer cannot judge those who were there before it. It takes them
+        // for members until it knows better, and vouches for none of them.
+        if !self.is_grounded && !introductions.is_empty() {
+            return Ok(());
         }
+        self.judge_invite(invite_key, now)?;
         self.members.vouch(node);
         self.save_vouched();
         Ok(())

@@ -104,6 +104,7 @@ impl Control {
             }
             NetworkDocument::Departure(_) => {
                 self.drop_banned(now);
+                self.vouch_for_orphans(now);
                 "departure"
             }
         };
@@ -141,11 +142,8 @@ impl Control {
         banned.extend(
             self.peers
                 .keys()
-                .filter(|node| {
-                    self.members.get(**node).is_none()
-                        && (self.trust.is_node_revoked(**node) || self.trust.has_departed(**node))
-                })
-                .copied(),
+                .copied()
+                .filter(|node| self.members.get(*node).is_none() && self.is_peer_banned(*node)),
         );
         for node in banned {
             let name = self.members.name_of(node, &self.trust);
@@ -163,14 +161,33 @@ impl Control {
         self.refresh_members(now);
     }
 
+    /// Whether a peer is banned, also one that has no record here yet.
+    pub(super) fn is_peer_banned(&self, node: NodeId) -> bool {
+        self.trust.is_node_revoked(node)
+            || self.trust.has_departed(node)
+            || self
+                .admitted_by
+                .get(&node)
+                .is_some_and(|invite| self.trust.are_members_revoked(*invite))
+    }
+
     /// Takes a record and does what follows from it.
-    pub(super) fn take_record(&mut self, record: &Signed<NodeRecord>, now: Now) -> Taken {
+    pub(super) fn take_record(
+        &mut self,
+        record: &Signed<NodeRecord>,
+        source: Source,
+        now: Now,
+    ) -> Taken {
         let node = NodeId::from(record.signer());
         if node == self.own {
             return self.saw_own_record(record, now);
         }
         let known = self.members.get(node).map(|known| (known.record.clone(), known.digest));
-        let merged = self.members.merge(record, &self.trust, &*self.config.check);
+        let check = &*self.config.check;
+        let merged = match source {
+            Source::Member => self.members.merge_believed(record, &self.trust, check),
+            _ => self.members.merge(record, &self.trust, check),
+        };
         // Each start counts up: two runs with one incarnation are two machines.
         if merged.is_ok()
             && let (Some((known, _)), Ok(said)) = (&known, record.peek())

@@ -166,8 +166,14 @@ impl Control {
         peer.said_clock = Some((hello.clock, now.instant));
         peer.port = Some(hello.port);
         peer.remote_index = Some(hello.probe_index);
+        let replaces_link = restarted && peer.link.is_some();
+        if replaces_link {
+            // The earlier run is gone, or it is a second machine: then it
+            // calls again, and that tells.
+            self.outputs.push_back(Output::Disconnect(node));
+        }
         if is_new_run {
-            peer.paths.probe_all();
+            self.peer(node).paths.probe_all();
             self.peer_restarted(node);
         }
         if restarted {
@@ -177,7 +183,7 @@ impl Control {
 
     /// A control connection with an admitted node is up.
     pub fn handle_link_up(&mut self, node: NodeId, remote: SocketAddr, outbound: bool, now: Now) {
-        if self.trust.is_node_revoked(node) || self.trust.has_departed(node) {
+        if self.is_peer_banned(node) {
             self.outputs.push_back(Output::Disconnect(node));
             return;
         }
@@ -256,7 +262,7 @@ impl Control {
                 if self.members.get(owner).is_some() && !self.peer(owner).may_forward(now.instant) {
                     return None;
                 }
-                self.take_record(record, now)
+                self.take_record(record, Source::Gossip, now)
             }
         };
         self.advance_own(now);
@@ -348,9 +354,11 @@ impl Control {
         }
     }
 
-    /// Calls the addresses of the token while nobody is linked.
+    /// Calls the addresses of the token while nobody is linked, or only such
+    /// as this node cannot tell from intruders.
     pub(super) fn refresh_token_calls(&mut self, now: Now) {
-        let lonely = !self.is_banned() && self.peers.values().all(|peer| peer.link.is_none());
+        let is_alone = self.peers.values().all(|peer| peer.link.is_none());
+        let lonely = !self.is_banned() && (is_alone || !self.is_grounded);
         for address in self.token_addresses.clone() {
             if lonely {
                 self.dialer.want(Callee::Address(address), vec![address], now.instant);
@@ -366,7 +374,7 @@ impl Control {
         self.dialer.forget(Callee::Node(node));
         self.sync.forget(node);
         self.peers.remove(&node);
-        self.admitted_by.remove(&node);
+        self.own_record.forget_promise(node);
         self.plane.touch(node);
     }
 

@@ -198,10 +198,14 @@ pub struct Control {
 
     identity: IdentityState,
     own_record: own::OwnRecord,
+    /// Whether a chain of introductions led from the root or an admin to this
+    /// node: until then it cannot tell members from intruders.
+    is_grounded: bool,
     peers: BTreeMap<NodeId, links::Peer>,
     contacts: BTreeMap<NodeId, SocketAddr>,
     admissions: BTreeMap<ExchangeId, admission::Admission>,
-    /// The invites by which linked nodes without a record came.
+    /// The invites by which those came whom this run let in. They stay known,
+    /// for a ban may arrive at any moment until the link is up.
     admitted_by: BTreeMap<NodeId, PublicKey>,
     guard: admission::Guard,
     /// Who was refused and when, so that it is said once.
@@ -276,6 +280,7 @@ impl Control {
             None if is_founder => Some(own::Newcomer::Founder),
             None => Some(own::Newcomer::Joiner),
         };
+        let is_grounded = members.grounded(&trust).contains(&own);
         let overlay_size = members.len();
         let mut control = Self {
             id,
@@ -289,6 +294,7 @@ impl Control {
             gate: Vec::new(),
             identity,
             own_record: own::OwnRecord::new(introductions, newcomer, now.instant),
+            is_grounded,
             peers: BTreeMap::new(),
             contacts: saved.contacts.into_iter().collect(),
             admissions: BTreeMap::new(),
@@ -523,7 +529,7 @@ fn restore_records(
         let before = waiting.len();
         let mut next = Vec::new();
         for record in waiting {
-            match members.merge(&record, trust, &*config.check) {
+            match members.merge_believed(&record, trust, &*config.check) {
                 Err(Refused::Unintroduced | Refused::Missing(_)) => next.push(record),
                 Err(Refused::Document(error)) => return Err(error.into()),
                 Ok(_) | Err(_) => {}

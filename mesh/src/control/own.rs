@@ -103,6 +103,11 @@ impl OwnRecord {
         self.introductions.iter().map(|one| one.signed().clone()).collect()
     }
 
+    /// A node that was vouched for will not come: what it claimed is free.
+    pub(super) fn forget_promise(&mut self, node: NodeId) {
+        self.promises.remove(&node);
+    }
+
     pub(super) fn persist_failed(&mut self, now: Instant) {
         self.staged = None;
         self.dirty = true;
@@ -148,13 +153,6 @@ impl Control {
         self.identity.ipv4.is_some()
             && !self.is_banned()
             && (self.is_introduced() || self.peers.values().all(|peer| peer.link.is_none()))
-    }
-
-    /// Whether this node itself was revoked, or left.
-    pub(super) fn is_banned(&self) -> bool {
-        self.trust.is_node_revoked(self.own)
-            || self.trust.has_departed(self.own)
-            || self.trust.are_members_revoked(self.certificate.signer())
     }
 
     /// Brings claims, vouching and the record as far as they come now.
@@ -316,6 +314,10 @@ impl Control {
             return Introduced { introduction: None, ipv4_taken, name_taken };
         }
         self.own_record.promises.insert(node, (claims.clone(), now.instant));
+        let is_sure = self.is_grounded
+            || self.members.has_vouched(node)
+            || self.members.grounded(&self.trust).contains(&node);
+        let invite = invite.filter(|_| is_sure);
         let facts = NodeFacts { invite, ipv4: claims.ipv4, name: claims.name };
         let introduction = self.vouch(node, facts, now);
         Introduced { introduction: Some(introduction), ipv4_taken, name_taken }
@@ -335,13 +337,17 @@ impl Control {
     }
 
     /// Vouches for linked members to whom no chain of introductions leads any
-    /// more, or never did, so that others believe them.
+    /// more, or never did, so that others believe them. Only who is believed
+    /// itself can help them.
     pub(super) fn vouch_for_orphans(&mut self, now: Now) {
-        let orphans = self.members.orphans(&self.trust);
+        if !self.is_grounded {
+            return;
+        }
+        let grounded = self.members.grounded(&self.trust);
         let orphans: Vec<_> = self
             .linked()
             .into_iter()
-            .filter(|node| orphans.contains(node))
+            .filter(|node| !grounded.contains(node))
             .filter_map(|node| Some((node, self.members.get(node)?)))
             .map(|(node, member)| {
                 (node, member.invite(), member.record.ipv4, member.record.name.clone())
@@ -380,15 +386,15 @@ impl Control {
         if introduction.node != self.own || own.introductions.contains(&introduction) {
             return;
         }
-        own.introductions.push(introduction.clone());
+        own.introductions.push(introduction);
         let grounded = self.members.grounded(&self.trust);
         let value = |one: &Verified<Introduction>| {
-            let signer = one.signer();
-            if self.trust.is_node_revoked(signer.into()) {
+            let by = one.signer();
+            if self.trust.is_node_revoked(by.into()) {
                 Value::Void
-            } else if signer == self.id.root()
-                || self.trust.is_admin(signer)
-                || grounded.contains(&signer.into())
+            } else if by == self.id.root()
+                || self.trust.is_admin(by)
+                || grounded.contains(&by.into())
             {
                 Value::Grounded
             } else {
@@ -397,7 +403,7 @@ impl Control {
         };
         let (ipv4, name) = (self.identity.ipv4, self.identity.name.as_ref());
         let invite = self.certificate.signer();
-        prune(&mut self.own_record.introductions, ipv4, name, invite, &introduction, value);
+        prune(&mut self.own_record.introductions, ipv4, name, invite, value);
         self.own_record.touch();
     }
 
@@ -491,6 +497,36 @@ impl Control {
         self.event(Event::Published);
         self.announce_addresses();
         self.refresh_members(now);
+        self.become_grounded(now);
+    }
+
+    /// From when on a chain leads to this node it knows whom to believe:
+    /// those to whom one leads as well, and those whom it judged itself. What
+    /// others told it before is forgotten; if it was true, members tell it
+    /// again.
+    fn become_grounded(&mut self, now: Now) {
+        let grounded = self.members.grounded(&self.trust);
+        if self.is_grounded || !grounded.contains(&self.own) {
+            return;
+        }
+        self.is_grounded = true;
+        let believed = |node: &NodeId| grounded.contains(node) || self.members.has_vouched(*node);
+        let mut doubtful: Vec<NodeId> =
+            self.members.iter().map(|(node, _)| node).filter(|node| !believed(node)).collect();
+        doubtful.extend(
+            self.linked().into_iter().filter(|node| {
+                self.members.get(*node).is_none() && !self.members.has_vouched(*node)
+            }),
+        );
+        for node in doubtful {
+            if self.members.remove(node).is_some() {
+                self.persist(vec![Write::forget_record(node)], None);
+            }
+            self.outputs.push_back(Output::Disconnect(node));
+            self.forget_peer(node);
+        }
+        self.refresh_members(now);
+        self.refresh_token_calls(now);
     }
 
     /// A record of this node came back from somebody.
@@ -535,33 +571,30 @@ enum Value {
     Void,
 }
 
-/// Keeps, for each fact that still matters, the earliest introduction that
-/// vouches for it: for the membership among those that most believe, for the
-/// claims among those whose signers are not revoked. As long as nobody
-/// vouches whom everybody believes, the newest stays as well: its signer's
-/// side may believe nobody else.
+/// Keeps, for each fact that still matters, one introduction that vouches for
+/// it: for the membership the first among those that most believe, for the
+/// claims the earliest among those whose signers are not revoked.
 fn prune(
     introductions: &mut Vec<Verified<Introduction>>,
     ipv4: Option<Ipv4Addr>,
     name: Option<&NodeName>,
     invite: epsilon_proto::id::PublicKey,
-    newest: &Verified<Introduction>,
     value: impl Fn(&Verified<Introduction>) -> Value,
 ) {
-    introductions.sort_by_key(|one| (value(one) == Value::Void, one.at));
+    let earliest = |holds: &dyn Fn(&NodeFacts) -> bool| {
+        introductions
+            .iter()
+            .filter(|one| holds(&one.facts))
+            .min_by_key(|one| (value(one) == Value::Void, one.at))
+    };
     let membership = introductions
         .iter()
         .filter(|one| one.facts.invite == Some(invite))
-        .min_by_key(|one| (value(one), one.at));
-    let address = introductions
-        .iter()
-        .find(|one| one.facts.ipv4.is_some() && one.facts.ipv4 == ipv4);
-    let name =
-        introductions.iter().find(|one| one.facts.name.is_some() && one.facts.name.as_ref() == name);
-    let newest = Some(newest)
-        .filter(|_| membership.is_none_or(|one| value(one) != Value::Grounded));
+        .min_by_key(|one| value(one));
+    let address = earliest(&|facts| facts.ipv4.is_some() && facts.ipv4 == ipv4);
+    let name = earliest(&|facts| facts.name.is_some() && facts.name.as_ref() == name);
     let mut kept: Vec<Verified<Introduction>> = Vec::new();
-    for one in [membership, address, name, newest].into_iter().flatten() {
+    for one in [membership, address, name].into_iter().flatten() {
         if !kept.contains(one) {
             kept.push(one.clone());
         }

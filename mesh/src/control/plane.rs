@@ -111,10 +111,21 @@ impl Control {
             .ipv4_of(node, &self.trust)
             .map(IpAddr::V4)
             .into_iter()
-            .chain([IpAddr::V6(self.range6.node(node))])
+            .chain(self.derived_ipv6(node).map(IpAddr::V6))
             .chain(inherited.map(IpAddr::V6))
             .map(Prefix::host)
             .collect()
+    }
+
+    /// A node's own IPv6 address, unless another inherited it.
+    fn derived_ipv6(&self, node: NodeId) -> Option<Ipv6Addr> {
+        let derived = self.range6.node(node);
+        let is_inherited = self.trust.pinned().into_iter().any(|other| {
+            other != node
+                && self.members.get(other).is_some()
+                && self.trust.pin(other).is_some_and(|pin| pin.inherited == Some(derived))
+        });
+        (!is_inherited).then_some(derived)
     }
 
     /// Keys for probes, once both runs and the peer's index are known.
@@ -198,7 +209,14 @@ impl Control {
                 self.observed_at(node, observed);
                 self.advance_own(now);
             }
-            Report::ProbeReceived { node, from } | Report::NewSource { node, from } => {
+            Report::ProbeReceived { node, from } => {
+                if !self.members.is_inside(from.ip())
+                    && let Some(peer) = self.peers.get_mut(&node)
+                {
+                    peer.paths.probed_from(from);
+                }
+            }
+            Report::NewSource { node, from } => {
                 if !self.members.is_inside(from.ip())
                     && let Some(peer) = self.peers.get_mut(&node)
                 {

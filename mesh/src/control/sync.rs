@@ -8,8 +8,8 @@ use epsilon_proto::clock::{Instant, Now};
 use epsilon_proto::document::Signed;
 use epsilon_proto::id::NodeId;
 use epsilon_proto::message::{
-    Bucket, Comparison, Delivery, Difference, DigestList, Inventory, Request, Response, Summary,
-    Taken as TakenAnswer,
+    Bucket, Change, Comparison, Delivery, Difference, DigestList, Inventory, Request, Response,
+    Summary, Taken as TakenAnswer,
 };
 use epsilon_proto::record::NodeRecord;
 use epsilon_proto::wire;
@@ -106,7 +106,7 @@ impl Control {
             }),
             Request::Exchange(inventory) => Response::Difference(self.difference(&inventory)),
             Request::Push(delivery) => {
-                let incomplete = self.take_delivery(delivery, now);
+                let incomplete = self.take_delivery(node, delivery, now);
                 Response::Taken(TakenAnswer { incomplete })
             }
             Request::Introduce(claims) => Response::Introduced(self.introduce(node, claims, now)),
@@ -135,7 +135,7 @@ impl Control {
                 }
             }
             (Asked::Exchange, Some(Response::Difference(difference))) => {
-                self.take_delivery(difference.delivery, now);
+                self.take_delivery(node, difference.delivery, now);
                 let delivery =
                     self.delivery(&difference.wanted_documents, &difference.wanted_records);
                 if delivery == Delivery::default() {
@@ -246,16 +246,30 @@ impl Control {
 
     /// Takes what a member sent, those parts first on which others build;
     /// says whether something is missing for the rest.
-    pub(super) fn take_delivery(&mut self, mut delivery: Delivery, now: Now) -> bool {
+    pub(super) fn take_delivery(&mut self, from: NodeId, mut delivery: Delivery, now: Now) -> bool {
         delivery.documents.sort_by_key(epsilon_proto::trust::NetworkDocument::rank);
         let mut incomplete = false;
         for document in &delivery.documents {
             incomplete |= self.take_document(document, Source::Member, now) == Taken::Incomplete;
         }
+        let spreads = self.own_record.has_synced();
         let mut waiting: Vec<Signed<NodeRecord>> = delivery.records;
         loop {
             let before = waiting.len();
-            waiting.retain(|record| self.take_record(record, now) == Taken::Incomplete);
+            waiting.retain(|record| {
+                // The giver's own record may be among them.
+                let is_believed =
+                    !self.is_grounded || self.members.grounded(&self.trust).contains(&from);
+                let source = if is_believed { Source::Member } else { Source::Hello };
+                let taken = self.take_record(record, source, now);
+                // Gossip lost it here, so it did elsewhere; a newcomer, which
+                // knows nothing yet, cannot tell.
+                if taken == Taken::New && spreads {
+                    let change = Change::Record(record.clone());
+                    self.outputs.push_back(Output::Publish(wire::encode(&change)));
+                }
+                taken == Taken::Incomplete
+            });
             if waiting.is_empty() || waiting.len() == before {
                 break;
             }

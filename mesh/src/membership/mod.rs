@@ -124,9 +124,34 @@ impl Membership {
         }
     }
 
-    /// Takes a record.
+    /// Takes a record, of a new node only if somebody has introduced it.
     pub fn merge(
         &mut self,
+        signed: &Signed<NodeRecord>,
+        trust: &Trust,
+        check: &dyn SignatureCheck,
+    ) -> Result<Merged, Refused> {
+        self.merge_from(false, signed, trust, check)
+    }
+
+    /// Takes a record that a member handed over as a member's, or that was a
+    /// member's before this node restarted.
+    ///
+    /// The word of that member counts like an introduction by it. Without
+    /// this rule a node whose introducer was banned later would be a member
+    /// for those who knew it before, and for nobody else.
+    pub fn merge_believed(
+        &mut self,
+        signed: &Signed<NodeRecord>,
+        trust: &Trust,
+        check: &dyn SignatureCheck,
+    ) -> Result<Merged, Refused> {
+        self.merge_from(true, signed, trust, check)
+    }
+
+    fn merge_from(
+        &mut self,
+        is_believed: bool,
         signed: &Signed<NodeRecord>,
         trust: &Trust,
         check: &dyn SignatureCheck,
@@ -160,7 +185,8 @@ impl Membership {
             return Err(Refused::Revoked);
         }
         let introductions = self.verify_introductions(node, &record, known, check)?;
-        let introduced = known.is_some()
+        let introduced = is_believed
+            || known.is_some()
             || node == self.own
             || self.vouched.contains(&node)
             || introductions.iter().any(|introduction| {
@@ -238,20 +264,9 @@ impl Membership {
     }
 
     /// The members to whom a chain of introductions leads from the root or an
-    /// admin: whoever knows those of the chain believes them. Introducers that
-    /// merely vouch for one another prove nothing to a third.
+    /// admin: whoever meets one and knows those of the chain believes it.
+    /// Introducers that merely vouch for one another prove nothing to a third.
     pub fn grounded(&self, trust: &Trust) -> BTreeSet<NodeId> {
-        self.reached_from(trust, None)
-    }
-
-    /// The members to whom no chain leads, from oneself neither: others would
-    /// not believe them although one knows them oneself.
-    pub fn orphans(&self, trust: &Trust) -> BTreeSet<NodeId> {
-        let reached = self.reached_from(trust, Some(self.own));
-        self.members.keys().copied().filter(|node| !reached.contains(node)).collect()
-    }
-
-    fn reached_from(&self, trust: &Trust, node: Option<NodeId>) -> BTreeSet<NodeId> {
         let mut introduced: BTreeMap<PublicKey, Vec<NodeId>> = BTreeMap::new();
         for (node, member) in &self.members {
             for introduction in &member.introductions {
@@ -264,17 +279,16 @@ impl Membership {
             .keys()
             .copied()
             .filter(|key| *key == self.network.root() || trust.is_admin(*key))
-            .chain(node.map(NodeId::key))
             .collect();
-        let mut reached: BTreeSet<NodeId> = node.into_iter().collect();
+        let mut grounded = BTreeSet::new();
         while let Some(key) = due.pop() {
             for node in introduced.remove(&key).into_iter().flatten() {
-                if reached.insert(node) {
+                if grounded.insert(node) {
                     due.push(node.key());
                 }
             }
         }
-        reached
+        grounded
     }
 
     fn refuse_too_many(&self, invite: PublicKey, trust: &Trust) -> Result<(), Refused> {
@@ -345,8 +359,7 @@ impl Membership {
         self.members
             .iter()
             .filter(|(node, member)| {
-                refuse_banned(**node, trust).is_err()
-                    || trust.are_members_revoked(member.invite())
+                refuse_banned(**node, trust).is_err() || trust.are_members_revoked(member.invite())
             })
             .map(|(node, _)| *node)
             .collect()

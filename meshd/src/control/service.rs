@@ -253,14 +253,12 @@ impl Service {
 
     fn disconnect(&mut self, peer: NodeKey) {
         if self.links.linked(&peer) {
+            // What is still being made is not meant.
             for connection in self.links.connections(&peer) {
                 self.links.doom(&peer, connection);
+                self.swarm.close_connection(connection);
             }
             self.waiting.push_back(Event::LinkDown { peer });
-        }
-        if let Some(peer) = peer_id(&peer) {
-            // An error only says that there is no connection.
-            let _ = self.swarm.disconnect_peer_id(peer);
         }
     }
 

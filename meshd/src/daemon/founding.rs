@@ -1,6 +1,7 @@
 //! Networks that are made, joined and left.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use epsilon_mesh::control::Operation;
 use epsilon_mesh::founding::{Plan, found, join};
@@ -19,7 +20,7 @@ use epsilon_sys::file;
 use epsilon_sys::netlink::Netlink;
 
 use super::answer::{Asked, TOKEN_LIFE, root_to_text, stopped, usage};
-use super::{Daemon, JOINING, render};
+use super::{Daemon, provisional, render};
 use crate::api::{Answer, Entry, Reply};
 use crate::network::{self, IDENTITY_FILE, JoinError, Network, ROOT_FILE};
 use crate::store::{FILE, Store};
@@ -29,6 +30,8 @@ use crate::{clock, random};
 const DEFAULT_NAME: &str = "mesh";
 /// The DNS domain under which networks have theirs.
 const DEFAULT_DOMAIN: &str = "epsilon.internal";
+/// How long a node that leaves waits for the others to hear of it.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How many members a new network admits.
 const MAX_MEMBERS: u32 = 1024;
 
@@ -149,13 +152,20 @@ impl Daemon {
         let settings = wishes.settings(&place, Vec::new())?;
         let saved = founding.first_member(&key, settings, now, &mut random::system());
         let root = (!request.export_root_key).then_some(&founding.root);
-        let network = self.settle_in(&name, &key, root, &saved, false).await?;
+        let network = self.settle_in(&name, &key, root, &saved, true).await?;
         // Nobody else is there: alone is as good as admitted.
         let asked =
             Asked { name: name.clone(), dir: network.dir().to_owned(), client: network.client() };
         self.networks.insert(name.clone(), network);
-        let joined = asked.client.joined().await.map_err(stopped)?;
-        joined.map_err(error)?;
+        let made = match asked.client.joined().await {
+            Ok(Ok(_)) => self.keep(&name),
+            Ok(Err(reason)) => Err(error(reason)),
+            Err(ended) => Err(stopped(ended)),
+        };
+        if let Err(problem) = made {
+            self.discard(&name).await;
+            return Err(problem);
+        }
         let node = render::own(&asked.client.snapshot().await.map_err(stopped)?);
         let token = asked.token_created(&founding.token).await?;
         self.record(EventKind::NetworkCreated, &name, format!("made network {name}"));
@@ -221,7 +231,7 @@ impl Daemon {
         let settings = wishes.settings(&place, token.addresses.clone())?;
         let key = SecretKey::generate(&mut random::system());
         let saved = join(token, &key, roles, settings, now);
-        let network = self.settle_in(&name, &key, None, &saved, true).await?;
+        let network = self.settle_in(&name, &key, None, &saved, false).await?;
         let client = network.client();
         self.networks.insert(name.clone(), network);
         Ok(Begun::Under(name, client))
@@ -231,7 +241,7 @@ impl Daemon {
     pub(super) async fn settle_join(&mut self, settled: Settled) {
         let Settled { name, outcome, answer } = settled;
         let result = match outcome {
-            Ok(Ok(_)) => self.keep(&name).await,
+            Ok(Ok(_)) => self.joined(&name).await,
             Ok(Err(reason)) => {
                 self.discard(&name).await;
                 Err(error(format!("cannot join {name}: {reason}")))
@@ -245,17 +255,24 @@ impl Daemon {
         let _ = answer.send(result.map(Reply::Join));
     }
 
-    async fn keep(&mut self, name: &NetworkName) -> Result<Joined, Problem> {
-        let Some(network) = self.networks.get(name) else {
-            return Err(error(format!("network {name} was left meanwhile")));
-        };
-        let marker = network.dir().join(JOINING);
-        std::fs::remove_file(&marker)
-            .and_then(|()| std::fs::File::open(network.dir())?.sync_all())
-            .map_err(|reason| error(format!("cannot remove {}: {reason}", marker.display())))?;
+    async fn joined(&mut self, name: &NetworkName) -> Result<Joined, Problem> {
+        if let Err(problem) = self.keep(name) {
+            self.discard(name).await;
+            return Err(problem);
+        }
+        let network = self.networks.get(name).ok_or_else(|| left_meanwhile(name))?;
         let snapshot = network.client().snapshot().await.map_err(stopped)?;
         self.record(EventKind::Joined, name, format!("joined network {name}"));
         Ok(joined(&snapshot, false))
+    }
+
+    /// From now on the network is one of this machine's.
+    fn keep(&self, name: &NetworkName) -> Result<(), Problem> {
+        let network = self.networks.get(name).ok_or_else(|| left_meanwhile(name))?;
+        let dir = network.dir();
+        provisional::keep(dir).map_err(|reason| {
+            error(format!("cannot keep the state in {}: {reason}", dir.display()))
+        })
     }
 
     pub(super) async fn leave(&mut self, requested: Option<String>) -> Result<Reply, Problem> {
@@ -263,30 +280,52 @@ impl Daemon {
         let name = network.name().clone();
         let client = network.client();
         let snapshot = client.snapshot().await.map_err(stopped)?;
-        let announced = render::is_reachable(&snapshot);
-        let left = client.operate(Operation::Leave).await.map_err(stopped)?;
-        if let Err(reason) = left {
-            tracing::warn!(network = %name, %reason, "leaving without saying so");
+        let reachable = render::is_reachable(&snapshot);
+        // If this is cut off, the next start goes on with it.
+        match provisional::mark(network.dir(), network.interface()) {
+            Err(reason) if is_read_only(&reason) => {
+                return Err(Problem::new(
+                    ProblemKind::Degraded,
+                    format!("cannot leave {name}, its state cannot be removed: {reason}"),
+                ));
+            }
+            // A full disk is no reason to stay.
+            Err(reason) => tracing::warn!(network = %name, "{reason}"),
+            Ok(()) => {}
         }
-        self.discard(&name).await;
+        let left = client.operate(Operation::Leave).await.map_err(stopped)?;
+        let announced = match left {
+            Ok(_) => reachable && heard_of(&client).await,
+            Err(reason) => {
+                tracing::warn!(network = %name, %reason, "leaving without saying so");
+                false
+            }
+        };
+        if !self.discard(&name).await {
+            return Err(error(format!("the state of network {name} cannot be removed")).hint(
+                format!(
+                    "remove {} by hand; the daemon's log says why it failed",
+                    self.dir_of(&name).display()
+                ),
+            ));
+        }
         self.record(EventKind::Left, &name, format!("left network {name}"));
         Ok(Reply::Leave(Left { network: name.to_string(), announced }))
     }
 
-    /// Stops a network and removes its state and its interface.
-    async fn discard(&mut self, name: &NetworkName) {
-        let Some(network) = self.networks.remove(name) else { return };
+    /// Stops a network and removes its state and its interface; says whether
+    /// the state is gone.
+    async fn discard(&mut self, name: &NetworkName) -> bool {
+        let Some(network) = self.networks.remove(name) else { return true };
         let (dir, interface) = (network.dir().to_owned(), network.interface().to_owned());
         if let Err(reason) = network.stop().await {
             tracing::warn!(network = %name, "{reason}");
         }
-        if let Err(reason) = std::fs::remove_dir_all(&dir) {
+        let removed = provisional::remove(&dir, &interface).await;
+        if let Err(reason) = &removed {
             tracing::error!(network = %name, dir = %dir.display(), %reason, "cannot remove the state");
         }
-        let deleted = async { Netlink::open()?.delete_link(&*interface).await }.await;
-        if let Err(reason) = deleted {
-            tracing::error!(network = %name, %reason, "cannot delete the interface");
-        }
+        removed.is_ok()
     }
 
     fn record(&self, kind: EventKind, name: &NetworkName, message: String) {
@@ -375,16 +414,15 @@ impl Daemon {
         key: &SecretKey,
         root: Option<&SecretKey>,
         saved: &Saved,
-        joining: bool,
+        founding: bool,
     ) -> Result<Network, Problem> {
         let dir = self.dir_of(name);
-        let result = match write_state(&dir, key, root, saved, joining) {
-            Ok(()) => self.start_network(dir.clone(), !joining).await.map_err(error),
+        let result = match write_state(&dir, key, root, saved) {
+            Ok(()) => self.start_network(dir.clone(), founding).await.map_err(error),
             Err(reason) => Err(error(reason)),
         };
         if result.is_err()
-            && let Err(reason) = std::fs::remove_dir_all(&dir)
-            && reason.kind() != std::io::ErrorKind::NotFound
+            && let Err(reason) = provisional::remove(&dir, &saved.settings.interface).await
         {
             tracing::error!(dir = %dir.display(), %reason, "cannot remove the state");
         }
@@ -402,18 +440,40 @@ fn write_state(
     key: &SecretKey,
     root: Option<&SecretKey>,
     saved: &Saved,
-    joining: bool,
 ) -> Result<(), network::Error> {
     file::create_private_dir(dir)?;
-    if joining {
-        file::write_atomic(&dir.join(JOINING), b"", 0o600)?;
-    }
+    provisional::mark(dir, &saved.settings.interface)?;
     file::write_atomic(&dir.join(IDENTITY_FILE), &*key.seed(), 0o600)?;
     if let Some(root) = root {
         file::write_atomic(&dir.join(ROOT_FILE), &*root.seed(), 0o600)?;
     }
     Store::create(&dir.join(FILE), &saved.writes())?;
     Ok(())
+}
+
+fn is_read_only(error: &file::Error) -> bool {
+    let kind = std::io::ErrorKind::ReadOnlyFilesystem;
+    matches!(error, file::Error::Io { source, .. } if source.kind() == kind)
+}
+
+/// Waits until every member that is linked has heard that this node left:
+/// then it ends the link. Says whether one did.
+async fn heard_of(client: &network::Client) -> bool {
+    let links = async || {
+        client.snapshot().await.map_or(0, |snapshot| render::counts(&snapshot).up.saturating_sub(1))
+    };
+    let before = links().await;
+    let deadline = tokio::time::Instant::now() + FAREWELL;
+    let mut left = before;
+    while left > 0 && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(FAREWELL / 50).await;
+        left = links().await;
+    }
+    left < before
+}
+
+fn left_meanwhile(name: &NetworkName) -> Problem {
+    error(format!("network {name} was left meanwhile"))
 }
 
 fn joined(snapshot: &network::Snapshot, already: bool) -> Joined {

@@ -2,6 +2,7 @@
 
 mod answer;
 mod founding;
+mod provisional;
 mod render;
 mod select;
 
@@ -21,9 +22,6 @@ use crate::clock;
 use crate::config::Config;
 use crate::network::{self, Network};
 
-/// A file in a network's directory while the join is not decided: what has it
-/// at the start of the daemon is the rest of a join that was cut off.
-const JOINING: &str = "joining";
 /// A network that ended by itself is started again after this.
 const RESTART: Duration = Duration::from_secs(5);
 
@@ -89,9 +87,9 @@ impl Daemon {
             if self.networks.keys().any(|served| served.as_str() == name) {
                 continue;
             }
-            if dir.join(JOINING).exists() {
-                tracing::warn!(network = name, "removing what a join that was cut off left behind");
-                if let Err(error) = std::fs::remove_dir_all(&dir) {
+            if let Some(interface) = provisional::marked(&dir) {
+                tracing::warn!(network = name, "removing the rest of what was cut off");
+                if let Err(error) = provisional::remove(&dir, &interface).await {
                     tracing::warn!(network = name, %error, "cannot remove it");
                 }
                 continue;

@@ -232,7 +232,12 @@ fn problems(snapshot: &Snapshot) -> Vec<Finding> {
     }
     let others = view.members.len() > 1 || !view.token_addresses.is_empty();
     let is_revoked = view.conditions.iter().any(|(what, _)| *what == Condition::Revoked);
-    if others && !is_revoked && !is_reachable(snapshot) {
+    if let Some(refusal) = snapshot.refusal.filter(|_| !is_revoked && !is_reachable(snapshot)) {
+        problems.push(finding(
+            format!("the other members do not let this node in: {refusal}"),
+            "leave with `epsilon mesh leave`, then join with a token that is good",
+        ));
+    } else if others && !is_revoked && !is_reachable(snapshot) {
         let failed: Vec<String> = snapshot
             .failed_calls
             .iter()

@@ -12,7 +12,12 @@ const NAME_PREFIX: &str = "eps";
 
 /// Whether an interface is one of a mesh.
 pub(super) fn is_mesh(link: &Link) -> bool {
-    link.name.strip_prefix(NAME_PREFIX).is_some_and(|number| {
+    is_mesh_name(&link.name)
+}
+
+/// Whether the interface of a mesh may be called so.
+pub fn is_mesh_name(name: &str) -> bool {
+    name.strip_prefix(NAME_PREFIX).is_some_and(|number| {
         !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
     })
 }
@@ -22,7 +27,10 @@ pub async fn free_name(netlink: &Netlink, taken: &[String]) -> Result<String, Er
     let links = netlink.links().await?;
     let is_free =
         |name: &String| !links.iter().any(|link| link.name == *name) && !taken.contains(name);
-    Ok((0..).map(|number: u32| format!("{NAME_PREFIX}{number}")).find(is_free).unwrap_or_default())
+    Ok((0..=u16::MAX)
+        .map(|number| format!("{NAME_PREFIX}{number}"))
+        .find(is_free)
+        .unwrap_or_default())
 }
 
 /// The route of the host that a range collides with, if there is one; routes

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use epsilon_proto::clock::Instant;
-use epsilon_proto::id::NodeId;
 use epsilon_proto::message::Refusal;
 
 use crate::control::DialError;
@@ -14,6 +13,9 @@ use crate::control::DialError;
 const ALONE: Duration = Duration::from_millis(2600);
 /// A refusal ends the join unless another member takes the node meanwhile.
 const SECOND_OPINION: Duration = Duration::from_millis(500);
+/// How long it may take from the first link to the own record, which takes a
+/// member's word for this node and a store that works.
+const PUBLISH: Duration = Duration::from_secs(10);
 
 /// How a join ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,12 @@ pub enum JoinError {
     /// Somebody answered, and nobody with the key.
     #[error("nobody at {} has this network's key; check that the token is for this network and that the address is right", list(.0))]
     NotOurNetwork(Vec<SocketAddr>),
+    /// The state could not be written.
+    #[error("{0}; make room or make the file system writable, then join again")]
+    Storage(String),
+    /// Members were reached, but this node's record never got out.
+    #[error("no member vouched for this node within {} s; look at the log of one of them", PUBLISH.as_secs())]
+    NotVouchedFor,
 }
 
 fn list(addresses: &[SocketAddr]) -> String {
@@ -45,8 +53,9 @@ pub(super) struct Watch {
     started: Instant,
     /// How long to wait for anybody.
     patience: Duration,
-    linked: bool,
+    linked: Option<Instant>,
     published: bool,
+    storage: Option<String>,
     refused: Option<(Refusal, Instant)>,
     strangers: BTreeMap<SocketAddr, Instant>,
 }
@@ -56,8 +65,9 @@ impl Watch {
         Self {
             started: now,
             patience: ALONE,
-            linked: false,
+            linked: None,
             published: false,
+            storage: None,
             refused: None,
             strangers: BTreeMap::new(),
         }
@@ -68,8 +78,13 @@ impl Watch {
         Self { patience: Duration::ZERO, ..Self::new(now) }
     }
 
-    pub(super) fn link_up(&mut self, _node: NodeId) {
-        self.linked = true;
+    pub(super) fn link_up(&mut self, now: Instant) {
+        self.linked.get_or_insert(now);
+    }
+
+    /// The state cannot be written.
+    pub(super) fn storage_failing(&mut self, reason: &str) {
+        self.storage.get_or_insert_with(|| reason.to_owned());
     }
 
     /// The own record is out.
@@ -91,8 +106,14 @@ impl Watch {
 
     /// How the join ended, once that is clear.
     pub(super) fn outcome(&self, now: Instant) -> Option<Result<Joined, JoinError>> {
-        if self.linked {
-            return self.published.then_some(Ok(Joined::Admitted));
+        if let Some(reason) = self.storage.as_ref().filter(|_| !self.published) {
+            return Some(Err(JoinError::Storage(reason.clone())));
+        }
+        if let Some(linked) = self.linked {
+            if self.published {
+                return Some(Ok(Joined::Admitted));
+            }
+            return (now.since(linked) >= PUBLISH).then_some(Err(JoinError::NotVouchedFor));
         }
         if let Some((refusal, at)) = self.refused {
             return (now.since(at) >= SECOND_OPINION).then_some(Err(JoinError::Refused(refusal)));
@@ -107,12 +128,14 @@ impl Watch {
         }
     }
 
-    /// When time alone changes the outcome.
-    pub(super) fn due(&self) -> Instant {
-        match self.refused {
-            Some((_, at)) => at + SECOND_OPINION,
-            None => self.started + self.patience,
-        }
+    /// When time alone changes the outcome after `now`, if it does.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let due = match (self.linked, self.refused) {
+            (Some(linked), _) => linked + PUBLISH,
+            (None, Some((_, at))) => at + SECOND_OPINION,
+            (None, None) => self.started + self.patience,
+        };
+        (due > now).then_some(due)
     }
 }
 
@@ -130,7 +153,7 @@ mod tests {
     #[test]
     fn an_admitted_node_has_joined_once_its_record_is_out() {
         let mut watch = Watch::new(at(0));
-        watch.link_up(NodeId([1; 32]));
+        watch.link_up(at(0));
         assert_eq!(watch.outcome(at(10)), None);
         watch.published();
         assert_eq!(watch.outcome(at(10)), Some(Ok(Joined::Admitted)));
@@ -142,7 +165,19 @@ mod tests {
         watch.published();
         watch.call_failed(address(), &DialError::Closed, at(1));
         assert_eq!(watch.outcome(at(2_599)), None);
-        assert_eq!(watch.outcome(watch.due()), Some(Ok(Joined::Alone)));
+        assert_eq!(watch.outcome(watch.due(at(1_000)).unwrap()), Some(Ok(Joined::Alone)));
+    }
+
+    #[test]
+    fn a_join_without_a_record_ends_and_says_why() {
+        let mut watch = Watch::new(at(0));
+        watch.link_up(at(100));
+        let due = watch.due(at(100)).unwrap();
+        assert_eq!(watch.outcome(due), Some(Err(JoinError::NotVouchedFor)));
+        assert_eq!(watch.due(due), None);
+        watch.storage_failing("the disk is full");
+        let error = watch.outcome(at(200)).unwrap().unwrap_err();
+        assert!(error.to_string().contains("the disk is full"), "{error}");
     }
 
     #[test]
@@ -160,8 +195,8 @@ mod tests {
         watch.refused(Refusal::InviteExpired, at(100));
         assert_eq!(watch.outcome(at(200)), None);
         let refused = Err(JoinError::Refused(Refusal::InviteExpired));
-        assert_eq!(watch.outcome(watch.due()), Some(refused));
-        watch.link_up(NodeId([1; 32]));
+        assert_eq!(watch.outcome(watch.due(at(200)).unwrap()), Some(refused));
+        watch.link_up(at(0));
         watch.published();
         assert_eq!(watch.outcome(at(700)), Some(Ok(Joined::Admitted)));
     }

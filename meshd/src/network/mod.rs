@@ -25,6 +25,7 @@ use epsilon_mesh::control::{InviteView, Operation, OperationError, Outcome, Star
 use epsilon_mesh::saved::Settings;
 use epsilon_proto::clock::Timestamp;
 use epsilon_proto::id::{NodeId, PublicKey};
+use epsilon_proto::message::Refusal;
 use epsilon_proto::name::NetworkName;
 use epsilon_sys::netlink;
 use tokio::sync::{mpsc, oneshot};
@@ -35,7 +36,7 @@ use crate::data::DataStats;
 use crate::store::StoreError;
 use crate::{control, data};
 
-pub use interface::{collision, free_name, reachable_addresses};
+pub use interface::{collision, free_name, is_mesh_name, reachable_addresses};
 pub use join::{JoinError, Joined};
 
 /// The file with the node's secret key, in the network's directory.
@@ -114,6 +115,9 @@ pub struct Snapshot {
     pub stats: DataStats,
     /// Calls that came to nothing, by address, while nobody is linked.
     pub failed_calls: Vec<(SocketAddr, String)>,
+    /// Why the last member that was called did not let this node in, while
+    /// nobody is linked.
+    pub refusal: Option<Refusal>,
     /// What is wrong with the interface, if something is.
     pub interface_problem: Option<String>,
     /// Whether the interface is up.
@@ -129,7 +133,7 @@ pub struct Snapshot {
 /// What a network can be told.
 enum Order {
     Snapshot(oneshot::Sender<Box<Snapshot>>),
-    Operate(Operation, oneshot::Sender<Result<Outcome, OperationError>>),
+    Operate(Box<Operation>, oneshot::Sender<Result<Outcome, OperationError>>),
     Ping(NodeId, oneshot::Sender<Option<Pong>>),
     Joined(oneshot::Sender<Result<Joined, JoinError>>),
     Stop,
@@ -230,7 +234,7 @@ impl Client {
         &self,
         operation: Operation,
     ) -> Result<Result<Outcome, OperationError>, Stopped> {
-        self.ask(|reply| Order::Operate(operation, reply)).await
+        self.ask(|reply| Order::Operate(Box::new(operation), reply)).await
     }
 
     /// Probes a peer once. `None` when there is nowhere to send a probe.

@@ -15,6 +15,7 @@ use epsilon_proto::address::{DEFAULT_MTU, Ipv6Range};
 use epsilon_proto::clock::{Instant, Timestamp};
 use epsilon_proto::id::{BootId, NetworkId, NodeId};
 use epsilon_proto::key::{SecretKey, Strict};
+use epsilon_proto::message::Refusal;
 use epsilon_proto::name::{NetworkName, NodeName};
 use epsilon_proto::token::HostPort;
 use epsilon_proto::wire;
@@ -73,6 +74,7 @@ pub(super) struct Task {
     watch: Watch,
     waiting: Waiting,
     failed_calls: BTreeMap<SocketAddr, String>,
+    refusal: Option<Refusal>,
     started: Timestamp,
 }
 
@@ -116,9 +118,10 @@ impl Task {
             Interface::new(settings.interface.clone(), network.range, Ipv6Range::of(id));
         interface.bring_up(&netlink).await?;
         let sockets = Sockets::open(settings.port)?;
-        let discovery = match config.multicast {
-            true => Some(Discovery::new(sockets.try_clone().map_err(Error::Discovery)?)),
-            false => None,
+        let discovery = if config.multicast {
+            Some(Discovery::new(sockets.try_clone().map_err(Error::Discovery)?))
+        } else {
+            None
         };
         let shard = Shard::new(shard::Config {
             sessions: Box::new(WireGuard::new(&key)),
@@ -141,10 +144,8 @@ impl Task {
             admission_sender,
         )?;
         let (lookups, resolved) = mpsc::channel(1);
-        let watch = match config.founding {
-            true => Watch::founder(now.instant),
-            false => Watch::new(now.instant),
-        };
+        let watch =
+            if config.founding { Watch::founder(now.instant) } else { Watch::new(now.instant) };
         let mut task = Self {
             name: network.name.clone(),
             config,
@@ -176,6 +177,7 @@ impl Task {
                 admissions: HashMap::new(),
             },
             failed_calls: BTreeMap::new(),
+            refusal: None,
             started: now.wall,
         };
         task.look_around().await?;
@@ -196,7 +198,10 @@ impl Task {
         let result = loop {
             let timer = self.next_timer();
             let ended = tokio::select! {
-                Some(event) = self.admissions.recv() => self.admission(event),
+                Some(event) = self.admissions.recv() => {
+                    self.admission(event);
+                    Ok(())
+                }
                 event = self.control_events.recv() => match event {
                     Some(event) => self.control_event(event).await,
                     None => Err(self.ended("control plane", "it stopped")),
@@ -212,7 +217,7 @@ impl Task {
                     self.engine.handle_persisted(ticket, result, clock::now());
                     Ok(())
                 }
-                change = self.changes.next() => self.host_changed(change).await,
+                change = self.changes.next() => self.host_changed(change.as_ref()),
                 Some(resolved) = self.resolved.recv() => {
                     let now = clock::now();
                     self.engine.handle_token_addresses(resolved.token, now);
@@ -261,7 +266,8 @@ impl Task {
     fn next_timer(&self) -> tokio::time::Instant {
         let now = clock::now().instant;
         let engine = self.engine.poll_timeout(now).map(clock::deadline);
-        let joins = (!self.waiting.joins.is_empty()).then(|| clock::deadline(self.watch.due()));
+        let joins = self.watch.due(now).filter(|_| !self.waiting.joins.is_empty());
+        let joins = joins.map(clock::deadline);
         let pings = self.waiting.pings.values().map(|(_, _, until)| clock::deadline(*until)).min();
         [engine, joins, pings, self.settle, Some(self.resolve_due)]
             .into_iter()
@@ -311,6 +317,7 @@ impl Task {
                         .iter()
                         .map(|(address, reason)| (*address, reason.clone()))
                         .collect(),
+                    refusal: self.refusal,
                     interface_problem: self.interface_problem.clone(),
                     interface_up: self.interface_up,
                     dir: self.config.dir.clone(),
@@ -321,7 +328,7 @@ impl Task {
                 let _ = reply.send(Box::new(snapshot));
             }
             Order::Operate(operation, reply) => {
-                let id = self.engine.operate(operation, now);
+                let id = self.engine.operate(*operation, now);
                 self.waiting.operations.insert(id, reply);
             }
             Order::Ping(node, reply) => match self.engine.ping(node) {
@@ -336,7 +343,7 @@ impl Task {
         }
     }
 
-    fn admission(&mut self, event: AdmissionEvent) -> Result<(), Error> {
+    fn admission(&mut self, event: AdmissionEvent) {
         let now = clock::now();
         match event {
             AdmissionEvent::Begin { exchange, peer, remote, outbound, lane: _, reply } => {
@@ -353,7 +360,6 @@ impl Task {
                 self.engine.handle_admission(exchange, AdmissionInput::Ended, now);
             }
         }
-        Ok(())
     }
 
     async fn control_event(&mut self, event: plane::Event) -> Result<(), Error> {
@@ -367,7 +373,8 @@ impl Task {
             }
             plane::Event::LinkUp { peer, remote, outbound, .. } => {
                 self.failed_calls.clear();
-                self.watch.link_up(NodeId(peer));
+                self.refusal = None;
+                self.watch.link_up(now.instant);
                 self.engine.handle_link_up(NodeId(peer), remote, outbound, now);
             }
             plane::Event::LinkDown { peer } => self.engine.handle_link_down(NodeId(peer), now),
@@ -410,7 +417,7 @@ impl Task {
             .map_err(|stopped| self.ended("control plane", &stopped.to_string()))
     }
 
-    async fn host_changed(&mut self, change: Option<netlink::Change>) -> Result<(), Error> {
+    fn host_changed(&mut self, change: Option<&netlink::Change>) -> Result<(), Error> {
         if change.is_none() {
             self.changes = self.netlink.changes()?;
         }
@@ -520,8 +527,12 @@ impl Task {
 
     fn note(&mut self, event: &Event) {
         match event {
-            Event::RefusedBy(_, refusal) => self.watch.refused(*refusal, clock::now().instant),
+            Event::RefusedBy(_, refusal) => {
+                self.refusal = Some(*refusal);
+                self.watch.refused(*refusal, clock::now().instant);
+            }
             Event::Published => self.watch.published(),
+            Event::StorageFailing(reason) => self.watch.storage_failing(reason),
             _ => {}
         }
         let engine = &self.engine;

@@ -14,6 +14,8 @@ use super::world::{Event, Input, World};
 const COMMIT: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(8));
 /// An answer to a probe that comes later does not count.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How many probes of a peer the data plane reports.
+const REPORTS_PER_SECOND: u32 = 4;
 
 impl World {
     pub(crate) fn act(&mut self, machine: usize, output: Output) {
@@ -133,12 +135,11 @@ impl World {
         if own != remote || other != local {
             return;
         }
-        if peer.reported != Some(second) {
-            peer.reported = Some(second);
-            self.input(
-                target,
-                Input::Report(Report::ProbeReceived { node: asker, from: observed }),
-            );
+        let reported = if peer.reported.0 == second { peer.reported.1 } else { 0 };
+        peer.reported = (second, reported + 1);
+        if reported < REPORTS_PER_SECOND {
+            let report = Report::ProbeReceived { node: asker, from: observed };
+            self.input(target, Input::Report(report));
         }
         if self.is_reachable(target, from) && !self.random.chance(self.options.loss) {
             let delay = self.delay(target, from);

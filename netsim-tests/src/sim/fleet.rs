@@ -46,9 +46,11 @@ impl World {
         let at = self.now();
         let now = self.machines[0].wall(at);
         let key = self.machines[0].key.clone();
+        // Narrow, so that nodes want the same address now and then.
+        let range = if self.machines.len() > 200 { DEFAULT_RANGE } else { parse("10.77.0.0/22") };
         let plan = Plan {
             name: parse("sim"),
-            range: DEFAULT_RANGE,
+            range,
             domain: parse("epsilon.internal"),
             distribution: Distribution::None,
             mode: None,
@@ -344,10 +346,13 @@ impl World {
     }
 }
 
-fn parse<T: std::str::FromStr>(text: &str) -> T {
+fn parse<T>(text: &str) -> T
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
     match text.parse() {
         Ok(value) => value,
-        Err(_) => panic!("`{text}` does not parse"),
+        Err(error) => panic!("`{text}`: {error}"),
     }
 }
 

@@ -15,6 +15,9 @@ use epsilon_proto::wire;
 
 use super::world::World;
 
+/// The IPv4 address and the name of a member in a view.
+type Seen = (Option<IpAddr>, Option<String>);
+
 impl World {
     /// A change leaves its maker or an intermediary.
     pub(crate) fn look_at_change(&mut self, machine: usize, bytes: &[u8]) {
@@ -172,7 +175,7 @@ impl World {
     pub fn check_quiet(&mut self) {
         let live = self.live();
         let at = self.now();
-        let mut reference: Option<BTreeMap<NodeId, (Option<IpAddr>, Option<String>)>> = None;
+        let mut reference: Option<BTreeMap<NodeId, Seen>> = None;
         for machine in &live {
             let now = self.machines[*machine].now(at);
             let Some(control) = &mut self.machines[*machine].control else { continue };
@@ -215,6 +218,13 @@ impl World {
                 assert_eq!(installed, wanted, "n{machine}: what is installed of {:?}", member.node);
             }
             assert_eq!(one.plane.peers.len() + 1, view.members.len(), "n{machine}: extra peers");
+            let (ipv4, ipv6) = &one.addresses;
+            let own: Vec<Prefix> = ipv4
+                .map(Prefix::host)
+                .into_iter()
+                .chain(ipv6.iter().copied().map(Prefix::host))
+                .collect();
+            assert_eq!(one.plane.own, own, "n{machine}: what its data plane takes for its own");
             let seen = view
                 .members
                 .iter()
@@ -240,47 +250,53 @@ impl World {
         }
     }
 
-    /// Who differs, for a failure's message.
+    /// Who differs, for a failure's message: the live machines by what they
+    /// hold, with what one of them lacks and what happened to it last.
     pub fn describe(&mut self) -> String {
         use std::fmt::Write as _;
         let at = self.now();
-        let mut text = format!("at {at:?}, {} events:\n", self.trace.events);
         let nodes: BTreeMap<NodeId, usize> =
             self.machines.iter().enumerate().map(|(number, one)| (one.node, number)).collect();
-        for machine in 0..self.machines.len() {
+        let mut groups: BTreeMap<(Digest, Digest), Vec<usize>> = BTreeMap::new();
+        let mut known: BTreeSet<NodeId> = BTreeSet::new();
+        for machine in self.live() {
             let now = self.machines[machine].now(at);
-            let one = &mut self.machines[machine];
+            let Some(control) = &mut self.machines[machine].control else { continue };
+            groups.entry(control.digests()).or_default().push(machine);
+            for member in control.view(now).members {
+                known.insert(member.node);
+            }
+        }
+        let mut text = format!("at {at:?}, {} events\n", self.trace.events);
+        for ((records, documents), machines) in groups {
+            let first = machines[0];
+            let now = self.machines[first].now(at);
+            let one = &mut self.machines[first];
             let Some(control) = &mut one.control else { continue };
             let view = control.view(now);
-            let known: BTreeSet<_> =
-                view.members.iter().map(|one| nodes.get(&one.node).copied()).collect();
-            let missing: Vec<_> = nodes.values().filter(|one| !known.contains(&Some(**one))).collect();
-            let introduced: BTreeMap<_, Vec<_>> = view
-                .members
-                .iter()
-                .map(|one| {
-                    let by = |(by, _): &(_, _)| nodes.get(&NodeId::from(*by)).copied();
-                    (nodes.get(&one.node), one.introduced.iter().filter_map(by).collect())
-                })
-                .collect();
-            let _ = writeln!(text, "n{machine} lacks {missing:?}, introducers {introduced:?}");
+            let members: BTreeSet<NodeId> = view.members.iter().map(|one| one.node).collect();
+            let name = |node: &NodeId| match nodes.get(node) {
+                Some(number) => format!("n{number}"),
+                None => node.short(),
+            };
+            let lacks: Vec<_> =
+                known.iter().filter(|node| !members.contains(node)).map(name).collect();
             let _ = writeln!(
                 text,
-                "n{machine} {} {:?} members {} records {} documents {} links {} conditions {:?}",
-                one.node.short(),
-                one.addresses.0,
-                view.members.len(),
-                view.records_digest.short(),
-                view.documents_digest.short(),
+                "records {} documents {} at {machines:?}; n{first} {:?} lacks {lacks:?}, links {}, {:?}",
+                records.short(),
+                documents.short(),
+                one.addresses,
                 one.links.len(),
                 view.conditions,
             );
-            for (when, event) in one.events.iter().rev().take(6).rev() {
+            for (when, event) in one.events.iter().rev().take(4).rev() {
                 let _ = writeln!(text, "    {when:?} {event:?}");
             }
-            if text.len() > 12_000 {
-                text.push_str("…\n");
-                break;
+            for member in view.members.iter().filter(|_| self.options.machines <= 8) {
+                let by: Vec<_> =
+                    member.introduced.iter().map(|(by, _)| name(&NodeId::from(*by))).collect();
+                let _ = writeln!(text, "    {} introduced by {by:?}", name(&member.node));
             }
         }
         text

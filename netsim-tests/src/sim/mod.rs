@@ -12,7 +12,7 @@
 //!
 //! The engine, its documents and signatures and what it writes to disk are
 //! real. Doubles stand for the network, TCP and the order in which the daemon
-//! uses it (`network`), gossipsub (`network`), the disk (`store`) and the
+//! uses it (`network`, `faults`), gossipsub (`gossip`), the disk (`store`) and the
 //! data plane (`plane`); what they promise is what the daemon's own tests
 //! hold the real ones to. The same seed gives the same trace; whatever must
 //! hold is looked at after every step (`invariant`).
@@ -20,7 +20,9 @@
 mod act;
 mod check;
 mod connection;
+mod faults;
 mod fleet;
+mod gossip;
 mod invariant;
 mod machine;
 mod network;

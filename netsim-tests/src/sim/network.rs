@@ -6,11 +6,10 @@
 //! the one that the node with the smaller key dialled stays.
 
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::time::Duration;
 
-use epsilon_mesh::control::AdmissionInput;
-use epsilon_proto::id::{Digest, NodeId};
+use epsilon_mesh::control::{AdmissionInput, Control};
+use epsilon_proto::id::NodeId;
 
 use super::connection::{Connection, ConnectionId, Message, Side, Stage};
 use super::world::{Event, Input, World};
@@ -21,14 +20,8 @@ const DIAL: Duration = Duration::from_millis(2500);
 const ADMISSION: Duration = Duration::from_secs(5);
 /// For an answer.
 const REQUEST: Duration = Duration::from_secs(10);
-/// Silent death is noticed after a time in here.
-const SILENCE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(40));
 /// For two connections between two nodes to live side by side.
 const GRACE: Duration = Duration::from_millis(1250);
-/// How long gossip is remembered, so that it is heard once.
-const REMEMBERED: Duration = Duration::from_mins(1);
-/// To how many linked members gossip is passed on.
-pub(crate) const GOSSIP_MESH: usize = 8;
 
 impl World {
     /// Whether datagrams and segments get from one machine to another.
@@ -38,12 +31,15 @@ impl World {
 
     /// How long a datagram takes.
     pub(crate) fn delay(&mut self, from: usize, to: usize) -> Duration {
-        let (least, most) = if self.machines[from].lan == self.machines[to].lan {
-            (Duration::from_micros(100), Duration::from_millis(1))
+        let lans = [self.machines[from].lan, self.machines[to].lan];
+        let way = if lans[0] == lans[1] {
+            Duration::from_micros(100)
         } else {
-            (Duration::from_millis(5), Duration::from_millis(40))
+            // Each pair of local networks has a length of its own.
+            let length = (lans[0] * lans[1] + lans[0] + lans[1]) % 8 + 1;
+            self.options.distance * length as u32 / 8
         };
-        self.random.between(least, most)
+        way + self.random.between(Duration::ZERO, Duration::from_millis(1))
     }
 
     /// How long a segment takes that is sent again when it was lost.
@@ -100,13 +96,13 @@ impl World {
             return;
         }
         let nonce = self.random.bytes();
-        let network = self.machines[dialler].control.as_ref().map(|control| control.id());
+        let network = self.machines[dialler].control.as_ref().map(Control::id);
         let greeting = self.machines[dialler]
             .gate
             .first()
             .zip(network)
             .map(|(secret, network)| secret.greeting(network, nonce));
-        let own_network = self.machines[listener].control.as_ref().map(|control| control.id());
+        let own_network = self.machines[listener].control.as_ref().map(Control::id);
         let opens = greeting.zip(own_network).is_some_and(|(greeting, network)| {
             self.machines[listener].gate.iter().any(|secret| secret.admits(network, &greeting))
         });
@@ -305,7 +301,7 @@ impl World {
     }
 
     /// Lets an end read what it may read now.
-    fn read(&mut self, connection: ConnectionId, side: Side) {
+    pub(crate) fn read(&mut self, connection: ConnectionId, side: Side) {
         loop {
             let Some(open) = self.connections.get_mut(&connection) else { return };
             let end = &mut open.ends[side];
@@ -329,10 +325,10 @@ impl World {
                     Some(Message::Request(id, bytes)) => {
                         self.feed(machine, Input::Request(connection, side, id, bytes));
                     }
-                    Some(Message::Response(id, bytes)) => {
-                        if self.machines[machine].asked.remove(&id).is_some() {
-                            self.feed(machine, Input::Response(id, bytes));
-                        }
+                    Some(Message::Response(id, bytes))
+                        if self.machines[machine].asked.remove(&id).is_some() =>
+                    {
+                        self.feed(machine, Input::Response(id, bytes));
                     }
                     _ => {}
                 },
@@ -405,11 +401,11 @@ impl World {
         self.post(connection, 1 - side, Message::Request(id, bytes));
     }
 
-    fn link(&self, machine: usize, node: NodeId) -> Option<ConnectionId> {
+    pub(crate) fn link(&self, machine: usize, node: NodeId) -> Option<ConnectionId> {
         self.machines[machine].links.get(&node)?.last().copied()
     }
 
-    fn side(&self, machine: usize, connection: ConnectionId) -> Side {
+    pub(crate) fn side(&self, machine: usize, connection: ConnectionId) -> Side {
         let open = &self.connections[&connection];
         usize::from(open.ends[0].machine != machine)
     }
@@ -420,118 +416,5 @@ impl World {
             let side = self.side(machine, connection);
             self.close(connection, side);
         }
-    }
-
-    /// Sends gossip to the linked members, or to some of them.
-    pub(crate) fn spread(&mut self, machine: usize, bytes: &Rc<[u8]>, most: Option<usize>) {
-        let now = self.now();
-        let heard = &mut self.machines[machine].heard;
-        heard.retain(|_, since| now < *since + REMEMBERED);
-        let is_new = heard.insert(Digest::of(bytes), now).is_none();
-        if most.is_none() && !is_new {
-            return;
-        }
-        let mut nodes: Vec<NodeId> = self.machines[machine].links.keys().copied().collect();
-        if let Some(most) = most {
-            self.random.shuffle(&mut nodes);
-            nodes.truncate(most);
-        }
-        for node in nodes {
-            let Some(connection) = self.link(machine, node) else { continue };
-            let to = 1 - self.side(machine, connection);
-            let target = self.connections[&connection].ends[to].machine;
-            let copies = if self.random.chance(self.options.loss / 4) { 2 } else { 1 };
-            for _ in 0..copies {
-                self.count(machine, bytes.len());
-                if !self.random.chance(self.options.loss) {
-                    let delay = self.delay(machine, target);
-                    self.queue.after(delay, Event::Gossip(connection, to, Rc::clone(bytes)));
-                }
-            }
-        }
-    }
-
-    /// Gossip arrives.
-    pub(crate) fn gossip(&mut self, connection: ConnectionId, side: Side, bytes: Rc<[u8]>) {
-        let now = self.now();
-        let Some(open) = self.connections.get(&connection) else { return };
-        let end = &open.ends[side];
-        if open.stalled || end.stage != Stage::Established {
-            return;
-        }
-        let (machine, from) = (end.machine, open.ends[1 - side].node);
-        if self.machines[machine].heard.insert(Digest::of(&bytes), now).is_none() {
-            self.feed(machine, Input::Gossip(from, bytes));
-        }
-    }
-
-    /// What a partition does to connections when it begins, changes or ends.
-    pub(crate) fn divided(&mut self) {
-        let all: Vec<ConnectionId> = self.connections.keys().copied().collect();
-        for connection in all {
-            let open = &self.connections[&connection];
-            let reachable = self.is_reachable(open.ends[0].machine, open.ends[1].machine);
-            if open.dead || open.stalled != reachable {
-                continue;
-            }
-            let Some(open) = self.connections.get_mut(&connection) else { continue };
-            open.stalled = !reachable;
-            open.spell += 1;
-            let spell = open.spell;
-            for side in [0, 1] {
-                if reachable {
-                    // What is held is sent again a moment later.
-                    let delay =
-                        self.random.between(Duration::from_millis(200), Duration::from_secs(3));
-                    self.queue.after(delay, Event::Silence(connection, side, spell));
-                } else {
-                    let silence = self.random.between(SILENCE.0, SILENCE.1);
-                    self.queue.after(silence, Event::Silence(connection, side, spell));
-                }
-            }
-        }
-    }
-
-    /// The other end was silent for too long; or it can be heard again.
-    pub(crate) fn silence(&mut self, connection: ConnectionId, side: Side, spell: u64) {
-        let Some(open) = self.connections.get_mut(&connection) else { return };
-        if open.spell != spell {
-            return;
-        }
-        if open.stalled {
-            return self.close(connection, side);
-        }
-        while let Some(open) = self.connections.get_mut(&connection)
-            && let Some(message) = open.ends[side].held.pop_front()
-        {
-            if open.ends[side].stage != Stage::Closed {
-                open.ends[side].inbox.push_back(message);
-            }
-        }
-        self.read(connection, side);
-    }
-
-    /// What becomes of a machine's connections when its daemon dies.
-    pub(crate) fn cut(&mut self, machine: usize, silently: bool) {
-        let all: Vec<ConnectionId> = self.connections.keys().copied().collect();
-        for connection in all {
-            for side in [0, 1] {
-                let Some(open) = self.connections.get_mut(&connection) else { break };
-                if open.ends[side].machine != machine || open.ends[side].stage == Stage::Closed {
-                    continue;
-                }
-                open.ends[side].stage = Stage::Closed;
-                if silently {
-                    open.spell += 1;
-                    (open.stalled, open.dead) = (true, true);
-                    let spell = open.spell;
-                    let silence = self.random.between(SILENCE.0, SILENCE.1);
-                    self.queue.after(silence, Event::Silence(connection, 1 - side, spell));
-                } else {
-                    self.post(connection, 1 - side, Message::Close);
-                }
-            }
-        }
-        self.connections.retain(|_, connection| !connection.is_closed());
     }
 }

@@ -16,14 +16,15 @@ pub(crate) struct Peer {
     pub(crate) path: Option<Path>,
     /// The index that it must use, and the one that this node must use.
     pub(crate) indices: Option<(u32, u32)>,
-    /// Whose probes were reported in the current second.
-    pub(crate) reported: Option<u64>,
+    /// How many of its probes were reported in which second.
+    pub(crate) reported: (u64, u32),
 }
 
 /// The double of a machine's shard.
 #[derive(Default)]
 pub(crate) struct Plane {
     pub(crate) peers: BTreeMap<NodeId, Peer>,
+    owners: BTreeMap<Prefix, NodeId>,
     pub(crate) own: Vec<Prefix>,
     pub(crate) probes: u64,
 }
@@ -34,12 +35,21 @@ impl Plane {
         match command {
             Command::SetOwn { addresses, .. } => self.own = addresses,
             Command::SetPeer { node, prefixes, .. } => {
-                for peer in self.peers.values_mut() {
-                    peer.prefixes.retain(|prefix| !prefixes.contains(prefix));
+                self.withdraw(node);
+                for prefix in &prefixes {
+                    // A prefix has one owner: the last that was given it.
+                    if let Some(other) = self.owners.insert(*prefix, node)
+                        && let Some(other) = self.peers.get_mut(&other)
+                    {
+                        other.prefixes.retain(|one| one != prefix);
+                    }
                 }
                 self.peers.entry(node).or_default().prefixes = prefixes;
             }
-            Command::RemovePeer { node } => drop(self.peers.remove(&node)),
+            Command::RemovePeer { node } => {
+                self.withdraw(node);
+                self.peers.remove(&node);
+            }
             Command::SetPath { node, path } => {
                 if let Some(peer) = self.peers.get_mut(&node) {
                     peer.path = path;
@@ -62,5 +72,11 @@ impl Plane {
             }
         }
         None
+    }
+
+    fn withdraw(&mut self, node: NodeId) {
+        for prefix in self.peers.get(&node).into_iter().flat_map(|peer| &peer.prefixes) {
+            self.owners.remove(prefix);
+        }
     }
 }

@@ -41,6 +41,11 @@ impl Random {
         least + Duration::from_micros(self.below(micros + 1) as u64)
     }
 
+    /// A time not longer than another.
+    pub fn up_to(&mut self, most: Duration) -> Duration {
+        self.between(Duration::ZERO, most)
+    }
+
     /// Puts things into a random order.
     pub fn shuffle<T>(&mut self, things: &mut [T]) {
         for last in (1..things.len()).rev() {

@@ -10,4 +10,13 @@
 
 mod support;
 
+mod clock;
+mod commands;
 mod joining;
+mod lifecycle;
+mod outsider;
+mod partition;
+mod refusal;
+mod restart;
+mod revocation;
+mod storage;

@@ -77,3 +77,36 @@ fn a_certificate_back_dated_under_an_expired_invite_is_refused() {
         assert_eq!(world.view(0).members.len(), 3);
     });
 }
+
+#[test]
+fn a_newcomer_that_meets_intruders_first_does_not_let_them_in() {
+    cases(here!(), 8, 6, |case| {
+        // The intruders share a local network with the newcomer.
+        let mut world = World::new(Options::new(case.seed, case.nodes).lan(3));
+        let (_, expired) = world.found_with(Some(MINUTE), None);
+        world.join(1, &expired);
+        world.settle(SECOND * 20);
+        world.run_for(MINUTE * 2);
+        let fresh = world.token(0, None, None);
+        world.divide(|machine| machine / 3);
+        for machine in [3, 4] {
+            world.set_clock(machine, -120_000);
+            world.join(machine, &expired);
+        }
+        world.run_for(MINUTE);
+        world.join(5, &fresh);
+        world.run_for(MINUTE * 2);
+        world.heal();
+        world.run_for(MINUTE * 5);
+        for member in [0, 1, 5] {
+            for intruder in [3, 4] {
+                assert!(!world.is_peer(member, intruder), "n{member} has n{intruder}");
+                assert!(!world.are_linked(member, intruder));
+            }
+        }
+        assert!(world.is_full_mesh(&[0, 1, 5]));
+        let (ours, theirs) = (world.view(0), world.view(5));
+        assert_eq!(ours.records_digest, theirs.records_digest);
+        assert_eq!(ours.members.len(), 3);
+    });
+}

@@ -104,7 +104,7 @@ fn what_was_done_survives_a_crash_at_any_instant() {
             let name = format!("name{round}").parse().unwrap();
             let node = world.node(2);
             let id = world.operate(0, Operation::Rename { node, name });
-            let moment = world.random().between(SECOND * 0, SECOND / 50);
+            let moment = world.random().up_to(SECOND / 50);
             world.run_for(moment);
             let done = world.is_done(0, id);
             world.crash(0, Death::Process);

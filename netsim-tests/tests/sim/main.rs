@@ -4,6 +4,7 @@
 //! replays it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod churn;
 mod clock;
 mod crash;
 mod joining;

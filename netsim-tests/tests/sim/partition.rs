@@ -1,6 +1,7 @@
 //! The network falls apart and heals.
 
 use epsilon_mesh::control::Operation;
+use epsilon_mesh::event::Event;
 use epsilon_netsim_tests::sim::{Options, World, cases};
 
 use super::{MINUTE, SECOND, here, with_fleet};
@@ -16,7 +17,7 @@ fn two_halves_that_both_changed_become_one_view_again() {
         world.settle(SECOND * 20);
         let second = world.token(0, None, None);
         world.divide(|machine| machine / 5);
-        let moment = world.random().between(SECOND * 0, MINUTE * 2);
+        let moment = world.random().up_to(MINUTE * 2);
         world.run_for(moment);
         // Both halves give one name away, and admit somebody.
         let (one, other) = (world.node(1), world.node(6));
@@ -27,7 +28,7 @@ fn two_halves_that_both_changed_become_one_view_again() {
         world.join(8, &second);
         let gone = world.node(2);
         world.perform(0, Operation::RevokeNode(gone)).unwrap();
-        let moment = world.random().between(SECOND * 0, MINUTE * 2);
+        let moment = world.random().up_to(MINUTE * 2);
         world.run_for(moment);
         world.perform(7, Operation::Leave).unwrap();
         world.run_for(moment);
@@ -70,4 +71,37 @@ fn any_divide_heals() {
             world.run_until(MINUTE * 2, "a full mesh", |world| world.is_full_mesh(&all));
         }
     });
+}
+
+#[test]
+fn an_address_that_both_halves_gave_away_ends_with_one_of_the_two() {
+    let mut lost = 0;
+    cases(here!(), 4, 48, |case| {
+        let half = case.nodes / 2;
+        let mut world = World::new(Options::new(case.seed, case.nodes).lan(half));
+        let token = world.found();
+        world.join(half, &token);
+        world.settle(SECOND * 10);
+        world.divide(|machine| machine / half);
+        for machine in (1..case.nodes).filter(|machine| *machine != half) {
+            world.join(machine, &token);
+        }
+        world.run_for(MINUTE * 3);
+        let before: Vec<_> = (0..case.nodes).map(|one| world.seen(one, one).unwrap()).collect();
+        let healed = world.now();
+        world.heal();
+        world.settle(MINUTE * 3);
+        for (machine, before) in before.into_iter().enumerate() {
+            let after = world.seen(machine, machine).unwrap();
+            let losses = world
+                .happened(machine)
+                .iter()
+                .filter(|(when, event)| *when >= healed && matches!(event, Event::AddressLost(_)))
+                .count();
+            assert_eq!(after.0 != before.0, losses > 0, "n{machine}: {before:?}, then {after:?}");
+            assert_eq!(after.1, before.1, "its name is nobody else's");
+            lost += losses;
+        }
+    });
+    assert!(lost > 0, "no seed has two nodes that want one address");
 }

@@ -37,7 +37,9 @@ fn a_revoked_node_is_cut_off_by_every_peer_within_two_seconds_and_stays_out() {
 
 #[test]
 fn a_peer_that_was_down_learns_of_a_revocation_before_it_admits_that_node() {
-    with_fleet(here!(), 20, 4, |case, mut world, _| {
+    cases(here!(), 20, 4, |case| {
+        // The revoked node is near, everybody else is far.
+        let (mut world, _) = fleet(Options::new(case.seed, case.nodes).lan(2));
         world.crash(3, Death::Power);
         let node = world.node(2);
         world.crash(2, Death::Process);
@@ -45,16 +47,16 @@ fn a_peer_that_was_down_learns_of_a_revocation_before_it_admits_that_node() {
         world.run_for(MINUTE);
         // The revoked node is there first.
         world.start(2);
-        if case.seed % 2 == 0 {
+        if case.seed.is_multiple_of(2) {
             world.run_for(MINUTE);
         }
+        let started = world.now();
         world.start(3);
         world.run_for(MINUTE * 2);
         let linked = world
             .happened(3)
             .iter()
-            .rev()
-            .take_while(|(_, event)| !matches!(event, Event::PeerDown(_)))
+            .filter(|(when, _)| *when >= started)
             .any(|(_, event)| matches!(event, Event::PeerUp(other) if *other == node));
         assert!(!linked, "{:#?}", world.happened(3));
         assert!(!world.is_peer(3, 2));
@@ -75,7 +77,7 @@ fn a_node_that_misses_a_revocation_by_loss_learns_it_by_anti_entropy() {
 
 #[test]
 fn revoking_an_invite_with_its_members_cuts_all_of_them_off() {
-    cases(here!(), 10, 6, |case| {
+    cases(here!(), 60, 6, |case| {
         let (mut world, token) = {
             let mut world = epsilon_netsim_tests::sim::World::new(Options::new(case.seed, 6));
             let token = world.found();
@@ -87,7 +89,9 @@ fn revoking_an_invite_with_its_members_cuts_all_of_them_off() {
         };
         world.join(3, &token);
         world.join(4, &token);
-        let moment = world.random().between(SECOND * 0, SECOND * 4);
+        // Mostly while they are on their way in.
+        let longest = if case.seed.is_multiple_of(4) { SECOND * 4 } else { SECOND / 200 };
+        let moment = world.random().up_to(longest);
         world.run_for(moment);
         let invite = token.verify(&epsilon_proto::key::Strict).unwrap().invite.key;
         let revoke = Operation::RevokeInvite { invite, with_members: true };
@@ -131,7 +135,7 @@ fn two_nodes_renamed_to_one_name_at_once_end_with_two_names() {
         world.settle(MINUTE);
         let names = [world.seen(0, 1), world.seen(0, 2)].map(|seen| seen.unwrap().1.unwrap());
         assert_ne!(names[0], names[1]);
-        assert!(names.contains(&"same".to_owned()), "{names:?}");
+        assert!(names.iter().all(|name| name.starts_with("same")), "{names:?}");
     });
 }
 

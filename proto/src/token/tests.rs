@@ -138,8 +138,22 @@ fn hosts_with_ports_read_as_they_print() {
         "a b:1",
         "-a:1",
         "192.0.2.1:0",
+        "a:+80",
+        "[fe80::1%2]:80",
     ] {
         assert!(bad.parse::<HostPort>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_host_with_port_has_one_encoding() {
+    for text in ["VPN.example.org:7755", "a:07755", "[2001:db8:0::1]:7755", "192.0.2.1:07755"] {
+        assert!(text.parse::<HostPort>().is_ok(), "{text}");
+        let written = wire::encode(&text.to_owned());
+        assert!(
+            matches!(wire::decode::<HostPort>(&written), Err(WireError::NotCanonical(_))),
+            "{text}"
+        );
     }
 }
 

@@ -296,4 +296,6 @@ macro_rules! wire_bytes {
 pub use {wire_bytes, wire_enum, wire_struct, wire_unit_enum};
 
 #[cfg(test)]
+mod every_type;
+#[cfg(test)]
 mod tests;

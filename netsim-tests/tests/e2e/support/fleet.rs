@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use epsilon_cli::lab::{Daemon, Lab, Program, Spec, preflight};
 
-use super::{Node, program, until};
+use super::{Node, holds, program, until};
+
+/// What `epsilon` exits with while nobody answers at the socket.
+const DAEMON_NOT_RUNNING: i32 = 3;
 
 /// A lab and the daemons on its hosts.
 ///
@@ -65,8 +68,17 @@ impl Fleet {
 
     /// Starts the daemon of a host.
     pub(crate) fn launch(&mut self, name: &str) {
+        self.launch_with(name, &[]);
+    }
+
+    /// Starts the daemon of a host with these variables in its environment.
+    pub(crate) fn launch_with(&mut self, name: &str, environment: &[(&str, String)]) {
         let host = self.lab.host(name).unwrap();
-        let program = Program::new("meshd", program("meshd"));
+        let program = environment
+            .iter()
+            .fold(Program::new("meshd", program("meshd")), |program, (key, value)| {
+                program.env(key, value)
+            });
         let daemon = host.start(program).unwrap();
         self.daemons.insert(name.to_owned(), daemon);
     }
@@ -77,7 +89,8 @@ impl Fleet {
         let daemon = self.daemon(name);
         until("the daemon answers", async || {
             assert!(daemon.is_running(), "the daemon of {name} ended at once");
-            node.run("version").await.succeeded()
+            let ran = node.run("status").await;
+            holds(ran.code != DAEMON_NOT_RUNNING, ran)
         })
         .await;
     }
@@ -134,10 +147,8 @@ impl Fleet {
         let (ipv4, ipv6) = (target.ipv4.unwrap().to_string(), target.ipv6.unwrap().to_string());
         let node = self.node(from);
         for address in [ipv4, ipv6] {
-            until(&format!("{from} reaches {to} at {address}"), async || {
-                node.echo(&address).await
-            })
-            .await;
+            until(&format!("{from} reaches {to} at {address}"), async || node.echo(&address).await)
+                .await;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the tests have in common: fleets, nodes, and waiting.
 
+mod dice;
 mod fleet;
 mod node;
 mod wire;
@@ -9,8 +10,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+pub(crate) use dice::Dice;
 pub(crate) use fleet::Fleet;
-pub(crate) use node::{Node, Ran};
+pub(crate) use node::Node;
 pub(crate) use wire::{Stream, within};
 
 /// Enough for whatever should happen soon, on a machine that is busy with

@@ -12,8 +12,9 @@ pub(crate) struct Node {
 /// How a command ended.
 #[derive(Debug)]
 pub(crate) struct Ran {
-    /// What was run.
-    pub(crate) command: String,
+    /// What was run, for whoever reads why a test failed.
+    #[allow(dead_code)]
+    command: String,
     pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -85,6 +86,23 @@ impl Node {
     /// Joins.
     pub(crate) async fn join(&self, token: &str) {
         self.run(&format!("mesh join {token}")).await.ok();
+    }
+
+    /// Tries to join, and checks that it fails with this exit code and text
+    /// and that nothing of it is left.
+    pub(crate) async fn refused(&self, token: &str, code: i32, text: &str) {
+        self.run(&format!("mesh join {token}")).await.exits(code).says(text);
+        self.is_untouched().await;
+    }
+
+    /// Checks that no network left anything on this host.
+    pub(crate) async fn is_untouched(&self) {
+        let files = self.shell("ls -A /var/lib/epsilon").await.ok();
+        assert_eq!(files.trim(), "lock", "files are left on {}", self.host.name());
+        let links = self.host.netlink().unwrap().links().await.unwrap();
+        let left: Vec<_> = links.iter().filter(|link| link.name.starts_with("eps")).collect();
+        assert!(left.is_empty(), "on {}: {left:?}", self.host.name());
+        self.run("status").await.exits(4);
     }
 
     /// What the daemon says of all of its networks.

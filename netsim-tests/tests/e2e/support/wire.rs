@@ -3,11 +3,15 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use epsilon_cli::lab::Host;
 use nix::sched::{CloneFlags, setns};
+
+use super::{holds, until};
 
 /// Calls `work` in the network of a host; the sockets that it opens stay
 /// there.
@@ -26,6 +30,7 @@ pub(crate) fn within<T: Send>(host: &Host, work: impl FnOnce() -> T + Send) -> T
 /// time: a counter every few milliseconds, both ways.
 pub(crate) struct Stream {
     end: TcpStream,
+    arrived: Arc<AtomicU64>,
     reader: JoinHandle<Result<Travelled, String>>,
     echo: JoinHandle<()>,
     writer: JoinHandle<()>,
@@ -42,14 +47,15 @@ pub(crate) struct Travelled {
 
 const EVERY: Duration = Duration::from_millis(5);
 /// A connection that is silent for longer is dead.
-const DEAD: Duration = Duration::from_secs(60);
+const DEAD: Duration = Duration::from_mins(1);
 
 impl Stream {
     /// Connects `from` with `address` of `to`.
     pub(crate) fn open(from: &Host, to: &Host, address: IpAddr) -> Self {
         let listener = within(to, || TcpListener::bind((address, 0)).unwrap());
         let to: SocketAddr = listener.local_addr().unwrap();
-        let end = within(from, || TcpStream::connect_timeout(&to, Duration::from_secs(10)).unwrap());
+        let end =
+            within(from, || TcpStream::connect_timeout(&to, Duration::from_secs(10)).unwrap());
         let (mut peer, _) = listener.accept().unwrap();
         for socket in [&end, &peer] {
             socket.set_nodelay(true).unwrap();
@@ -69,6 +75,8 @@ impl Stream {
             }
         });
         let mut receiving = end.try_clone().unwrap();
+        let arrived = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&arrived);
         let reader = thread::spawn(move || {
             let mut travelled = Travelled { numbers: 0, longest_stall: Duration::ZERO };
             let (mut number, mut last) = ([0; 8], Instant::now());
@@ -82,11 +90,22 @@ impl Stream {
                     Err(error) => return Err(format!("{error} after {travelled:?}")),
                 }
                 travelled.numbers += 1;
+                counter.store(travelled.numbers, Ordering::Relaxed);
                 travelled.longest_stall = travelled.longest_stall.max(last.elapsed());
                 last = Instant::now();
             }
         });
-        Self { end, reader, echo, writer }
+        Self { end, arrived, reader, echo, writer }
+    }
+
+    /// Waits until more has come through.
+    pub(crate) async fn flows(&self) {
+        let before = self.arrived.load(Ordering::Relaxed);
+        until("the connection flows", async || {
+            let now = self.arrived.load(Ordering::Relaxed);
+            holds(now > before + 20, now)
+        })
+        .await;
     }
 
     /// Ends it. Fails the test when it broke before.

@@ -1,0 +1,178 @@
+//! The figures that people feel: how long a join takes, what an idle daemon
+//! costs. Prints medians; passes or fails on none of them, because machines
+//! are noisy.
+//!
+//! Runs as root, on the release binaries. `BENCH_RUNS` sets how often the
+//! timed parts are repeated, `BENCH_IDLE_SECONDS` how long idling is watched.
+#![allow(clippy::disallowed_methods, reason = "it measures time")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a figure that fails stops the run")]
+#![allow(clippy::print_stdout, reason = "it prints figures")]
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use epsilon_cli::lab::{Daemon, Host, Lab, Spec};
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a whole number"))
+}
+
+/// The directory with `meshd` and `epsilon` of this profile.
+fn binaries() -> PathBuf {
+    let own = std::env::current_exe().expect("own path");
+    own.ancestors().nth(2).expect("target/<profile>").to_owned()
+}
+
+fn median(mut values: Vec<Duration>) -> Duration {
+    values.sort_unstable();
+    values[values.len() / 2]
+}
+
+fn until(limit: Duration, mut holds: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < limit, "nothing within {limit:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    start.elapsed()
+}
+
+/// The daemon's socket as seen from outside of the host.
+fn answers(host: &Host) -> bool {
+    let socket = format!("/proc/{}/root/run/epsilon/epsilon.sock", host.pid());
+    UnixStream::connect(socket).is_ok()
+}
+
+async fn text(host: &Host, epsilon: &Path, arguments: &[&str]) -> String {
+    let mut words = vec![epsilon.to_str().expect("UTF-8 path")];
+    words.extend(arguments);
+    let output = host.run(words[0], &words[1..]).await.expect("run");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {error}");
+    String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+}
+
+fn resident(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("status");
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("VmRSS");
+    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+}
+
+/// Processor time used so far, in clock ticks of 10 ms.
+fn ticks(daemon: &Daemon) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).expect("stat");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
+}
+
+/// IP bytes in both directions at the host's underlay interface: what the
+/// kernel counts there, less the Ethernet headers.
+async fn traffic(host: &Host) -> u64 {
+    let mut sum = 0;
+    for (counter, packets) in [("rx_bytes", "rx_packets"), ("tx_bytes", "tx_packets")] {
+        let read = async |name: &str| -> u64 {
+            let path = format!("/sys/class/net/eth0/statistics/{name}");
+            let output = host.run("cat", [path]).await.expect("cat");
+            String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
+        };
+        sum += read(counter).await - 14 * read(packets).await;
+    }
+    sum
+}
+
+fn main() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(bench());
+}
+
+async fn bench() {
+    let runs = number("BENCH_RUNS", 7);
+    let idle = Duration::from_secs(number("BENCH_IDLE_SECONDS", 60));
+    let (meshd, epsilon) = (binaries().join("meshd"), binaries().join("epsilon"));
+    assert!(
+        meshd.exists() && epsilon.exists(),
+        "run: cargo build --release -p meshd -p epsilon-cli"
+    );
+    let lab = Lab::up(Spec::ephemeral([3], &epsilon)).await.expect("lab");
+    let (first, third) = (&lab.hosts()[0], &lab.hosts()[2]);
+
+    let mut starts = Vec::new();
+    let mut daemons = Vec::new();
+    for run in 0..runs {
+        let start = Instant::now();
+        let daemon = first.start_meshd(&meshd).expect("meshd");
+        until(Duration::from_secs(10), || answers(first));
+        starts.push(start.elapsed());
+        if run + 1 < runs {
+            daemon.term(Duration::from_secs(5)).await.expect("stop");
+        } else {
+            daemons.push(daemon);
+        }
+    }
+    for host in &lab.hosts()[1..] {
+        daemons.push(host.start_meshd(&meshd).expect("meshd"));
+        until(Duration::from_secs(10), || answers(host));
+    }
+    let token = text(first, &epsilon, &["mesh", "create", "--name", "bench"]).await;
+    text(&lab.hosts()[1], &epsilon, &["mesh", "join", &token]).await;
+    let target = text(first, &epsilon, &["ip", "-4"]).await;
+
+    let mut joins = Vec::new();
+    for run in 0..runs {
+        let start = Instant::now();
+        text(third, &epsilon, &["mesh", "join", &token]).await;
+        let pinged = third.run("ping", ["-c", "1", "-W", "2", &target]).await.expect("ping");
+        assert!(pinged.status.success(), "the first ping was lost");
+        joins.push(start.elapsed());
+        if run + 1 < runs {
+            text(third, &epsilon, &["mesh", "leave"]).await;
+        }
+    }
+
+    let mut statuses = Vec::new();
+    for _ in 0..runs * 3 {
+        let start = Instant::now();
+        text(first, &epsilon, &["status"]).await;
+        statuses.push(start.elapsed());
+    }
+    // What entering a host costs by itself, so that it can be taken off.
+    let mut bare = Vec::new();
+    for _ in 0..runs * 3 {
+        let start = Instant::now();
+        first.run("true", [""; 0]).await.expect("true");
+        bare.push(start.elapsed());
+    }
+
+    // Lets the first beacons and probes pass.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let mut before = Vec::new();
+    for (host, daemon) in lab.hosts().iter().zip(&daemons) {
+        before.push((traffic(host).await, ticks(daemon)));
+    }
+    tokio::time::sleep(idle).await;
+
+    let millis = |duration: Duration| format!("{:.1} ms", duration.as_secs_f64() * 1e3);
+    println!("start to ready, median of {runs}: {}", millis(median(starts)));
+    println!("join to first ping, median of {runs}: {}", millis(median(joins)));
+    println!(
+        "epsilon status, median of {}: {}",
+        runs * 3,
+        millis(median(statuses).saturating_sub(median(bare)))
+    );
+    println!("idle for {} s, three members:", idle.as_secs());
+    for ((host, daemon), (bytes, used)) in lab.hosts().iter().zip(&daemons).zip(before) {
+        let per_hour = (traffic(host).await - bytes) as f64 * 3600.0 / idle.as_secs_f64() / 1e3;
+        let cpu = (ticks(daemon) - used) as f64 / idle.as_secs_f64();
+        println!(
+            "  {}: {per_hour:.0} kB/h, CPU {cpu:.2} %, resident {:.1} MB",
+            host.name(),
+            resident(daemon) as f64 / 1e3
+        );
+    }
+    for daemon in &daemons {
+        daemon.term(Duration::from_secs(5)).await.expect("stop");
+    }
+    lab.end().expect("end of the lab");
+}

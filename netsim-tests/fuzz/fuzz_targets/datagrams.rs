@@ -1,0 +1,4 @@
+#![no_main]
+//! See `epsilon_fuzz::datagrams`.
+
+epsilon_fuzz::target!(datagrams);

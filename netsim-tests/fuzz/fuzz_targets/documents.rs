@@ -1,0 +1,4 @@
+#![no_main]
+//! See `epsilon_fuzz::documents`.
+
+epsilon_fuzz::target!(documents);

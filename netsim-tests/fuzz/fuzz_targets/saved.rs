@@ -1,0 +1,4 @@
+#![no_main]
+//! See `epsilon_fuzz::saved`.
+
+epsilon_fuzz::target!(saved);

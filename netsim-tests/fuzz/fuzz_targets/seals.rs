@@ -1,0 +1,4 @@
+#![no_main]
+//! See `epsilon_fuzz::seals`.
+
+epsilon_fuzz::target!(seals);

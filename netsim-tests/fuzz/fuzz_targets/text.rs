@@ -1,0 +1,4 @@
+#![no_main]
+//! See `epsilon_fuzz::text`.
+
+epsilon_fuzz::target!(text);

@@ -1,0 +1,115 @@
+//! `epsilon` against a real daemon: exit codes, where tokens come from,
+//! configuration.
+
+use std::time::Duration;
+
+use epsilon_sys::process::Signal;
+
+use crate::support::{Fleet, holds, until};
+
+#[tokio::test]
+async fn every_state_of_the_daemon_has_its_exit_code() {
+    let Some(mut fleet) = Fleet::up([2]).await else { return };
+    let node = fleet.node("n1");
+    for command in ["status", "peers", "mesh leave", "token list", "node list", "ip", "events"] {
+        node.run(command).await.exits(3).says("meshd is not running");
+    }
+    for name in ["n1", "n2"] {
+        fleet.start(name).await;
+    }
+    for command in ["status", "peers", "mesh leave", "token list", "node list", "ip"] {
+        node.run(command).await.exits(4).says("epsilon mesh");
+    }
+    node.run("wait --timeout 300ms").await.exits(6).says("waited 300 ms");
+    let token = node.create("").await;
+    fleet.node("n2").join(&token).await;
+    fleet.meets(&["n1", "n2"]).await;
+    node.run("wait n2").await.ok();
+    node.run("wait --for peers=1").await.ok();
+    node.run("wait --for peers=2 --timeout 300ms").await.exits(6);
+    node.run("status").await.ok();
+    node.run("ping n2 -c 1").await.ok();
+    node.run("ping nobody -c 1").await.exits(1).says("nobody");
+    node.run("ping n1 -c 1").await.exits(2);
+    node.run("mesh join nonsense").await.exits(2);
+    node.run("token create --expires soon").await.exits(2);
+    fleet.node("n2").run("node revoke n1").await.exits(9);
+
+    fleet.kill("n2").await;
+    node.run("ping n2 -c 1 --timeout 300ms").await.exits(7);
+    until("n1 is degraded", async || {
+        let ran = node.run("status").await;
+        holds(ran.code == 5, ran)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_may_not_use_the_socket_is_told_so() {
+    let Some((fleet, _)) = Fleet::joined([1]).await else { return };
+    let node = fleet.node("n1");
+    let as_nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups epsilon status";
+    let ran = node.shell(as_nobody).await.exits(9);
+    assert!(ran.stderr.contains("root") || ran.stderr.contains("group"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn create_prints_the_token_alone_and_join_takes_it_from_everywhere() {
+    let Some(mut fleet) = Fleet::up([5]).await else { return };
+    for name in fleet.names() {
+        fleet.start(&name).await;
+    }
+    let ran = fleet.node("n1").shell("TOKEN=$(epsilon mesh create) && printf %s \"$TOKEN\"").await;
+    let token = ran.ok();
+    assert!(token.starts_with("epsilon1_") && !token.contains(char::is_whitespace), "{token}");
+    for (name, line) in [
+        ("n2", format!("echo {token} | epsilon mesh join -")),
+        ("n3", format!("echo {token} > /run/token && epsilon mesh join @/run/token")),
+        ("n4", format!("EPSILON_TOKEN={token} epsilon mesh join")),
+        (
+            "n5",
+            format!("echo {token} > /run/token && EPSILON_TOKEN_FILE=/run/token epsilon mesh join"),
+        ),
+    ] {
+        fleet.node(name).shell(&line).await.ok();
+    }
+    fleet.meets(&["n1", "n2", "n3", "n4", "n5"]).await;
+    fleet.node("n1").run("mesh join").await.exits(2).says("no token given");
+}
+
+#[tokio::test]
+async fn the_daemon_reads_its_configuration_again_and_refuses_what_it_does_not_know() {
+    let Some(mut fleet) = Fleet::up([1]).await else { return };
+    let node = fleet.node("n1");
+    let configure = |text: &str| format!("printf '{text}' > /etc/epsilon/meshd.toml");
+    node.shell(&configure("[log]\\nlevle = \"debug\"\\n")).await.ok();
+    fleet.launch("n1");
+    let ended = fleet.daemon("n1").wait().await.unwrap();
+    assert!(ended.is_some_and(|status| !status.success()), "{ended:?}");
+    let log = fleet.daemon("n1").log().unwrap();
+    assert!(log.contains("levle") && log.contains("meshd.toml"), "{log}");
+
+    node.shell("rm /etc/epsilon/meshd.toml").await.ok();
+    fleet.start("n1").await;
+    node.create("").await;
+    let fine = || fleet.daemon("n1").log().unwrap().contains("DEBUG");
+    assert!(!fine());
+    node.shell(&configure("[log]\\nlevel = \"debug\"\\n")).await.ok();
+    fleet.daemon("n1").signal(Signal::SIGHUP).unwrap();
+    until("the daemon says more", async || {
+        node.run("mesh create --name second --range 10.79.0.0/16").await;
+        holds(fine(), "no line of level DEBUG")
+    })
+    .await;
+    // What is wrong is said, and what was in force stays.
+    node.shell(&configure("port = 0\\n")).await.ok();
+    fleet.daemon("n1").signal(Signal::SIGHUP).unwrap();
+    until("the daemon complains", async || {
+        let log = fleet.daemon("n1").log().unwrap();
+        holds(log.contains("port: 0 is not a port"), "nothing about the port")
+    })
+    .await;
+    node.run("status").await.ok();
+    let ended = fleet.daemon("n1").term(Duration::from_secs(2)).await.unwrap();
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+}

@@ -1,0 +1,207 @@
+//! Somebody without a token on the same network: learns nothing, disturbs
+//! nobody.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use epsilon_cli::lab::Host;
+use epsilon_proto::address::DEFAULT_PORT;
+
+use crate::support::{Dice, Fleet, holds, until, within};
+
+const DATAGRAMS: usize = 100_000;
+const CONNECTIONS: usize = 10_000;
+/// What a daemon's resident memory may grow by, in kilobytes.
+const GROWTH: u64 = 20 * 1024;
+
+/// The resident memory of a process in kilobytes.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// The processor time that a process has used, in hundredths of a second.
+fn used(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let field = |index: usize| -> u64 {
+        fields.split_ascii_whitespace().nth(index).unwrap().parse().unwrap()
+    };
+    field(11) + field(12)
+}
+
+/// Waits until a process does next to nothing.
+async fn idles(pid: u32) {
+    until("the daemon is idle", async || {
+        let before = used(pid);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let spent = used(pid) - before;
+        holds(spent <= 3, format!("{spent} % of half a second"))
+    })
+    .await;
+}
+
+/// Runs `flood` on `host` while `from` pings `to` through the mesh, and checks
+/// that not one ping is lost.
+async fn nobody_notices<T: Send + 'static>(
+    fleet: &Fleet,
+    host: &Host,
+    flood: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let target = fleet.node("n1").network().await.unwrap().node;
+    let outsider = host.clone();
+    let flooding = tokio::task::spawn_blocking(move || within(&outsider, flood));
+    let node = fleet.node("n2");
+    let mut rounds = 0;
+    let addresses = [target.ipv4.unwrap().to_string(), target.ipv6.unwrap().to_string()];
+    while !flooding.is_finished() || rounds == 0 {
+        for address in &addresses {
+            let ran = node.execute("ping", &format!("-n -q -c 20 -i 0.05 -W 2 {address}")).await;
+            assert!(ran.stdout.contains(" 0% packet loss"), "{ran:?}");
+        }
+        rounds += 1;
+    }
+    flooding.await.unwrap()
+}
+
+/// Sends junk to the data port of `addresses`; gives back how many bytes were
+/// answered.
+fn datagrams(dice: &Dice, addresses: &[IpAddr]) -> usize {
+    let sockets: Vec<UdpSocket> = addresses
+        .iter()
+        .map(|to| {
+            let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+            let socket = UdpSocket::bind((any, 0)).unwrap();
+            socket.connect((*to, DEFAULT_PORT)).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        })
+        .collect();
+    // Everything that the data port tells apart, and lengths that fit it.
+    let first = [1, 2, 3, 4, 0x80, 0x81, 0x82, 0x83, 0x00, 0xff];
+    let lengths = [0, 1, 32, 64, 92, 148, 600, 1400];
+    let mut junk = vec![0; 1400];
+    let (mut answered, mut buffer) = (0, [0; 2048]);
+    for number in 0..DATAGRAMS {
+        if number % 50 == 0 {
+            dice.fill(&mut junk);
+            // A pace that leaves the processor to others on two cores.
+            thread::sleep(Duration::from_millis(3));
+        }
+        junk[0] = first[number % first.len()];
+        // As a WireGuard message would have it.
+        if number % 3 == 0 {
+            junk[1..4].fill(0);
+        }
+        let socket = &sockets[number % sockets.len()];
+        // A full buffer on the way is no failure of this test.
+        let _ = socket.send(&junk[..lengths[number % lengths.len()]]);
+        if number % 16 == 0 {
+            answered += socket.recv(&mut buffer).unwrap_or(0);
+        }
+    }
+    thread::sleep(Duration::from_millis(200));
+    for socket in &sockets {
+        while let Ok(length) = socket.recv(&mut buffer) {
+            answered += length.max(1);
+        }
+    }
+    answered
+}
+
+/// Opens connections to the control port: with junk, silent, and slow. Gives
+/// back how many bytes were answered, and those that are still open.
+fn connections(dice: &Dice, address: SocketAddr) -> (usize, Vec<TcpStream>) {
+    const OPEN: usize = 200;
+    let mut open: Vec<TcpStream> = Vec::new();
+    let mut answered = 0;
+    let mut junk = [0; 512];
+    for number in 0..CONNECTIONS {
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(5)) else {
+            continue;
+        };
+        if number % 3 == 0 {
+            dice.fill(&mut junk);
+            // It may be closed already, as it should.
+            let _ = stream.write_all(&junk[..=number % junk.len()]);
+            answered += read_what_is_there(&mut stream);
+        } else {
+            // Says nothing, or something now and then.
+            stream.set_nonblocking(true).unwrap();
+            open.push(stream);
+        }
+        if open.len() > OPEN {
+            let mut oldest = open.remove(0);
+            answered += read_what_is_there(&mut oldest);
+        }
+        if let Some(slow) = open.get_mut(number % OPEN).filter(|_| number % 2 == 0) {
+            let _ = slow.write(&junk[..1]);
+        }
+    }
+    for stream in &mut open {
+        answered += read_what_is_there(stream);
+    }
+    (answered, open)
+}
+
+fn read_what_is_there(stream: &mut TcpStream) -> usize {
+    stream.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 256];
+    match stream.read(&mut buffer) {
+        Ok(length) => length,
+        Err(error) => {
+            let kinds = [ErrorKind::WouldBlock, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+            assert!(kinds.contains(&error.kind()), "{error}");
+            0
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_junk_datagrams_get_no_answer_and_disturb_nobody() {
+    let Some((mut fleet, _)) = Fleet::joined([2]).await else { return };
+    let outsider = fleet.lab.add_host(1).await.unwrap();
+    fleet.all_reach(&["n1", "n2"]).await;
+    let daemon = fleet.daemon("n1").pid();
+    let before = resident(daemon);
+    let target = fleet.host("n1").unwrap();
+    let addresses = [IpAddr::V4(target.ipv4()), IpAddr::V6(target.ipv6())];
+    let dice = Dice::shown();
+    let begun = Instant::now();
+    let answered = nobody_notices(&fleet, &outsider, move || datagrams(&dice, &addresses)).await;
+    eprintln!("{DATAGRAMS} datagrams took {:?}", begun.elapsed());
+    assert_eq!(answered, 0, "bytes were answered");
+    let after = resident(daemon);
+    assert!(after < before + GROWTH, "from {before} kB to {after} kB");
+    idles(daemon).await;
+    fleet.node("n1").is_well().await.unwrap();
+}
+
+#[tokio::test]
+async fn ten_thousand_junk_connections_get_no_answer_and_disturb_nobody() {
+    let Some((mut fleet, token)) = Fleet::joined([2]).await else { return };
+    let outsider = fleet.lab.add_host(1).await.unwrap();
+    fleet.all_reach(&["n1", "n2"]).await;
+    let daemon = fleet.daemon("n1").pid();
+    let before = resident(daemon);
+    let target = SocketAddr::from((fleet.host("n1").unwrap().ipv4(), DEFAULT_PORT));
+    let dice = Dice::shown();
+    let begun = Instant::now();
+    let (answered, open) =
+        nobody_notices(&fleet, &outsider, move || connections(&dice, target)).await;
+    eprintln!("{CONNECTIONS} connections took {:?}", begun.elapsed());
+    assert_eq!(answered, 0, "bytes were answered");
+    let after = resident(daemon);
+    assert!(after < before + GROWTH, "from {before} kB to {after} kB");
+    // Members get in while all those connections are open.
+    let late = fleet.lab.add_host(1).await.unwrap();
+    fleet.start(late.name()).await;
+    fleet.node(late.name()).join(&token).await;
+    fleet.meets(&["n1", "n2", late.name()]).await;
+    drop(open);
+    idles(daemon).await;
+    fleet.node("n1").is_well().await.unwrap();
+}
