@@ -6,7 +6,7 @@
 //! timed parts are repeated, `BENCH_IDLE_SECONDS` how long idling is watched.
 #![allow(clippy::disallowed_methods, reason = "it measures time")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a figure that fails stops the run")]
-#![allow(clippy::print_stdout, reason = "it prints figures")]
+#![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
