@@ -58,6 +58,7 @@ unit: build
 
 sim: deps
 	$(CARGO) test --locked -p epsilon-netsim-tests --test sim
+	EPSILON_SIM_SEED=1 EPSILON_SIM_NODES=1000 $(CARGO) test --locked -p epsilon-netsim-tests --test sim -- churn::views --nocapture
 
 e2e: build
 	$(CARGO) test --locked -p epsilon-netsim-tests --test e2e
@@ -70,7 +71,7 @@ bench: deps
 soak: sim-soak fuzz-soak e2e-soak idle-soak
 
 sim-soak: deps
-	EPSILON_SIM_SEEDS=200 $(CARGO) test --locked -p epsilon-netsim-tests --test sim -- --nocapture
+	EPSILON_SIM_SEEDS=200 $(CARGO) test --locked -p epsilon-netsim-tests --test sim -- churn::views --nocapture
 	EPSILON_SIM_SEEDS=5 EPSILON_SIM_NODES=1000 $(CARGO) test --locked -p epsilon-netsim-tests --test sim -- churn::views --nocapture
 
 fuzz-soak: deps $(FUZZ)

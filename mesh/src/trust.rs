@@ -196,9 +196,10 @@ impl Trust {
         self.grants.contains_key(&key) && !self.revoked_admins.contains(&key)
     }
 
-    /// Whether a key was ever an admin's, or is the root.
-    pub(crate) fn has_authority(&self, key: PublicKey) -> bool {
-        key == self.network.root() || self.grants.contains_key(&key)
+    /// Whether the word of a key counts for a claim although it is no
+    /// member's: the root's, or an admin's.
+    pub(crate) fn may_witness(&self, key: PublicKey) -> bool {
+        key == self.network.root() || self.is_admin(key)
     }
 
     /// Every grant, with whether it still holds.

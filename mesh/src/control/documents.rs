@@ -158,6 +158,12 @@ impl Control {
             self.outputs.push_back(Output::Disconnect(node));
             self.forget_peer(node);
         }
+        // Those who are banned, and admins that no longer are, witness no
+        // claims any more: anybody's may rank differently now.
+        let everybody: Vec<_> = self.members.iter().map(|(node, _)| node).collect();
+        for node in everybody {
+            self.plane.touch(node);
+        }
         self.refresh_members(now);
     }
 

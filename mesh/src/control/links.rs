@@ -21,6 +21,8 @@ use crate::saved::Write;
 
 /// A link that broke may come back so long before the peer counts as down.
 const GRACE: Duration = Duration::from_millis(1500);
+/// After a link came up, when to sync once more.
+const RESYNC: Duration = Duration::from_secs(2);
 /// How long two machines with one identity are remembered.
 const CLONE_MEMORY: Duration = Duration::from_mins(10);
 /// How many earlier runs of a peer are remembered.
@@ -57,6 +59,9 @@ pub(super) struct Peer {
     forward: (u32, Instant),
     /// An unanswered wish to be vouched for.
     pub(super) asked_to_introduce: bool,
+    /// When to sync once more, because gossip of the link's first moments may
+    /// have missed it.
+    pub(super) resync: Option<Instant>,
     /// When it was said that it refuses this node.
     pub(super) refused_us: Option<Instant>,
 }
@@ -85,6 +90,7 @@ impl Peer {
             last_seen: None,
             forward: (FORWARD_BURST, Instant::default()),
             asked_to_introduce: false,
+            resync: None,
             refused_us: None,
         }
     }
@@ -99,6 +105,11 @@ impl Peer {
     /// When its link counts as gone for good.
     pub(super) fn grace_ends(&self) -> Option<Instant> {
         self.broke.map(|broke| broke + GRACE)
+    }
+
+    /// When its link wants something done.
+    pub(super) fn due(&self) -> Option<Instant> {
+        [self.grace_ends(), self.resync].into_iter().flatten().min()
     }
 
     /// Remembers a clone; says whether that is news.
@@ -192,6 +203,7 @@ impl Control {
         peer.broke = None;
         peer.last_seen = Some(now.wall);
         peer.asked_to_introduce = false;
+        peer.resync = outbound.then(|| now.instant + RESYNC);
         let port = peer.port;
         self.dialer.forget(Callee::Node(node));
         self.refresh_token_calls(now);
@@ -223,6 +235,7 @@ impl Control {
         peer.last_seen = Some(now.wall);
         peer.broke = Some(now.instant);
         peer.asked_to_introduce = false;
+        peer.resync = None;
         self.sync.forget(node);
         self.refresh_calls(node, now);
         self.refresh_token_calls(now);
@@ -241,6 +254,16 @@ impl Control {
             .collect();
         for node in down {
             self.event(Event::PeerDown(node));
+        }
+        let due: Vec<_> = self
+            .peers
+            .iter_mut()
+            .filter_map(|(node, peer)| {
+                peer.resync.take_if(|resync| now.instant >= *resync).map(|_| *node)
+            })
+            .collect();
+        for node in due {
+            self.start_sync(node, now);
         }
     }
 

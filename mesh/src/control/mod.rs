@@ -424,7 +424,7 @@ impl Control {
             self.own_due(),
             self.guard.due(),
             Some(self.sync.due()),
-            self.peers.values().filter_map(links::Peer::grace_ends).min(),
+            self.peers.values().filter_map(links::Peer::due).min(),
             self.probes_due(now),
             self.retry_storage,
         ]

@@ -31,7 +31,7 @@ const PUBLISH_BURST: u32 = 5;
 /// After a record could not be made durable.
 const RETRY: Duration = Duration::from_secs(10);
 /// How long this node remembers what it vouched for, until the record comes.
-const PROMISE: Duration = Duration::from_mins(1);
+const PROMISE: Duration = Duration::from_secs(10);
 
 /// A node that has claimed nothing yet.
 pub(super) enum Newcomer {

@@ -153,7 +153,7 @@ fn winner(
             .filter(|introduction| {
                 let signer = introduction.signer();
                 is_witnessed(&introduction.facts)
-                    && (trust.has_authority(signer) || members.contains_key(&signer.into()))
+                    && (trust.may_witness(signer) || members.contains_key(&signer.into()))
             })
             .map(|introduction| introduction.at)
             .min()
