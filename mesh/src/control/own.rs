@@ -28,6 +28,8 @@ const CLAIM_ALONE: Duration = Duration::from_millis(1200);
 /// At most one own record in this time, with a burst.
 const PUBLISH_EVERY: Duration = Duration::from_secs(5);
 const PUBLISH_BURST: u32 = 5;
+/// How long another must rank higher for a claim before it is given up.
+const DISPUTE: Duration = Duration::from_secs(3);
 /// After a record could not be made durable.
 const RETRY: Duration = Duration::from_secs(10);
 /// How long this node remembers what it vouched for, until the record comes.
@@ -59,6 +61,8 @@ pub(super) struct OwnRecord {
     observed: BTreeMap<NodeId, SocketAddr>,
     /// Claims this node vouched for, whose records it does not have yet.
     promises: BTreeMap<NodeId, (Claims, Instant)>,
+    /// Since when another ranks higher for something that this node claims.
+    disputed: Option<Instant>,
     /// How often a record of this node came that it did not make.
     foreign: u32,
 }
@@ -85,6 +89,7 @@ impl OwnRecord {
             retry: None,
             observed: BTreeMap::new(),
             promises: BTreeMap::new(),
+            disputed: None,
             foreign: 0,
         }
     }
@@ -143,7 +148,8 @@ impl Control {
         let own = &self.own_record;
         let publish =
             (own.dirty && own.staged.is_none() && self.may_speak()).then(|| own.may_publish_at());
-        [own.claim_alone, publish].into_iter().flatten().min()
+        let disputed = own.disputed.map(|since| since + DISPUTE);
+        [own.claim_alone, publish, disputed].into_iter().flatten().min()
     }
 
     /// Whether there is something to publish and anybody who would forward
@@ -178,8 +184,9 @@ impl Control {
         }
         self.own_record.claim_alone = None;
         self.own_record.promises.retain(|_, (_, since)| now.instant.since(*since) < PROMISE);
+        let must_yield = self.must_yield(now);
         let mut changed = false;
-        if self.identity.ipv4.is_none_or(|claimed| self.is_ipv4_lost(claimed)) {
+        if self.identity.ipv4.is_none_or(|claimed| must_yield && self.is_ipv4_lost(claimed)) {
             if let Some(lost) = self.identity.ipv4 {
                 self.event(Event::AddressLost(lost));
             }
@@ -189,7 +196,7 @@ impl Control {
             changed = true;
         }
         let name_lost = match &self.identity.name {
-            Some(name) => self.is_name_lost(name),
+            Some(name) => must_yield && self.is_name_lost(name),
             None => true,
         };
         if name_lost && let Some(name) = self.free_name() {
@@ -200,10 +207,25 @@ impl Control {
             changed = true;
         }
         if changed {
+            self.own_record.disputed = None;
             self.persist(vec![Write::identity_state(&self.identity)], None);
             self.own_record.touch();
             self.announce_addresses();
         }
+    }
+
+    /// Whether a claim was lost long enough to be given up. At first the two
+    /// claimants may not have each other's newest records, rank themselves
+    /// differently, and both yield.
+    fn must_yield(&mut self, now: Now) -> bool {
+        let lost = self.identity.ipv4.is_some_and(|claimed| self.is_ipv4_lost(claimed))
+            || self.identity.name.as_ref().is_some_and(|claimed| self.is_name_lost(claimed));
+        if !lost {
+            self.own_record.disputed = None;
+            return false;
+        }
+        let since = *self.own_record.disputed.get_or_insert(now.instant);
+        now.instant.since(since) >= DISPUTE
     }
 
     fn is_ipv4_lost(&self, claimed: Ipv4Addr) -> bool {

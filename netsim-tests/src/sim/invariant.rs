@@ -168,7 +168,11 @@ impl World {
         let now = self.machines[*first].now(self.now());
         let nodes: Vec<_> = live.iter().map(|one| self.machines[*one].node).collect();
         let Some(control) = &self.machines[*first].control else { return true };
-        nodes.into_iter().all(|node| control.member_view(node, now).is_some())
+        // A claim in dispute is nobody's until one of the two gives it up.
+        nodes.into_iter().all(|node| {
+            let view = control.member_view(node, now);
+            view.is_some_and(|view| view.ipv4.is_some() && view.name.is_some())
+        })
     }
 
     /// Everything that must hold once all is quiet.
