@@ -15,6 +15,7 @@
 //! same inputs and seed give the same outputs.
 
 mod admission;
+mod claims;
 mod documents;
 mod links;
 mod operations;
@@ -22,6 +23,7 @@ mod own;
 mod plane;
 mod sync;
 mod view;
+mod vouching;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

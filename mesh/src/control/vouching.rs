@@ -1,0 +1,213 @@
+//! Who vouches for this node, and for whom it vouches.
+
+use std::net::Ipv4Addr;
+
+use epsilon_proto::clock::Now;
+use epsilon_proto::document::{Signed, Verified};
+use epsilon_proto::id::{NodeId, PublicKey};
+use epsilon_proto::message::{Claims, Introduced, Request};
+use epsilon_proto::name::NodeName;
+use epsilon_proto::record::MAX_INTRODUCTIONS;
+use epsilon_proto::trust::{Introduction, NodeFacts};
+
+use super::{Control, Output};
+use crate::membership::Member;
+use crate::saved::Write;
+
+impl Control {
+    /// What nobody has vouched for yet.
+    fn unwitnessed(&self) -> bool {
+        let facts = |holds: &dyn Fn(&NodeFacts) -> bool| {
+            self.own_record.introductions.iter().any(|one| holds(&one.facts))
+        };
+        !self.is_introduced()
+            || !facts(&|facts| facts.ipv4.is_some() && facts.ipv4 == self.identity.ipv4)
+            || !facts(&|facts| facts.name.is_some() && facts.name == self.identity.name)
+    }
+
+    pub(super) fn ask_for_introduction(&mut self) {
+        if self.identity.ipv4.is_none() || !self.unwitnessed() {
+            return;
+        }
+        if self.peers.values().any(|peer| peer.link.is_some() && peer.asked_to_introduce) {
+            return;
+        }
+        let Some(node) = self.linked().into_iter().next() else { return };
+        self.peer(node).asked_to_introduce = true;
+        let claims = Claims { ipv4: self.identity.ipv4, name: self.identity.name.clone() };
+        self.request(node, &Request::Introduce(claims));
+    }
+
+    /// A linked node asks to be vouched for.
+    pub(super) fn introduce(&mut self, node: NodeId, claims: Claims, now: Now) -> Introduced {
+        let ipv4_taken = claims.ipv4.is_some_and(|address| {
+            !self.range().assignable(address) || self.is_ipv4_taken(address, node)
+        });
+        let name_taken = claims.name.as_ref().is_some_and(|name| self.is_name_taken(name, node));
+        let invite = self.invite_of(node);
+        if ipv4_taken || name_taken || invite.is_none() {
+            return Introduced { introduction: None, ipv4_taken, name_taken };
+        }
+        self.own_record.promises.insert(node, (claims.clone(), now.instant));
+        let is_sure = self.is_grounded
+            || self.members.has_vouched(node)
+            || self.members.grounded(&self.trust).contains(&node);
+        let invite = invite.filter(|_| is_sure);
+        let facts = NodeFacts { invite, ipv4: claims.ipv4, name: claims.name };
+        let introduction = self.vouch(node, facts, now);
+        Introduced { introduction: Some(introduction), ipv4_taken, name_taken }
+    }
+
+    /// The invite of a linked node, by its record or by its admission.
+    fn invite_of(&self, node: NodeId) -> Option<PublicKey> {
+        self.members.get(node).map(Member::invite).or_else(|| self.admitted_by.get(&node).copied())
+    }
+
+    fn vouch(&self, node: NodeId, facts: NodeFacts, now: Now) -> Signed<Introduction> {
+        let introduction = Introduction { node, at: self.trusted_time(now), facts };
+        Signed::sign(&introduction, self.id, &self.config.key)
+    }
+
+    /// Vouches for linked members to whom no chain of introductions leads any
+    /// more, or never did, so that others believe them. Only who is believed
+    /// itself can help them.
+    pub(super) fn vouch_for_orphans(&mut self, now: Now) {
+        if !self.is_grounded {
+            return;
+        }
+        let grounded = self.members.grounded(&self.trust);
+        let orphans: Vec<_> = self
+            .linked()
+            .into_iter()
+            .filter(|node| !grounded.contains(node))
+            .filter_map(|node| Some((node, self.members.get(node)?)))
+            .map(|(node, member)| {
+                (node, member.invite(), member.record.ipv4, member.record.name.clone())
+            })
+            .collect();
+        for (node, invite, ipv4, name) in orphans {
+            let facts = NodeFacts { invite: Some(invite), ipv4, name };
+            let introduction = self.vouch(node, facts, now);
+            self.request(node, &Request::Vouch(introduction));
+        }
+    }
+
+    /// A member answered to the wish to be vouched for.
+    pub(super) fn introduced(&mut self, node: NodeId, answer: Introduced, now: Now) {
+        self.peer(node).asked_to_introduce = false;
+        if let Some(signed) = answer.introduction {
+            self.take_introduction(node, &signed);
+        } else {
+            if answer.ipv4_taken && self.trust.pin(self.own).is_none_or(|pin| pin.ipv4.is_none()) {
+                self.identity.ipv4 = None;
+            }
+            if answer.name_taken && self.trust.pin(self.own).is_none_or(|pin| pin.name.is_none()) {
+                self.identity.name = None;
+                self.own_record.name_attempt = self.own_record.name_attempt.max(1);
+            }
+        }
+        self.advance_own(now);
+    }
+
+    /// A member vouches for this node.
+    pub(super) fn take_introduction(&mut self, from: NodeId, signed: &Signed<Introduction>) {
+        let Ok(introduction) = signed.verify_by(from.key(), self.id, &*self.config.check) else {
+            return;
+        };
+        let own = &mut self.own_record;
+        if introduction.node != self.own || own.introductions.contains(&introduction) {
+            return;
+        }
+        own.introductions.push(introduction);
+        let grounded = self.members.grounded(&self.trust);
+        let value = |one: &Verified<Introduction>| {
+            let by = one.signer();
+            if self.trust.is_node_revoked(by.into()) {
+                Value::Void
+            } else if by == self.id.root()
+                || self.trust.is_admin(by)
+                || grounded.contains(&by.into())
+            {
+                Value::Grounded
+            } else {
+                Value::Local
+            }
+        };
+        let (ipv4, name) = (self.identity.ipv4, self.identity.name.as_ref());
+        let invite = self.certificate.signer();
+        prune(&mut self.own_record.introductions, ipv4, name, invite, value);
+        self.own_record.touch();
+    }
+
+    /// From when on a chain leads to this node it knows whom to believe:
+    /// those to whom one leads as well, and those whom it judged itself. What
+    /// others told it before is forgotten; if it was true, members tell it
+    /// again.
+    pub(super) fn become_grounded(&mut self, now: Now) {
+        let grounded = self.members.grounded(&self.trust);
+        if self.is_grounded || !grounded.contains(&self.own) {
+            return;
+        }
+        self.is_grounded = true;
+        let believed = |node: &NodeId| grounded.contains(node) || self.members.has_vouched(*node);
+        let mut doubtful: Vec<NodeId> =
+            self.members.iter().map(|(node, _)| node).filter(|node| !believed(node)).collect();
+        doubtful.extend(
+            self.linked().into_iter().filter(|node| {
+                self.members.get(*node).is_none() && !self.members.has_vouched(*node)
+            }),
+        );
+        for node in doubtful {
+            if self.members.remove(node).is_some() {
+                self.persist(vec![Write::forget_record(node)], None);
+            }
+            self.outputs.push_back(Output::Disconnect(node));
+            self.forget_peer(node);
+        }
+        self.refresh_members(now);
+        self.refresh_token_calls(now);
+    }
+}
+
+/// What an introduction is worth, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Value {
+    /// Everybody believes its signer.
+    Grounded,
+    /// Those who know its signer believe it.
+    Local,
+    /// Its signer is revoked.
+    Void,
+}
+
+/// Keeps, for each fact that still matters, one introduction that vouches for
+/// it: for the membership the first among those that most believe, for the
+/// claims the earliest among those whose signers are not revoked.
+fn prune(
+    introductions: &mut Vec<Verified<Introduction>>,
+    ipv4: Option<Ipv4Addr>,
+    name: Option<&NodeName>,
+    invite: PublicKey,
+    value: impl Fn(&Verified<Introduction>) -> Value,
+) {
+    let earliest = |holds: &dyn Fn(&NodeFacts) -> bool| {
+        introductions
+            .iter()
+            .filter(|one| holds(&one.facts))
+            .min_by_key(|one| (value(one) == Value::Void, one.at))
+    };
+    let membership = introductions
+        .iter()
+        .filter(|one| one.facts.invite == Some(invite))
+        .min_by_key(|one| value(one));
+    let address = earliest(&|facts| facts.ipv4.is_some() && facts.ipv4 == ipv4);
+    let name = earliest(&|facts| facts.name.is_some() && facts.name.as_ref() == name);
+    let mut kept: Vec<Verified<Introduction>> = Vec::new();
+    for one in [membership, address, name].into_iter().flatten() {
+        if !kept.contains(one) {
+            kept.push(one.clone());
+        }
+    }
+    kept.truncate(MAX_INTRODUCTIONS);
+    *introductions = kept;
+}
