@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use epsilon_proto::document::Signed;
 use epsilon_proto::gate::GateSecret;
-use epsilon_proto::id::NodeId;
+use epsilon_proto::id::{BootId, NodeId, PublicKey};
 use epsilon_proto::name::{NodeName, Site};
 use epsilon_proto::record::{Label, NodeRecord};
 use epsilon_proto::token::HostPort;
@@ -60,6 +60,10 @@ pub struct Write {
 }
 
 impl Write {
+    /// Whether it is about this row.
+    pub(crate) fn is_at(&self, (table, key): &(Table, Vec<u8>)) -> bool {
+        self.table == *table && self.key == *key
+    }
     fn put<T: Wire>(table: Table, key: &[u8], value: &T) -> Self {
         Self { table, key: key.to_vec(), value: Some(wire::encode(value)) }
     }
@@ -103,8 +107,11 @@ pub struct IdentityState {
     pub ipv4: Option<Ipv4Addr>,
     /// The name it claims.
     pub name: Option<NodeName>,
+    /// The last runs of the daemon, so that a recording of one is told from
+    /// another machine with the same identity.
+    pub boots: Vec<BootId>,
 }
-wire_struct!(IdentityState { 0 => incarnation, 1 => ipv4, 2 => name });
+wire_struct!(IdentityState { 0 => incarnation, 1 => ipv4, 2 => name, 3 => boots });
 
 /// What the operator said when joining; the daemon's own word otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +144,7 @@ wire_struct!(Settings {
 /// The nodes whose admission this node decided itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Vouched {
-    pub(crate) nodes: Vec<NodeId>,
+    pub(crate) nodes: Vec<(NodeId, PublicKey)>,
 }
 wire_struct!(Vouched { 0 => nodes });
 

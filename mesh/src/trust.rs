@@ -193,7 +193,9 @@ impl Trust {
 
     /// Whether a key may act as an admin now.
     pub fn is_admin(&self, key: PublicKey) -> bool {
-        self.grants.contains_key(&key) && !self.revoked_admins.contains(&key)
+        self.grants.contains_key(&key)
+            && !self.revoked_admins.contains(&key)
+            && !self.revoked_nodes.contains(&NodeId::from(key))
     }
 
     /// Whether the word of a key counts for a claim although it is no
@@ -229,7 +231,7 @@ impl Trust {
 
     /// Whether an invite admits nobody new, whatever its expiry says.
     pub fn is_invite_revoked(&self, invite: &Verified<Invite>) -> bool {
-        self.revoked_invites.contains(&invite.key) || self.revoked_admins.contains(&invite.signer())
+        self.revoked_invites.contains(&invite.key) || !self.is_admin(invite.signer())
     }
 
     /// Whether those who came by an invite are revoked with it.

@@ -105,7 +105,10 @@ impl Store {
     fn write(&self, writes: &[Write]) -> Result<(), StoreError> {
         let Some(database) = &self.database else { return Ok(()) };
         let path = &self.path;
-        let transaction = database.begin_write().map_err(failed("write", path))?;
+        let mut transaction = database.begin_write().map_err(failed("write", path))?;
+        // So that a file whose writer was killed can be read where nothing can
+        // be written.
+        transaction.set_quick_repair(true);
         for table in Table::ALL {
             let mut rows =
                 transaction.open_table(definition(table)).map_err(failed("write", path))?;

@@ -12,7 +12,9 @@ use crate::id::{BootId, Digest, NodeId};
 use crate::name::NodeName;
 use crate::record::NodeRecord;
 use crate::sealed::SealedBox;
-use crate::trust::{AdminGrant, Introduction, Invite, MemberCertificate, NetworkDocument};
+use crate::trust::{
+    AdminGrant, GateEpoch, Introduction, Invite, MemberCertificate, NetworkDocument,
+};
 use crate::wire::{wire_enum, wire_struct, wire_unit_enum};
 
 /// The first round: who speaks, and every revocation it knows, before
@@ -58,7 +60,7 @@ wire_struct!(Credentials {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Welcome; with the current gate epoch where the other side lacks it.
-    Accepted(Welcome),
+    Accepted(Box<Welcome>),
     /// Refused, and why.
     Refused(Refusal),
 }
@@ -69,8 +71,10 @@ wire_enum!(Verdict { 0 => Accepted, 1 => Refused });
 pub struct Welcome {
     /// The current gate secret, sealed.
     pub gate: Option<Signed<SealedGate>>,
+    /// The admin's word that it is one.
+    pub epoch: Option<Signed<GateEpoch>>,
 }
-wire_struct!(Welcome { 0 => gate });
+wire_struct!(Welcome { 0 => gate, 1 => epoch });
 
 /// A gate secret sealed to one node, by a member.
 #[derive(Debug, Clone, PartialEq, Eq)]

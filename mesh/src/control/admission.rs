@@ -232,7 +232,7 @@ impl Control {
             let verdict = match judgement {
                 Ok(()) => {
                     self.admitted_by.insert(node, credentials.certificate.signer());
-                    Verdict::Accepted(self.welcome(node, credentials.gate_epoch))
+                    Verdict::Accepted(Box::new(self.welcome(node, credentials.gate_epoch)))
                 }
                 Err(refusal) => {
                     self.note_refused(node, refusal, now);
@@ -305,7 +305,12 @@ impl Control {
         if self.is_cloned(node, hello.boot, now) {
             return Err(Refusal::Cloned);
         }
-        if self.members.get(node).is_some() || self.members.has_vouched(node) {
+        if let Some(member) = self.members.get(node) {
+            // A member stays under the invite that was judged when it came.
+            let same = member.invite() == invite_key;
+            return if same { Ok(()) } else { Err(Refusal::Certificate) };
+        }
+        if self.members.has_vouched(node, invite_key) {
             return Ok(());
         }
         let introductions =
@@ -319,7 +324,7 @@ impl Control {
             return Ok(());
         }
         self.judge_invite(invite_key, now)?;
-        self.members.vouch(node);
+        self.members.vouch(node, invite_key);
         self.save_vouched();
         Ok(())
     }
@@ -354,8 +359,17 @@ impl Control {
         if invite.expires.is_some_and(|expires| expires <= self.trusted_time(now)) {
             return Err(Refusal::InviteExpired);
         }
-        let waiting =
-            self.members.vouched().iter().filter(|node| self.members.get(**node).is_none()).count();
+        // Let in by this invite and linked, while the record is on its way.
+        let waiting = self
+            .members
+            .vouched()
+            .iter()
+            .filter(|(node, invite)| {
+                **invite == key
+                    && self.members.get(**node).is_none()
+                    && self.peers.get(*node).is_some_and(|peer| peer.link.is_some())
+            })
+            .count();
         if invite.uses.is_some_and(|uses| self.members.uses_of(key) + waiting >= uses as usize) {
             return Err(Refusal::InviteUsedUp);
         }
@@ -377,7 +391,8 @@ impl Control {
                 SealedGate { to: node, epoch: secret.epoch, check: secret.check(), sealed };
             Signed::sign(&document, self.id, &self.config.key)
         });
-        Welcome { gate }
+        let epoch = self.trust.gate_epochs().find(|epoch| epoch.check == secret.check());
+        Welcome { gate, epoch: epoch.map(|epoch| epoch.signed().clone()) }
     }
 
     /// The other side's verdict is here.
@@ -389,7 +404,7 @@ impl Control {
         let outcome = match (given, hello, verdict) {
             (Some(Err(refusal)), _, _) => Err(refusal),
             (Some(Ok(())), Some(hello), Ok(Verdict::Accepted(welcome))) => {
-                self.take_welcome(node, welcome);
+                self.take_welcome(node, *welcome, now);
                 self.peer_said_hello(node, &hello, now);
                 Ok(())
             }
@@ -403,11 +418,24 @@ impl Control {
         self.step(exchange, None, Some(outcome));
     }
 
-    fn take_welcome(&mut self, node: NodeId, welcome: Welcome) {
-        let Some(signed) = welcome.gate else { return };
+    /// Takes a gate secret from a member, if an admin minted it.
+    fn take_welcome(&mut self, node: NodeId, welcome: Welcome, now: Now) {
+        let (Some(signed), Some(epoch)) = (welcome.gate, welcome.epoch) else { return };
+        self.take_document(
+            &NetworkDocument::GateEpoch(epoch),
+            super::documents::Source::Hello,
+            now,
+        );
         let Ok(sealed) = signed.verify_by(node.key(), self.id, &*self.config.check) else {
             return;
         };
+        let is_minted = self
+            .trust
+            .gate_epochs()
+            .any(|epoch| (epoch.epoch, epoch.check) == (sealed.epoch, sealed.check));
+        if !is_minted || sealed.to != self.own {
+            return;
+        }
         let opened = sealed.sealed.open(Purpose::GateSecret, self.id, &self.config.key);
         if let Ok(bytes) = opened
             && let Some(secret) = GateSecret::from_bytes(sealed.epoch, &bytes, sealed.check)

@@ -86,7 +86,7 @@ impl Control {
 
     /// Whether the membership ranks this node's claims by its newest record;
     /// until then a claim may look lost that is not.
-    fn is_own_record_in_force(&self) -> bool {
+    pub(super) fn is_own_record_in_force(&self) -> bool {
         self.members.get(self.own).is_none_or(|member| {
             member.record.ipv4 == self.identity.ipv4 && member.record.name == self.identity.name
         })

@@ -245,10 +245,10 @@ impl Control {
 
     /// What a refusal by a member says about this node.
     pub(super) fn note_refusal(&mut self, refusal: Refusal, now: Now) {
-        match refusal {
-            Refusal::NodeRevoked => self.raise(Condition::Revoked, now),
-            Refusal::Cloned => self.raise(Condition::Cloned, now),
-            _ => {}
+        // Whether it was revoked a node knows by the revocation itself, which
+        // comes with every hello.
+        if refusal == Refusal::Cloned {
+            self.raise(Condition::Cloned, now);
         }
     }
 

@@ -283,6 +283,9 @@ impl Control {
                 let owner = NodeId::from(record.signer());
                 // Only members have a budget, so that strangers cost nothing.
                 if self.members.get(owner).is_some() && !self.peer(owner).may_forward(now.instant) {
+                    // What is not taken now is fetched once the budget allows.
+                    let resync = now.instant + FORWARD_EVERY;
+                    self.peer(from).resync.get_or_insert(resync);
                     return None;
                 }
                 self.take_record(record, Source::Gossip, now)
@@ -309,7 +312,8 @@ impl Control {
             return;
         };
         if beacon.node == self.own {
-            if beacon.boot != self.config.boot {
+            // One of an earlier run is a recording.
+            if !self.identity.boots.contains(&beacon.boot) {
                 self.cloned(self.own, [self.config.boot, beacon.boot], now);
             }
             return;

@@ -45,7 +45,7 @@ use crate::dial::{Callee, Dialer};
 use crate::event::Event;
 use crate::membership::{Membership, Refused};
 use crate::path::LocalPrefix;
-use crate::saved::{IdentityState, Saved, Settings, Vouched, Write};
+use crate::saved::{IdentityState, Saved, Settings, Table, Vouched, Write};
 use crate::shard;
 use crate::trust::{Trust, TrustError};
 
@@ -179,8 +179,14 @@ enum Then {
 
 struct Batch {
     writes: Vec<Write>,
+    /// Those that are tried again when the batch fails; what waits for the
+    /// batch is told instead.
+    retried: Vec<Write>,
     then: Option<Then>,
 }
+
+/// Writes that failed, by row, and in which batch.
+type Unsaved = BTreeMap<(Table, Vec<u8>), (Ticket, Write)>;
 
 /// See the module.
 pub struct Control {
@@ -224,7 +230,7 @@ pub struct Control {
     operations: u64,
     batches: BTreeMap<Ticket, Batch>,
     last_ticket: u64,
-    unsaved: Vec<Write>,
+    unsaved: Unsaved,
     storage_failing: Option<String>,
     retry_storage: Option<Instant>,
     conditions: BTreeMap<Condition, Timestamp>,
@@ -240,6 +246,8 @@ const BEACON_FIRST: [Duration; 4] = [
     Duration::from_secs(3),
     Duration::from_secs(10),
 ];
+/// How many of its own runs a node remembers.
+const MAX_BOOTS: usize = 64;
 /// Between two attempts at a store that takes nothing.
 const STORAGE_RETRY: Duration = Duration::from_secs(10);
 
@@ -264,8 +272,8 @@ impl Control {
             }
         }
         let mut members = Membership::new(id, network.range, own);
-        for node in saved.vouched.nodes {
-            members.vouch(node);
+        for (node, invite) in saved.vouched.nodes {
+            members.vouch(node, invite);
         }
         restore_records(&mut members, &trust, saved.records, &config)?;
         let introductions = saved
@@ -275,7 +283,10 @@ impl Control {
             .map(|one| one.verify(id, &*config.check))
             .collect::<Result<Vec<_>, _>>()?;
         let mut identity = saved.identity;
-        identity.incarnation += 1;
+        identity.incarnation = identity.incarnation.saturating_add(1);
+        identity.boots.push(config.boot);
+        let forgotten = identity.boots.len().saturating_sub(MAX_BOOTS);
+        identity.boots.drain(..forgotten);
         let is_founder = introductions.iter().any(|one| one.signer() == id.root());
         let newcomer = match identity.ipv4 {
             Some(_) => None,
@@ -314,7 +325,7 @@ impl Control {
             operations: 0,
             batches: BTreeMap::new(),
             last_ticket: 0,
-            unsaved: Vec::new(),
+            unsaved: Unsaved::new(),
             storage_failing: None,
             retry_storage: None,
             conditions: BTreeMap::new(),
@@ -372,6 +383,9 @@ impl Control {
         let Some(batch) = self.batches.remove(&ticket) else { return };
         match result {
             Ok(()) => {
+                self.unsaved.retain(|row, (failed, _)| {
+                    *failed > ticket || !batch.writes.iter().any(|write| write.is_at(row))
+                });
                 if self.storage_failing.take().is_some() {
                     self.event(Event::StorageRecovered);
                     self.own_record.touch();
@@ -400,8 +414,14 @@ impl Control {
                     self.event(Event::StorageFailing(reason.clone()));
                 }
                 self.retry_storage = Some(now.instant + STORAGE_RETRY);
+                for write in batch.retried {
+                    let row = (write.table, write.key.clone());
+                    if self.unsaved.get(&row).is_none_or(|(failed, _)| *failed < ticket) {
+                        self.unsaved.insert(row, (ticket, write));
+                    }
+                }
                 match batch.then {
-                    None => self.unsaved.extend(batch.writes),
+                    None => {}
                     Some(Then::OwnRecord) => self.own_record.persist_failed(now.instant),
                     Some(Then::Commit { operation, .. } | Then::OwnName { operation, .. }) => {
                         let result = Err(OperationError::Storage(reason.clone()));
@@ -442,9 +462,8 @@ impl Control {
         }
         if self.retry_storage.is_some_and(|retry| retry <= now.instant) {
             self.retry_storage = None;
-            let writes = std::mem::take(&mut self.unsaved);
             // Even an empty batch tells whether the store works again.
-            self.persist(writes, None);
+            self.persist(Vec::new(), None);
         }
         self.judge_waiting(now);
         self.expire_links(now);
@@ -471,12 +490,20 @@ impl Control {
     fn persist(&mut self, writes: Vec<Write>, then: Option<Then>) {
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        self.batches.insert(ticket, Batch { writes: writes.clone(), then });
+        // What failed before goes first: this batch may say something newer.
+        let unsaved = std::mem::take(&mut self.unsaved);
+        let mut retried: Vec<Write> = unsaved.into_values().map(|(_, write)| write).collect();
+        let writes = [retried.clone(), writes].concat();
+        if then.is_none() {
+            retried.clone_from(&writes);
+        }
+        self.batches.insert(ticket, Batch { writes: writes.clone(), retried, then });
         self.outputs.push_back(Output::Persist { ticket, writes });
     }
 
     fn save_vouched(&mut self) {
-        let nodes = self.members.vouched().iter().copied().collect();
+        let vouched = self.members.vouched().iter();
+        let nodes = vouched.map(|(node, invite)| (*node, *invite)).collect();
         self.persist(vec![Write::vouched(&Vouched { nodes })], None);
     }
 

@@ -10,7 +10,8 @@ use epsilon_proto::name::{NodeName, Tag};
 use epsilon_proto::sealed::{Purpose, SealedBox};
 use epsilon_proto::token::{HostPort, Token, invite_key};
 use epsilon_proto::trust::{
-    AdminGrant, Departure, GateEpoch, Invite, NetworkDocument, Pin, Revocation, Revoked, Roles,
+    AdminGrant, Charter, Departure, GateEpoch, Invite, NetworkDocument, Pin, Revocation, Revoked,
+    Roles,
 };
 
 use super::{Control, Output, Then};
@@ -235,13 +236,24 @@ impl Control {
         };
         let admin = self.admin()?;
         let invite = Signed::sign(&invite, self.id, admin);
-        let (Some(genesis), Some(grant), Some(charter), Some(gate)) = (
-            self.trust.genesis(),
-            self.trust.grant(admin.public()),
-            self.trust.charter(),
-            self.gate.first(),
-        ) else {
+        let (Some(genesis), Some(grant), Some(gate)) =
+            (self.trust.genesis(), self.trust.grant(admin.public()), self.gate.first())
+        else {
             return Err(OperationError::NotAdmin);
+        };
+        let mut documents = vec![NetworkDocument::Invite(invite.clone())];
+        // The charter of an admin that no longer is one is void.
+        let charter = if let Some(charter) = self.trust.charter() {
+            charter.signed().clone()
+        } else {
+            let charter = Charter {
+                version: 1,
+                issued: self.trusted_time(now),
+                max_members: self.trust.max_members(),
+            };
+            let charter = Signed::sign(&charter, self.id, admin);
+            documents.push(NetworkDocument::Charter(charter.clone()));
+            charter
         };
         let addresses =
             if request.addresses.is_empty() { self.advertised() } else { request.addresses };
@@ -249,14 +261,14 @@ impl Control {
             self.network.signed().clone(),
             genesis.signed().clone(),
             grant.signed().clone(),
-            charter.signed().clone(),
-            invite.clone(),
+            charter,
+            invite,
             &key,
             gate.clone(),
             addresses,
         );
         let outcome = Outcome::Token(Box::new(token));
-        self.commit(id, vec![NetworkDocument::Invite(invite)], outcome);
+        self.commit(id, documents, outcome);
         Ok(())
     }
 

@@ -197,7 +197,12 @@ impl Control {
         let own_address = |own| if node == self.own { own } else { None };
         Some(MemberView {
             node,
-            name: self.members.name_of(node, &self.trust),
+            name: if node == self.own && !self.is_own_record_in_force() {
+                // Claimed, and durable; the record with it is on its way.
+                self.identity.name.clone()
+            } else {
+                self.members.name_of(node, &self.trust)
+            },
             ipv4: self
                 .members
                 .ipv4_of(node, &self.trust)

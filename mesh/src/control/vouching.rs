@@ -50,7 +50,7 @@ impl Control {
         }
         self.own_record.promises.insert(node, (claims.clone(), now.instant));
         let is_sure = self.is_grounded
-            || self.members.has_vouched(node)
+            || self.members.vouched().contains_key(&node)
             || self.members.grounded(&self.trust).contains(&node);
         let invite = invite.filter(|_| is_sure);
         let facts = NodeFacts { invite, ipv4: claims.ipv4, name: claims.name };
@@ -149,14 +149,13 @@ impl Control {
             return;
         }
         self.is_grounded = true;
-        let believed = |node: &NodeId| grounded.contains(node) || self.members.has_vouched(*node);
+        let believed =
+            |node: &NodeId| grounded.contains(node) || self.members.vouched().contains_key(node);
         let mut doubtful: Vec<NodeId> =
             self.members.iter().map(|(node, _)| node).filter(|node| !believed(node)).collect();
-        doubtful.extend(
-            self.linked().into_iter().filter(|node| {
-                self.members.get(*node).is_none() && !self.members.has_vouched(*node)
-            }),
-        );
+        doubtful.extend(self.linked().into_iter().filter(|node| {
+            self.members.get(*node).is_none() && !self.members.vouched().contains_key(node)
+        }));
         for node in doubtful {
             if self.members.remove(node).is_some() {
                 self.persist(vec![Write::forget_record(node)], None);

@@ -142,6 +142,11 @@ fn winner(
     let pinned = trust.pinned().into_iter().filter(|node| {
         members.contains_key(node) && trust.pin(*node).is_some_and(|pin| is_pinned(pin))
     });
+    // Nobody was met before there was an invite to come by.
+    let floor = |node: NodeId| {
+        let invite = members.get(&node).and_then(|member| trust.invite(member.invite()));
+        invite.map_or(trust.founded(), |invite| invite.issued.max(trust.founded()))
+    };
     let rank = |node: NodeId| {
         if let Some(pin) = trust.pin(node).filter(|pin| is_pinned(pin)) {
             return Rank::Pinned(Reverse(pin.at));
@@ -155,7 +160,7 @@ fn winner(
                 is_witnessed(&introduction.facts)
                     && (trust.may_witness(signer) || members.contains_key(&signer.into()))
             })
-            .map(|introduction| introduction.at)
+            .map(|introduction| introduction.at.max(floor(node)))
             .min()
             .map_or(Rank::Bare, Rank::Witnessed)
     };

@@ -101,7 +101,7 @@ pub struct Membership {
     own: NodeId,
     members: BTreeMap<NodeId, Member>,
     /// Nodes whose admission this node decided itself.
-    vouched: BTreeSet<NodeId>,
+    vouched: BTreeMap<NodeId, PublicKey>,
     buckets: buckets::Buckets,
     claims: claims::Claims,
     /// Nodes whose address or name may have changed.
@@ -117,7 +117,7 @@ impl Membership {
             range6: Ipv6Range::of(network),
             own,
             members: BTreeMap::new(),
-            vouched: BTreeSet::new(),
+            vouched: BTreeMap::new(),
             buckets: buckets::Buckets::default(),
             claims: claims::Claims::default(),
             affected: BTreeSet::new(),
@@ -185,10 +185,14 @@ impl Membership {
             return Err(Refused::Revoked);
         }
         let introductions = self.verify_introductions(node, &record, known, check)?;
+        // A member stays under the invite that was judged when it came.
+        if known.is_some_and(|known| known.invite() != certificate.signer()) {
+            return Err(Refused::Invalid("the certificate is under another invite than before"));
+        }
         let introduced = is_believed
             || known.is_some()
             || node == self.own
-            || self.vouched.contains(&node)
+            || self.has_vouched(node, certificate.signer())
             || introductions.iter().any(|introduction| {
                 introduction.facts.invite == Some(certificate.signer())
                     && self.may_introduce(introduction.signer(), trust)
@@ -196,7 +200,7 @@ impl Membership {
         if !introduced {
             return Err(Refused::Unintroduced);
         }
-        if known.is_none() {
+        if known.is_none() && node != self.own {
             self.refuse_too_many(certificate.signer(), trust)?;
         }
         if record.endpoints.iter().any(|endpoint| self.is_inside(endpoint.address.ip())) {
@@ -319,27 +323,28 @@ impl Membership {
         }
     }
 
-    /// Remembers that this node itself decided to let a node in.
-    pub fn vouch(&mut self, node: NodeId) -> bool {
-        self.vouched.insert(node)
+    /// Remembers that this node itself decided to let a node in, and by which
+    /// invite.
+    pub fn vouch(&mut self, node: NodeId, invite: PublicKey) -> bool {
+        self.vouched.insert(node, invite) != Some(invite)
     }
 
-    /// The nodes that this node itself let in.
-    pub fn vouched(&self) -> &BTreeSet<NodeId> {
+    /// The nodes that this node itself let in, and by which invites.
+    pub fn vouched(&self) -> &BTreeMap<NodeId, PublicKey> {
         &self.vouched
     }
 
-    /// Whether this node itself let a node in.
-    pub fn has_vouched(&self, node: NodeId) -> bool {
-        self.vouched.contains(&node)
+    /// Whether this node itself let a node in by an invite.
+    pub fn has_vouched(&self, node: NodeId, invite: PublicKey) -> bool {
+        self.vouched.get(&node) == Some(&invite)
     }
 
     /// Removes a node; gives back what was known of it.
     pub fn remove(&mut self, node: NodeId) -> Option<Member> {
+        self.vouched.remove(&node);
         let member = self.members.remove(&node)?;
         self.affected.extend(self.claims.update(node, Some(&member), None));
         self.buckets.touch(node);
-        self.vouched.remove(&node);
         Some(member)
     }
 

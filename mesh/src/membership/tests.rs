@@ -19,6 +19,7 @@ const NOW: Timestamp = Timestamp(1_800_000_000_000);
 const ADMIN: u8 = 1;
 const OWN: u8 = 2;
 const INVITE: u8 = 50;
+const OTHER_INVITE: u8 = 51;
 
 fn key(seed: u8) -> SecretKey {
     SecretKey::from_seed(&[seed; 32])
@@ -44,9 +45,13 @@ fn named(text: &str) -> NodeName {
     text.parse().unwrap()
 }
 
-fn introduction(seed: u8, by: u8, at: u64, facts: NodeFacts) -> Signed<Introduction> {
-    let introduction = Introduction { node: node(seed), at: Timestamp(at), facts };
-    sign(&introduction, &key(by))
+/// A word by a node, `after` milliseconds after the network was founded.
+fn introduction(seed: u8, by: u8, after: u64, facts: NodeFacts) -> Signed<Introduction> {
+    introduction_at(seed, by, Timestamp(NOW.0.saturating_add(after)), facts)
+}
+
+fn introduction_at(seed: u8, by: u8, at: Timestamp, facts: NodeFacts) -> Signed<Introduction> {
+    sign(&Introduction { node: node(seed), at, facts }, &key(by))
 }
 
 fn admitted() -> NodeFacts {
@@ -290,13 +295,18 @@ fn nobody_introduces_itself() {
     assert!(matches!(View::new().take(&of_another), Err(Refused::Invalid(_))));
 }
 
+/// The invite by which the node of a seed comes.
+fn invite_of(seed: u8) -> PublicKey {
+    record(seed).certificate.signer()
+}
+
 #[test]
 fn whom_this_node_vouched_for_needs_no_introduction() {
     let mut view = View::new();
     let bare = NodeRecord { introductions: Vec::new(), ..record(9) };
-    assert!(view.members.vouch(node(9)));
-    assert!(!view.members.vouch(node(9)));
-    assert!(view.members.has_vouched(node(9)));
+    assert!(view.members.vouch(node(9), invite_of(9)));
+    assert!(!view.members.vouch(node(9), invite_of(9)));
+    assert!(view.members.has_vouched(node(9), invite_of(9)));
     assert_eq!(view.take(&bare), Ok(Merged::New));
     let own = NodeRecord { introductions: Vec::new(), ..record(OWN) };
     assert_eq!(view.take(&own), Ok(Merged::New), "one's own record needs none either");
@@ -318,7 +328,7 @@ fn the_banned_are_named_and_never_come_back() {
         assert!(view.members.remove(banned).is_none());
     }
     let newer = |seed| NodeRecord { incarnation: 99, ..record(seed) };
-    view.members.vouch(node(9));
+    view.members.vouch(node(9), invite_of(9));
     assert_eq!(view.take(&newer(9)), Err(Refused::Revoked));
     assert_eq!(view.take(&newer(8)), Err(Refused::Departed));
     assert_eq!(view.members.iter().map(|(node, _)| node).collect::<Vec<_>>(), [node(7)]);
@@ -478,6 +488,33 @@ fn a_members_word_counts_and_the_earliest_of_several() {
 }
 
 #[test]
+fn a_word_from_before_the_invite_is_no_earlier_than_the_invite() {
+    // The one that loses by its hash has an accomplice who back-dates.
+    let at_founding = [claiming(8, 5, &[(ADMIN, 0)]), claiming(9, 5, &[(ADMIN, 0)])];
+    let winner = View::with(&at_founding).owner(5);
+    let (loser, honest) = if winner == Some(node(8)) { (9, 8) } else { (8, 9) };
+    let facts = NodeFacts { ipv4: Some(address(5)), ..admitted() };
+    let mut back_dated = claiming(loser, 5, &[]);
+    back_dated.introductions.push(introduction_at(loser, ADMIN, Timestamp(0), facts));
+    let view = View::with(&[back_dated, claiming(honest, 5, &[(ADMIN, 0)])]);
+    assert_eq!(view.owner(5), Some(node(honest)));
+}
+
+#[test]
+fn a_member_does_not_change_its_invite() {
+    let mut view = View::with(&[record(9)]);
+    view.learn(&invite(OTHER_INVITE, None));
+    let elevated = NodeRecord {
+        sequence: 2,
+        certificate: certificate(9, OTHER_INVITE, Roles::MEMBER),
+        ..record(9)
+    };
+    assert!(matches!(view.take(&elevated), Err(Refused::Invalid(_))));
+    let sequence = view.members.get(node(9)).unwrap().record.sequence;
+    assert_eq!(sequence, 1);
+}
+
+#[test]
 fn of_two_pins_for_one_address_the_later_wins() {
     for (first, second) in [(8, 9), (9, 8)] {
         let mut view = View::with(&[record(8), record(9)]);
@@ -559,7 +596,7 @@ fn digests_change_in_the_bucket_of_the_node_alone_and_come_back() {
 #[test]
 fn the_first_meeting_is_the_earliest_of_all() {
     let view = View::with(&[claiming(9, 5, &[(ADMIN, 7_000), (ADMIN, 3_000)])]);
-    assert_eq!(view.members.first_met(node(9)), Some(Timestamp(3_000)));
+    assert_eq!(view.members.first_met(node(9)), Some(Timestamp(NOW.0 + 3_000)));
     assert_eq!(view.members.first_met(node(8)), None);
 }
 
@@ -613,7 +650,7 @@ fn answers(view: &mut View) -> impl PartialEq + std::fmt::Debug + use<> {
 #[test]
 fn a_chain_of_introductions_grounds_a_member_and_a_circle_does_not() {
     let mut view = View::with(&[record(3), introduced_by(4, 3)]);
-    view.members.vouch(node(5));
+    view.members.vouch(node(5), invite_of(5));
     for one in [introduced_by(5, 6), introduced_by(6, 5)] {
         assert_eq!(view.take(&one), Ok(Merged::New));
     }

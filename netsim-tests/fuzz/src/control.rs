@@ -11,7 +11,7 @@ use epsilon_mesh::shard::Report;
 use epsilon_proto::beacon::Beacon;
 use epsilon_proto::clock::{Instant, Now, Timestamp};
 use epsilon_proto::id::{BootId, NodeId};
-use epsilon_proto::message::{Change, Claims, Request, Response, Taken, Verdict, Welcome};
+use epsilon_proto::message::{Change, Claims, Request, Response, Taken, Verdict};
 use epsilon_proto::wire;
 
 use crate::script::{self, Script};
@@ -207,7 +207,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let record = samples::signed(&samples::record(), &samples::key(3));
     let claims = Claims { ipv4: samples::record().ipv4, name: samples::record().name };
     let introduction = samples::signed(&samples::introduction(), &samples::key(1));
-    let welcome = Verdict::Accepted(Welcome { gate: None });
+    let welcome = Verdict::Accepted(Box::default());
     let admission = [
         vec![8, 0, 0, 0, 0],
         step(1, 0, &wire::encode(&messages::first_hello())),

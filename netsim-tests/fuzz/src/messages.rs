@@ -14,9 +14,10 @@ use crate::samples as sample;
 const KINDS: &[Kind] = kinds! {
     Hello: hello(),
     Credentials: credentials(),
-    Verdict: Verdict::Accepted(Welcome {
+    Verdict: Verdict::Accepted(Box::new(Welcome {
         gate: Some(sample::signed(&sealed_gate(), &sample::key(1))),
-    }),
+        epoch: Some(sample::signed(&sample::gate_epoch(), &sample::key(1))),
+    })),
     Verdict: Verdict::Refused(Refusal::InviteUsedUp),
     Change: Change::Record(sample::signed(&sample::record(), &sample::key(3))),
     Change: Change::Document(sample::documents().remove(4)),

@@ -50,7 +50,7 @@ pub fn trust(input: &[u8]) {
     let network = NETWORK.with(|network| *network);
     let mut members = Membership::new(network, DEFAULT_RANGE, samples::key(1).node());
     for record in delivery.records.iter().chain(&delivery.records) {
-        members.vouch(record.signer().into());
+        members.vouch(record.signer().into(), samples::key(1).public());
         let _ = members.merge(record, &one, &Holds);
     }
     let _ = members.digest();

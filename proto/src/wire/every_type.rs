@@ -486,7 +486,8 @@ fn verdict() -> impl Strategy<Value = Verdict> {
         Refusal::Protocol,
     ]);
     prop_oneof![
-        of(signed(sealed_gate())).prop_map(|gate| Verdict::Accepted(Welcome { gate })),
+        (of(signed(sealed_gate())), of(signed(gate_epoch())))
+            .prop_map(|(gate, epoch)| Verdict::Accepted(Box::new(Welcome { gate, epoch }))),
         refusals.prop_map(Verdict::Refused),
     ]
 }

@@ -71,6 +71,16 @@ impl<T: Wire> Wire for Option<T> {
     }
 }
 
+/// As the value in it.
+impl<T: Wire> Wire for Box<T> {
+    fn write(&self, to: &mut Writer) {
+        T::write(self, to);
+    }
+    fn read(from: &mut Reader<'_>) -> Result<Self, WireError> {
+        T::read(from).map(Self::new)
+    }
+}
+
 impl<T: Wire> Wire for Vec<T> {
     fn write(&self, to: &mut Writer) {
         to.list(self.len() as u64);
