@@ -276,7 +276,7 @@ pub(crate) enum Token {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
-    /// All nodes, removed ones included
+    /// All members, this node included
     List,
     /// Cut a node off, for good
     Revoke {

@@ -180,7 +180,7 @@ pub enum Response {
     Difference(Difference),
     /// To [`Request::Introduce`].
     Introduced(Introduced),
-    /// To the others: taken, and written down.
+    /// To the others: taken; what was sent is on its way to the disk.
     Taken(Taken),
 }
 wire_enum!(Response { 0 => Compared, 1 => Difference, 2 => Introduced, 3 => Taken });

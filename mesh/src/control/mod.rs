@@ -9,10 +9,12 @@
 //!  timers ──────────────────────────────────────────────┘        └─► Event, Done
 //! ```
 //!
-//! It promises: what it publishes or acknowledges was persisted before;
-//! nothing that is revoked or departed comes back; nobody is admitted before
-//! revocations were exchanged. It reads no clock and draws no randomness: the
-//! same inputs and seed give the same outputs.
+//! It promises: its own record is published, and an operation acknowledged,
+//! only once it is persisted (what others sent is persisted soon after it is
+//! taken, and is theirs to keep until then); nothing that is revoked or
+//! departed comes back; nobody is admitted before revocations were exchanged.
+//! It reads no clock and draws no randomness: the same inputs and seed give the
+//! same outputs.
 
 mod admission;
 mod claims;

@@ -105,9 +105,11 @@ pub(super) fn table() -> Vec<Route> {
             "Send one probe to a peer",
             |query, request| Call::Ping { network: query.network, request },
         ),
-        get::<NetworkQuery, NodeList>(paths::NODES, "All nodes, removed ones included", |query| {
-            Call::Nodes { network: query.network }
-        }),
+        get::<NetworkQuery, NodeList>(
+            paths::NODES,
+            "All members, the own node included",
+            |query| Call::Nodes { network: query.network },
+        ),
         post::<NetworkQuery, RevokeRequest, NodeRemoved>(
             paths::NODE_REVOKE,
             "Revoke a node",

@@ -110,7 +110,8 @@ impl Daemon {
         }
         let advertise = addresses(&request.advertise)?;
         let key = SecretKey::generate(&mut random::system());
-        // Offline, the root acts as the only admin until it adds one.
+        // Offline, this key signs the first token and is thrown away: the
+        // root makes a member an admin later.
         let plan = Plan {
             name: name.clone(),
             range,

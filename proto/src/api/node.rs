@@ -206,7 +206,7 @@ pub struct Node {
     pub last_seen: Option<Time>,
 }
 
-/// All nodes that this node knows, removed ones included.
+/// All members that this node knows, itself included.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeList {
     /// The network they are in.
