@@ -84,6 +84,49 @@ async fn dialling_a_linked_peer_again_changes_nothing_for_the_engine() {
     assert_eq!(seen.len(), 1, "{seen:?}");
 }
 
+#[tokio::test]
+async fn gossip_goes_at_once_also_when_the_first_connection_was_the_surplus_one() {
+    let timing = Timing { duplicate_grace: Duration::from_millis(50), ..Timing::default() };
+    // Only gossip itself may bring it, not the stir of a liveness probe.
+    assert!(timing.ping_interval > Duration::from_secs(5));
+    let mut a = Node::with(1, Setup { timing, ..Setup::default() }).await;
+    let mut b = Node::new(2).await;
+    let (first, second) = (Wire::to(b.address).await, Wire::to(b.address).await);
+    a.dial(Some(b.key), first.address).await.unwrap();
+    hears(&a, &mut b, b"before").await;
+    a.dial(Some(b.key), second.address).await.unwrap();
+    let settled = async {
+        while first.open() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), settled).await.expect("the first is closed");
+    assert_eq!(second.open(), 1);
+    // Whatever the tidying stirred up has settled.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    a.send(Command::Publish(b"after".to_vec())).await;
+    let heard = b.until(|event| {
+        matches!(event, Event::Gossip { bytes, .. } if bytes == b"after").then_some(())
+    });
+    tokio::time::timeout(Duration::from_secs(2), heard).await.expect("gossip goes at once");
+}
+
+/// Publishes anew until it is heard: subscriptions take a moment to be known.
+async fn hears(a: &Node, b: &mut Node, word: &[u8]) {
+    let talk = async {
+        for number in 0_u32.. {
+            let message = [word, &number.to_be_bytes()].concat();
+            a.send(Command::Publish(message)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let heard = b.until(|event| matches!(event, Event::Gossip { .. }).then_some(()));
+    tokio::select! {
+        () = heard => {}
+        () = talk => unreachable!(),
+    }
+}
+
 #[test]
 fn the_death_of_a_node_is_seen_within_two_seconds() {
     let runtime = || {

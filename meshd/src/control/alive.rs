@@ -52,9 +52,14 @@ pub(super) struct Seen {
     pub(super) sign: Sign,
 }
 
-/// Asks for a sign of life now, to come within the duration.
+/// What a connection is told.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Probe(Duration);
+pub(super) enum Told {
+    /// Ask for a sign of life now, to come within the duration.
+    Probe(Duration),
+    /// Nothing, but every protocol on the connection looks after its work.
+    Wake,
+}
 
 /// The periods of the probes.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +73,7 @@ pub(super) struct Behaviour {
     pace: Pace,
     per_peer: usize,
     connections: BTreeMap<PeerId, BTreeSet<ConnectionId>>,
-    out: VecDeque<ToSwarm<Seen, Probe>>,
+    out: VecDeque<ToSwarm<Seen, Told>>,
 }
 
 impl Behaviour {
@@ -78,11 +83,22 @@ impl Behaviour {
 
     /// Finds out soon whether a connection is alive.
     pub(super) fn probe(&mut self, peer: PeerId, connection: ConnectionId) {
-        self.out.push_back(ToSwarm::NotifyHandler {
-            peer_id: peer,
-            handler: NotifyHandler::One(connection),
-            event: Probe(self.pace.timeout / 4),
-        });
+        self.tell(peer, connection, Told::Probe(self.pace.timeout / 4));
+    }
+
+    /// Wakes the task of a connection.
+    ///
+    /// gossipsub 0.50 keeps one queue for all connections with a peer. Who
+    /// has found the queue empty before its own stream was open waits for
+    /// nothing (`EnabledHandler::poll`), so what is queued once the first
+    /// connection has gone would lie until something else stirs the last.
+    pub(super) fn wake(&mut self, peer: PeerId, connection: ConnectionId) {
+        self.tell(peer, connection, Told::Wake);
+    }
+
+    fn tell(&mut self, peer_id: PeerId, connection: ConnectionId, event: Told) {
+        let handler = NotifyHandler::One(connection);
+        self.out.push_back(ToSwarm::NotifyHandler { peer_id, handler, event });
     }
 
     fn admit(&self, peer: &PeerId, pace: Pace) -> Result<Handler, ConnectionDenied> {
@@ -208,7 +224,7 @@ impl Handler {
 }
 
 impl ConnectionHandler for Handler {
-    type FromBehaviour = Probe;
+    type FromBehaviour = Told;
     type ToBehaviour = Sign;
     type InboundProtocol = ReadyUpgrade<StreamProtocol>;
     type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
@@ -224,9 +240,14 @@ impl ConnectionHandler for Handler {
         true
     }
 
-    fn on_behaviour_event(&mut self, Probe(within): Probe) {
-        let due = Instant::now() + within;
-        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+    fn on_behaviour_event(&mut self, told: Told) {
+        match told {
+            Told::Probe(within) => {
+                let due = Instant::now() + within;
+                self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+            }
+            Told::Wake => {}
+        }
     }
 
     fn poll(

@@ -117,6 +117,11 @@ impl Links {
         }
     }
 
+    /// [`Links::best`] of every linked peer.
+    pub(super) fn all_best(&self) -> Vec<(NodeKey, ConnectionId)> {
+        self.peers.keys().filter_map(|peer| Some((*peer, self.best(peer)?))).collect()
+    }
+
     /// The connections that this node should close now; `busy` ones have time.
     pub(super) fn surplus(
         &self,

@@ -290,6 +290,16 @@ impl Service {
             // Nobody to hear it, or heard before: anti-entropy makes up for it.
             tracing::debug!(%error, "a message was not published");
         }
+        self.wake_all();
+    }
+
+    /// Lets every link look for gossip to send.
+    fn wake_all(&mut self) {
+        for (peer, connection) in self.links.all_best() {
+            if let Some(name) = peer_id(&peer) {
+                self.swarm.behaviour_mut().alive.wake(name, connection);
+            }
+        }
     }
 
     fn judge(&mut self, message: &MessageId, accept: Accept) {
@@ -306,6 +316,9 @@ impl Service {
             .behaviour_mut()
             .gossip
             .report_message_validation_result(&name, &from, acceptance);
+        if accept == Accept::Accept {
+            self.wake_all();
+        }
     }
 
     fn observe(&mut self, event: SwarmEvent<BehaviourEvent>) {
