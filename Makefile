@@ -71,8 +71,8 @@ bench: deps
 soak: sim-soak fuzz-soak e2e-soak idle-soak
 
 sim-soak: deps
-	EPSILON_SIM_SEEDS=200 $(CARGO) test --locked -p epsilon-netsim-tests --test sim -- churn::views --nocapture
-	EPSILON_SIM_SEEDS=5 EPSILON_SIM_NODES=1000 $(CARGO) test --locked -p epsilon-netsim-tests --test sim -- churn::views --nocapture
+	EPSILON_SIM_SEEDS=200 $(CARGO) test --locked --profile soak -p epsilon-netsim-tests --test sim -- churn::views --nocapture
+	EPSILON_SIM_SEEDS=5 EPSILON_SIM_NODES=1000 $(CARGO) test --locked --profile soak -p epsilon-netsim-tests --test sim -- churn::views --nocapture
 
 fuzz-soak: deps $(FUZZ)
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" netsim-tests/fuzz/run $(FUZZ_SECONDS)

@@ -16,13 +16,15 @@ use epsilon_proto::trust::{
     Revocation, Revoked,
 };
 
-/// How many documents of admins a node keeps: far above what people make, far
-/// below what would hurt. What the root signed always fits.
-pub(crate) const MAX_DOCUMENTS: usize = 16_384;
+/// How many documents of one admin a node keeps: far above what people make,
+/// far below what would hurt. Each admin has a share of its own, so that a
+/// stolen key keeps nothing of the others out. What the root signed always
+/// fits.
+pub(crate) const MAX_PER_ADMIN: usize = 8_192;
 
-/// How many departures a node keeps. They have a share of their own: anyone
-/// can make keys and sign departures with them, and those must not keep a
-/// revocation out.
+/// How many departures a node keeps. They have a share of their own: who holds
+/// a token can let made-up keys in and have them leave, and those must not
+/// keep a revocation out. To revoke the invite with its members clears them.
 const MAX_DEPARTURES: usize = 4_096;
 
 /// How many members a network admits when no charter says otherwise.
@@ -35,6 +37,12 @@ pub enum TrustError {
     /// Its signer is no admin that this node knows; a grant may be missing.
     #[error("its signer {0} is no known admin")]
     UnknownSigner(String),
+    /// The invite that it builds on is not known; it may be missing.
+    #[error("the invite {0} it builds on is not known")]
+    UnknownInvite(String),
+    /// A node says that another one left.
+    #[error("it speaks of another node than the one that signed it")]
+    OtherNode,
     /// The document does not hold.
     #[error(transparent)]
     Document(#[from] DocumentError),
@@ -54,14 +62,19 @@ pub struct Trust {
     revoked_nodes: BTreeSet<NodeId>,
     revoked_invites: BTreeSet<PublicKey>,
     revoked_members: BTreeSet<PublicKey>,
-    /// One departure a node: the one with the lowest hash.
-    departed: BTreeMap<NodeId, Digest>,
+    /// One departure a node: the one with the lowest hash; and by which
+    /// invite the node had come.
+    departed: BTreeMap<NodeId, (Digest, PublicKey)>,
+    /// Who came by an invite and was revoked or left.
+    gone: BTreeMap<PublicKey, BTreeSet<NodeId>>,
     genesis: BTreeMap<Digest, Verified<GenesisBlock>>,
     charters: BTreeMap<Digest, Verified<Charter>>,
     invites: BTreeMap<PublicKey, BTreeMap<Digest, Verified<Invite>>>,
     pins: BTreeMap<Digest, Verified<Pin>>,
     gate_epochs: BTreeMap<Digest, Verified<GateEpoch>>,
     digest: Option<Digest>,
+    /// How many documents each key signed.
+    signed_by: BTreeMap<PublicKey, usize>,
     /// The newest time that each root or admin key signed.
     signed_times: BTreeMap<PublicKey, Timestamp>,
 }
@@ -80,12 +93,14 @@ impl Trust {
             revoked_invites: BTreeSet::new(),
             revoked_members: BTreeSet::new(),
             departed: BTreeMap::new(),
+            gone: BTreeMap::new(),
             genesis: BTreeMap::new(),
             charters: BTreeMap::new(),
             invites: BTreeMap::new(),
             pins: BTreeMap::new(),
             gate_epochs: BTreeMap::new(),
             digest: None,
+            signed_by: BTreeMap::new(),
             signed_times: BTreeMap::new(),
         }
     }
@@ -121,11 +136,17 @@ impl Trust {
                 };
                 self.note_time(revocation.signer(), revocation.issued);
                 match &revocation.revoked {
-                    Revoked::Node(node) => drop(self.revoked_nodes.insert(*node)),
+                    Revoked::Node(node) => {
+                        self.revoked_nodes.insert(*node);
+                        if let Some(invite) = revocation.came_by {
+                            self.gone.entry(invite).or_default().insert(*node);
+                        }
+                    }
                     Revoked::Invite(key) => drop(self.revoked_invites.insert(*key)),
                     Revoked::InviteAndMembers(key) => {
                         self.revoked_invites.insert(*key);
                         self.revoked_members.insert(*key);
+                        self.forget_departures(*key);
                     }
                     Revoked::Admin(key) => drop(self.revoked_admins.insert(*key)),
                 }
@@ -158,13 +179,19 @@ impl Trust {
             NetworkDocument::Departure(signed) => {
                 let departure: Verified<Departure> = signed.verify(network, check)?;
                 let node = departure.signer().into();
+                let invite = self.invite_of_departed(node, &departure, check)?;
+                if self.revoked_members.contains(&invite) {
+                    // Banned with its invite, which is one document for all.
+                    return Ok(false);
+                }
                 match self.departed.get(&node) {
-                    Some(known) if *known < digest => return Ok(false),
-                    Some(known) => drop(self.documents.remove(known)),
+                    Some((known, _)) if *known < digest => return Ok(false),
+                    Some((known, _)) => drop(self.documents.remove(known)),
                     None if self.departed.len() >= MAX_DEPARTURES => return Err(TrustError::Full),
                     None => {}
                 }
-                self.departed.insert(node, digest);
+                self.departed.insert(node, (digest, invite));
+                self.gone.entry(invite).or_default().insert(node);
             }
         }
         self.documents.insert(digest, document.clone());
@@ -173,17 +200,47 @@ impl Trust {
     }
 
     fn by_admin<T: epsilon_proto::document::Document>(
-        &self,
+        &mut self,
         signed: &Signed<T>,
         check: &dyn SignatureCheck,
     ) -> Result<Verified<T>, TrustError> {
         if !self.grants.contains_key(&signed.signer()) {
             return Err(TrustError::UnknownSigner(signed.signer().short()));
         }
-        if self.documents.len() - self.departed.len() >= MAX_DOCUMENTS {
+        let share = self.signed_by.entry(signed.signer()).or_default();
+        if *share >= MAX_PER_ADMIN {
             return Err(TrustError::Full);
         }
-        Ok(signed.verify(self.network, check)?)
+        let verified = signed.verify(self.network, check)?;
+        *share += 1;
+        Ok(verified)
+    }
+
+    /// By which invite a node came that says it left.
+    fn invite_of_departed(
+        &self,
+        node: NodeId,
+        departure: &Departure,
+        check: &dyn SignatureCheck,
+    ) -> Result<PublicKey, TrustError> {
+        let invite = departure.certificate.signer();
+        if !self.invites.contains_key(&invite) {
+            return Err(TrustError::UnknownInvite(invite.short()));
+        }
+        let certificate = departure.certificate.verify(self.network, check)?;
+        if certificate.node == node { Ok(invite) } else { Err(TrustError::OtherNode) }
+    }
+
+    /// Those who came by a revoked invite need no tombstones of their own.
+    fn forget_departures(&mut self, revoked: PublicKey) {
+        let documents = &mut self.documents;
+        self.departed.retain(|_, (digest, invite)| {
+            let stays = *invite != revoked;
+            if !stays {
+                documents.remove(digest);
+            }
+            stays
+        });
     }
 
     fn note_time(&mut self, signer: PublicKey, time: Timestamp) {
@@ -247,6 +304,11 @@ impl Trust {
     /// Whether a node left.
     pub fn has_departed(&self, node: NodeId) -> bool {
         self.departed.contains_key(&node)
+    }
+
+    /// How many came by an invite and are members no more.
+    pub(crate) fn gone(&self, invite: PublicKey) -> usize {
+        self.gone.get(&invite).map_or(0, BTreeSet::len)
     }
 
     /// What is revoked.
@@ -323,10 +385,15 @@ impl Trust {
     }
 
     /// Grants and revocations: what is exchanged before anything else.
-    pub fn admissions_and_revocations(&self) -> Vec<NetworkDocument> {
-        self.in_order(|document| {
-            matches!(document, NetworkDocument::Grant(_) | NetworkDocument::Revocation(_))
-        })
+    pub fn bans(&self) -> Vec<NetworkDocument> {
+        self.in_order(is_ban)
+    }
+
+    /// The hash of [`Trust::bans`].
+    pub fn bans_digest(&self) -> Digest {
+        let bans = self.documents.iter().filter(|(_, document)| is_ban(document));
+        let digests: Vec<&[u8]> = bans.map(|(digest, _)| &digest.0[..]).collect();
+        Digest::of_parts("epsilon/1 bans", &digests)
     }
 
     /// The documents of the set that fit, those first on which others depend.
@@ -359,6 +426,11 @@ impl Trust {
             Digest::of_parts("epsilon/1 network documents", &digests)
         })
     }
+}
+
+/// Whether a document is exchanged before anything else.
+pub(crate) fn is_ban(document: &NetworkDocument) -> bool {
+    matches!(document, NetworkDocument::Grant(_) | NetworkDocument::Revocation(_))
 }
 
 #[cfg(test)]

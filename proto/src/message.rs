@@ -1,8 +1,9 @@
 //! What members say to one another on the control plane.
 //!
-//! A new connection goes through the admission, three rounds in lock step:
-//! [`Hello`], [`Credentials`], [`Verdict`]. An admitted one carries
-//! [`Request`] and [`Response`]; changes are spread as [`Change`].
+//! A new connection goes through the admission, rounds in lock step:
+//! [`Hello`], as many of [`Bans`] as the two need, none when both hold the
+//! same, [`Credentials`], [`Verdict`]. An admitted one carries [`Request`] and
+//! [`Response`]; changes are spread as [`Change`].
 
 use std::net::Ipv4Addr;
 
@@ -17,8 +18,7 @@ use crate::trust::{
 };
 use crate::wire::{wire_enum, wire_struct, wire_unit_enum};
 
-/// The first round: who speaks, and every revocation it knows, before
-/// anything else is believed.
+/// The first round: who speaks, and which revocations it knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
     /// The run of the daemon.
@@ -29,12 +29,23 @@ pub struct Hello {
     pub port: u16,
     /// The index that probes to it must carry.
     pub probe_index: u32,
-    /// Grants and revocations.
-    pub revocations: Vec<NetworkDocument>,
+    /// The hash of its grants and revocations.
+    pub bans: Digest,
 }
-wire_struct!(Hello { 0 => boot, 1 => clock, 2 => port, 3 => probe_index, 4 => revocations });
+wire_struct!(Hello { 0 => boot, 1 => clock, 2 => port, 3 => probe_index, 4 => bans });
 
-/// The second round: why the speaker is a member.
+/// Between the first round and the next, when the two hold different ones:
+/// grants and revocations, before anything else is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bans {
+    /// A part of them.
+    pub documents: Vec<NetworkDocument>,
+    /// Whether there are more.
+    pub more: bool,
+}
+wire_struct!(Bans { 0 => documents, 1 => more });
+
+/// The next round: why the speaker is a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The admin who signed the invite.
@@ -45,18 +56,22 @@ pub struct Credentials {
     pub certificate: Signed<MemberCertificate>,
     /// By whom the speaker was met before.
     pub introductions: Vec<Signed<Introduction>>,
-    /// The highest gate epoch that the speaker can open.
-    pub gate_epoch: u32,
+    /// How that leads to the root or an admin: who introduced the speaker, who
+    /// introduced that one, and so on. Empty when it does not.
+    pub chain: Vec<Signed<Introduction>>,
+    /// The newest gate secret that the speaker has: its epoch and its hash.
+    pub gate: Option<(u32, Digest)>,
 }
 wire_struct!(Credentials {
     0 => grant,
     1 => invite,
     2 => certificate,
     3 => introductions,
-    4 => gate_epoch,
+    4 => chain,
+    5 => gate,
 });
 
-/// The third round.
+/// The last round.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Welcome; with the current gate epoch where the other side lacks it.

@@ -1,24 +1,30 @@
-//! Who is let in: three rounds on every new connection, in lock step.
+//! Who is let in: some rounds on every new connection, in lock step.
+//!
+//! ```text
+//! Hello ─► Bans, while either side has more ─► Credentials ─► Verdict
+//!    └──── both hold the same bans ─────────────────▲
+//! ```
 //!
 //! Each side first says what it knows to be revoked, then why it is a member,
 //! then whether it takes the other. Both must.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use epsilon_proto::clock::{Instant, Now};
 use epsilon_proto::document::{Signed, Verified};
 use epsilon_proto::gate::GateSecret;
-use epsilon_proto::id::{NodeId, PublicKey};
-use epsilon_proto::message::{Credentials, Hello, Refusal, SealedGate, Verdict, Welcome};
+use epsilon_proto::id::{Digest, NodeId, PublicKey};
+use epsilon_proto::message::{Bans, Credentials, Hello, Refusal, SealedGate, Verdict, Welcome};
 use epsilon_proto::sealed::{Purpose, SealedBox};
-use epsilon_proto::trust::{Introduction, NetworkDocument};
+use epsilon_proto::trust::{Introduction, Invite, NetworkDocument};
 use epsilon_proto::wire;
 
 use super::{Control, Output};
 use crate::event::Event;
 use crate::membership::Refused;
+use crate::trust::is_ban;
 
 /// Tells an admission from others.
 pub type ExchangeId = u64;
@@ -47,8 +53,13 @@ const GUARD: Duration = Duration::from_secs(2);
 const SAY_AGAIN: Duration = Duration::from_mins(10);
 /// How many refused nodes are remembered; the refusals of more are not said.
 const MAX_REFUSED: usize = 256;
-/// How many documents one Hello may carry.
-const MAX_HELLO: usize = 8_192;
+/// How many bytes of bans go into one frame; one more document may end it.
+const BANS_FRAME: usize = 128 * 1024;
+/// How many frames of bans one side may send.
+const MAX_BANS_FRAMES: usize = 64;
+/// For so long a newcomer that no chain leads to takes those who were there
+/// before it for members without proof.
+const CREDULOUS: Duration = Duration::from_mins(10);
 
 /// An admission under way.
 pub(super) struct Admission {
@@ -56,12 +67,18 @@ pub(super) struct Admission {
     outbound: bool,
     stage: Stage,
     hello: Option<Hello>,
+    /// The hash of this node's bans, as its Hello said.
+    bans: Digest,
+    /// The frames of bans that are still to be sent.
+    unsent: VecDeque<Bans>,
     /// This node's verdict, once given.
     given: Option<Result<(), Refusal>>,
 }
 
 enum Stage {
     Hello,
+    /// So many frames of bans came; whether the last one sent announced more.
+    Bans(usize, bool),
     Credentials,
     /// The credentials are here, the guard is closed.
     Waiting(Box<Credentials>),
@@ -98,8 +115,15 @@ impl Control {
         match input {
             AdmissionInput::Begin { node, remote: _, outbound } => {
                 let hello = self.hello(node, now);
-                let admission =
-                    Admission { node, outbound, stage: Stage::Hello, hello: None, given: None };
+                let admission = Admission {
+                    node,
+                    outbound,
+                    stage: Stage::Hello,
+                    hello: None,
+                    bans: hello.bans,
+                    unsent: VecDeque::new(),
+                    given: None,
+                };
                 self.admissions.insert(exchange, admission);
                 self.step(exchange, Some(wire::encode(&hello)), None);
             }
@@ -141,32 +165,36 @@ impl Control {
             clock: now.wall,
             port: self.settings.port,
             probe_index: self.peer(node).probe_index,
-            revocations: self.trust.admissions_and_revocations(),
+            bans: self.trust.bans_digest(),
         }
     }
 
     fn admission_frame(&mut self, exchange: ExchangeId, bytes: &[u8], now: Now) {
         let Some(admission) = self.admissions.get_mut(&exchange) else { return };
-        let node = admission.node;
         match std::mem::replace(&mut admission.stage, Stage::Verdict) {
             Stage::Hello => match wire::decode::<Hello>(bytes) {
-                Ok(hello) if hello.revocations.len() <= MAX_HELLO => {
-                    admission.stage = Stage::Credentials;
-                    admission.hello = Some(hello.clone());
-                    for document in &hello.revocations {
-                        if matches!(
-                            document,
-                            NetworkDocument::Grant(_) | NetworkDocument::Revocation(_)
-                        ) {
-                            self.take_document(document, super::documents::Source::Hello, now);
-                        }
+                Ok(hello) => {
+                    let same = admission.bans == hello.bans;
+                    admission.hello = Some(hello);
+                    if same {
+                        self.bans_exchanged(exchange, now);
+                    } else {
+                        admission.unsent = in_frames(self.trust.bans());
+                        self.send_bans(exchange, 0);
                     }
-                    if self.members.get(node).is_some() {
-                        self.guard.heard.insert(node);
+                }
+                Err(_) => self.refuse_outright(exchange, Refusal::Protocol),
+            },
+            Stage::Bans(came, announced) => match wire::decode::<Bans>(bytes) {
+                Ok(bans) if came < MAX_BANS_FRAMES => {
+                    for document in bans.documents.iter().filter(|one| is_ban(one)) {
+                        self.take_document(document, super::documents::Source::Hello, now);
                     }
-                    let credentials = self.credentials();
-                    self.step(exchange, credentials, None);
-                    self.judge_waiting(now);
+                    if bans.more || announced {
+                        self.send_bans(exchange, came + 1);
+                    } else {
+                        self.bans_exchanged(exchange, now);
+                    }
                 }
                 _ => self.refuse_outright(exchange, Refusal::Protocol),
             },
@@ -181,6 +209,27 @@ impl Control {
             Stage::Waiting(_) => self.refuse_outright(exchange, Refusal::Protocol),
             Stage::Verdict => self.conclude(exchange, bytes, now),
         }
+    }
+
+    /// Sends the next frame of bans, an empty one when only the other side
+    /// has more.
+    fn send_bans(&mut self, exchange: ExchangeId, came: usize) {
+        let Some(admission) = self.admissions.get_mut(&exchange) else { return };
+        let next = admission.unsent.pop_front();
+        let bans = next.unwrap_or(Bans { documents: Vec::new(), more: false });
+        admission.stage = Stage::Bans(came, bans.more);
+        self.step(exchange, Some(wire::encode(&bans)), None);
+    }
+
+    fn bans_exchanged(&mut self, exchange: ExchangeId, now: Now) {
+        let Some(admission) = self.admissions.get_mut(&exchange) else { return };
+        admission.stage = Stage::Credentials;
+        if self.members.get(admission.node).is_some() {
+            self.guard.heard.insert(admission.node);
+        }
+        let credentials = self.credentials();
+        self.step(exchange, credentials, None);
+        self.judge_waiting(now);
     }
 
     /// Ends an admission with a refusing verdict, whatever the other says.
@@ -199,7 +248,8 @@ impl Control {
             invite: invite.signed().clone(),
             certificate: self.certificate.signed().clone(),
             introductions: self.own_record.introductions(),
-            gate_epoch: self.gate.first().map_or(0, |secret| secret.epoch),
+            chain: self.members.chain(self.own, &self.trust),
+            gate: self.gate.first().map(|secret| (secret.epoch, secret.check())),
         }))
     }
 
@@ -232,7 +282,7 @@ impl Control {
             let verdict = match judgement {
                 Ok(()) => {
                     self.admitted_by.insert(node, credentials.certificate.signer());
-                    Verdict::Accepted(Box::new(self.welcome(node, credentials.gate_epoch)))
+                    Verdict::Accepted(Box::new(self.welcome(node, credentials.gate)))
                 }
                 Err(refusal) => {
                     self.note_refused(node, refusal, now);
@@ -318,15 +368,33 @@ impl Control {
         if introductions.iter().any(|one| self.members.may_introduce(one.signer(), &self.trust)) {
             return Ok(());
         }
-        // A newcomer cannot judge those who were there before it. It takes them
-        // for members until it knows better, and vouches for none of them.
-        if !self.is_grounded && !introductions.is_empty() {
+        let check = &*self.config.check;
+        if self.members.is_chained(node, invite_key, &credentials.chain, &self.trust, check) {
+            return Ok(());
+        }
+        // A newcomer cannot judge those who were there before it and have no
+        // chain to show. It takes them for members until it knows better, and
+        // vouches for none of them.
+        if self.is_credulous(now) && !introductions.is_empty() {
             return Ok(());
         }
         self.judge_invite(invite_key, now)?;
         self.members.vouch(node, invite_key);
         self.save_vouched();
         Ok(())
+    }
+
+    /// Whether this node knows so little that it has to believe others.
+    fn is_credulous(&self, now: Now) -> bool {
+        let is_new = self.identity.incarnation == 1 && now.instant.since(self.started) < CREDULOUS;
+        let own = self.trust.invite(self.certificate.signer());
+        let still_admits =
+            own.is_some_and(|own| !self.trust.is_invite_revoked(own) && !self.is_expired(own, now));
+        !self.is_grounded && still_admits && (is_new || self.members.len() <= 1)
+    }
+
+    fn is_expired(&self, invite: &Invite, now: Now) -> bool {
+        invite.expires.is_some_and(|expires| expires <= self.trusted_time(now))
     }
 
     /// Those of the introductions that speak of this node and invite; `None`
@@ -356,7 +424,7 @@ impl Control {
         if self.trust.is_invite_revoked(invite) {
             return Err(Refusal::InviteRevoked);
         }
-        if invite.expires.is_some_and(|expires| expires <= self.trusted_time(now)) {
+        if self.is_expired(invite, now) {
             return Err(Refusal::InviteExpired);
         }
         // Let in by this invite and linked, while the record is on its way.
@@ -370,7 +438,8 @@ impl Control {
                     && self.peers.get(*node).is_some_and(|peer| peer.link.is_some())
             })
             .count();
-        if invite.uses.is_some_and(|uses| self.members.uses_of(key) + waiting >= uses as usize) {
+        let used = self.members.uses_of(key, &self.trust) + waiting;
+        if invite.uses.is_some_and(|uses| used >= uses as usize) {
             return Err(Refusal::InviteUsedUp);
         }
         if self.members.len() + waiting >= self.trust.max_members() as usize {
@@ -379,9 +448,14 @@ impl Control {
         Ok(())
     }
 
-    /// The current gate secret for a node that does not have it.
-    fn welcome(&mut self, node: NodeId, epoch: u32) -> Welcome {
-        let Some(secret) = self.gate.first().filter(|secret| secret.epoch > epoch).cloned() else {
+    /// The current gate secret for a node whose newest is an older one.
+    fn welcome(&mut self, node: NodeId, theirs: Option<(u32, Digest)>) -> Welcome {
+        // Two halves of a divided network may each have minted an epoch of
+        // the same number.
+        let newest = self.gate.first();
+        let Some(secret) =
+            newest.filter(|secret| Some((secret.epoch, secret.check())) > theirs).cloned()
+        else {
             return Welcome::default();
         };
         let sealed =
@@ -443,4 +517,20 @@ impl Control {
             self.take_gate_secret(secret);
         }
     }
+}
+
+/// Bans, as they go out: in frames that are not too large.
+fn in_frames(documents: Vec<NetworkDocument>) -> VecDeque<Bans> {
+    let mut frames = VecDeque::new();
+    let (mut frame, mut length) = (Vec::new(), 0);
+    for document in documents {
+        length += wire::encode(&document).len();
+        frame.push(document);
+        if length > BANS_FRAME {
+            frames.push_back(Bans { documents: std::mem::take(&mut frame), more: true });
+            length = 0;
+        }
+    }
+    frames.push_back(Bans { documents: frame, more: false });
+    frames
 }

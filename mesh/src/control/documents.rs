@@ -57,8 +57,12 @@ impl Control {
         match self.trust.merge(document, &*self.config.check) {
             Ok(true) => {}
             Ok(false) => return Taken::Known,
-            Err(TrustError::UnknownSigner(_)) => return Taken::Incomplete,
-            Err(TrustError::Document(_) | TrustError::Full) => return Taken::Bad,
+            Err(TrustError::UnknownSigner(_) | TrustError::UnknownInvite(_)) => {
+                return Taken::Incomplete;
+            }
+            Err(TrustError::Document(_) | TrustError::OtherNode | TrustError::Full) => {
+                return Taken::Bad;
+            }
         }
         // The operator's documents were persisted before they came here.
         if source != Source::Operator {
@@ -284,7 +288,7 @@ impl Control {
     }
 
     /// Opens the boxes that are for this node.
-    fn open_gate_epochs(&mut self) {
+    pub(super) fn open_gate_epochs(&mut self) {
         let secrets: Vec<GateSecret> = self
             .trust
             .gate_epochs()

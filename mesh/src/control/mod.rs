@@ -269,7 +269,13 @@ impl Control {
         documents.sort_by_key(epsilon_proto::trust::NetworkDocument::rank);
         for document in &documents {
             match trust.merge(document, &*config.check) {
-                Ok(_) | Err(TrustError::UnknownSigner(_) | TrustError::Full) => {}
+                Ok(_)
+                | Err(
+                    TrustError::UnknownSigner(_)
+                    | TrustError::UnknownInvite(_)
+                    | TrustError::OtherNode
+                    | TrustError::Full,
+                ) => {}
                 Err(TrustError::Document(error)) => return Err(error.into()),
             }
         }
@@ -340,6 +346,8 @@ impl Control {
             control.raise(Condition::Revoked, now);
         }
         control.restore_gate(saved.gate);
+        // A box may have come that a crash kept from being opened.
+        control.open_gate_epochs();
         control.announce_addresses();
         control.refresh_members(now);
         control.advance_own(now);

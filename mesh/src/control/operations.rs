@@ -187,7 +187,8 @@ impl Control {
                 self.revoke(id, Revoked::Admin(key), Some(&root), Vec::new(), |_, _| true, now)
             }
             Operation::Leave => {
-                let departure = Departure { at: now.wall };
+                let certificate = self.certificate.signed().clone();
+                let departure = Departure { at: now.wall, certificate };
                 let departure = Signed::sign(&departure, self.id, &self.config.key);
                 self.commit(id, vec![NetworkDocument::Departure(departure)], Outcome::Done);
                 Ok(())
@@ -314,7 +315,11 @@ impl Control {
             Some(root) => root,
             None => admin.clone()?,
         };
-        let revocation = Revocation { revoked, issued: self.trusted_time(now) };
+        let came_by = match &revoked {
+            Revoked::Node(node) => self.members.get(*node).map(Member::invite),
+            Revoked::Invite(_) | Revoked::InviteAndMembers(_) | Revoked::Admin(_) => None,
+        };
+        let revocation = Revocation { revoked, issued: self.trusted_time(now), came_by };
         documents.push(NetworkDocument::Revocation(Signed::sign(&revocation, self.id, signer)));
         // With the root key at hand but no admin's, the next admin to revoke
         // something mints the epoch.

@@ -7,7 +7,8 @@
 mod buckets;
 mod claims;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 
 use epsilon_proto::address::{Ipv4Range, Ipv6Range};
@@ -23,6 +24,9 @@ use crate::trust::Trust;
 
 pub use buckets::BUCKETS;
 pub use claims::Rank;
+
+/// The most introductions that a chain to the root or an admin may have.
+const MAX_CHAIN: usize = 64;
 
 /// A member: its record and what was verified in it.
 #[derive(Debug, Clone)]
@@ -271,28 +275,84 @@ impl Membership {
     /// admin: whoever meets one and knows those of the chain believes it.
     /// Introducers that merely vouch for one another prove nothing to a third.
     pub fn grounded(&self, trust: &Trust) -> BTreeSet<NodeId> {
-        let mut introduced: BTreeMap<PublicKey, Vec<NodeId>> = BTreeMap::new();
+        self.ground(trust).into_keys().collect()
+    }
+
+    /// The shortest chain of introductions from a member to the root or an
+    /// admin, its own first; empty when there is none.
+    pub fn chain(&self, node: NodeId, trust: &Trust) -> Vec<Signed<Introduction>> {
+        let ground = self.ground(trust);
+        let mut chain = Vec::new();
+        let mut next = node;
+        while let Some(introduction) = ground.get(&next) {
+            chain.push(introduction.signed().clone());
+            if self.is_ground(introduction.signer(), trust) {
+                break;
+            }
+            next = introduction.signer().into();
+        }
+        if chain.len() > MAX_CHAIN { Vec::new() } else { chain }
+    }
+
+    /// Whether a chain of introductions leads from somebody unknown to
+    /// somebody whose word this node takes.
+    pub fn is_chained(
+        &self,
+        node: NodeId,
+        invite: PublicKey,
+        chain: &[Signed<Introduction>],
+        trust: &Trust,
+        check: &dyn SignatureCheck,
+    ) -> bool {
+        let (mut subject, mut came_by) = (node, Some(invite));
+        for signed in chain.iter().take(MAX_CHAIN) {
+            let Ok(introduction) = signed.verify(self.network, check) else { return false };
+            let introducer = NodeId::from(introduction.signer());
+            let invite = introduction.facts.invite;
+            if introduction.node != subject
+                || came_by.is_some_and(|came_by| invite != Some(came_by))
+                || invite.is_none_or(|invite| trust.are_members_revoked(invite))
+                || refuse_banned(introducer, trust).is_err()
+            {
+                return false;
+            }
+            if self.may_introduce(introduction.signer(), trust) {
+                return true;
+            }
+            (subject, came_by) = (introducer, None);
+        }
+        false
+    }
+
+    fn is_ground(&self, key: PublicKey, trust: &Trust) -> bool {
+        key == self.network.root() || trust.is_admin(key)
+    }
+
+    /// For every member to whom a chain leads the introduction by which it
+    /// does, over as few others as possible.
+    fn ground(&self, trust: &Trust) -> BTreeMap<NodeId, &Verified<Introduction>> {
+        let mut introduced: BTreeMap<PublicKey, Vec<(NodeId, &Verified<Introduction>)>> =
+            BTreeMap::new();
         for (node, member) in &self.members {
             for introduction in &member.introductions {
                 if introduction.facts.invite == Some(member.invite()) {
-                    introduced.entry(introduction.signer()).or_default().push(*node);
+                    let by = introduced.entry(introduction.signer()).or_default();
+                    by.push((*node, introduction));
                 }
             }
         }
-        let mut due: Vec<PublicKey> = introduced
-            .keys()
-            .copied()
-            .filter(|key| *key == self.network.root() || trust.is_admin(*key))
-            .collect();
-        let mut grounded = BTreeSet::new();
-        while let Some(key) = due.pop() {
-            for node in introduced.remove(&key).into_iter().flatten() {
-                if grounded.insert(node) {
-                    due.push(node.key());
+        let mut due: VecDeque<PublicKey> =
+            introduced.keys().copied().filter(|key| self.is_ground(*key, trust)).collect();
+        let mut ground = BTreeMap::new();
+        while let Some(key) = due.pop_front() {
+            for (node, introduction) in introduced.remove(&key).into_iter().flatten() {
+                if let Entry::Vacant(place) = ground.entry(node) {
+                    place.insert(introduction);
+                    due.push_back(node.key());
                 }
             }
         }
-        grounded
+        ground
     }
 
     fn refuse_too_many(&self, invite: PublicKey, trust: &Trust) -> Result<(), Refused> {
@@ -303,16 +363,17 @@ impl Membership {
         // divided network may each have used them up, but not more.
         let uses = trust.invite(invite).and_then(|invite| invite.uses);
         match uses {
-            Some(uses) if self.uses_of(invite) >= (uses as usize).saturating_mul(2) => {
+            Some(uses) if self.uses_of(invite, trust) >= (uses as usize).saturating_mul(2) => {
                 Err(Refused::Full)
             }
             _ => Ok(()),
         }
     }
 
-    /// How many members came by an invite.
-    pub fn uses_of(&self, invite: PublicKey) -> usize {
-        self.members.values().filter(|member| member.invite() == invite).count()
+    /// How many came by an invite, those who are members no more included.
+    pub fn uses_of(&self, invite: PublicKey, trust: &Trust) -> usize {
+        let members = self.members.values().filter(|member| member.invite() == invite);
+        members.count() + trust.gone(invite)
     }
 
     /// Whether an address lies inside the mesh.

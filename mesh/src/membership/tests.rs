@@ -133,7 +133,7 @@ impl View {
 
     fn revoke(&mut self, revoked: Revoked) {
         let signer = if matches!(revoked, Revoked::Admin(_)) { root() } else { key(ADMIN) };
-        let revocation = sign(&Revocation { revoked, issued: NOW }, &signer);
+        let revocation = sign(&Revocation { revoked, issued: NOW, came_by: None }, &signer);
         self.learn(&NetworkDocument::Revocation(revocation));
     }
 
@@ -318,7 +318,9 @@ fn whom_this_node_vouched_for_needs_no_introduction() {
 #[test]
 fn the_banned_are_named_and_never_come_back() {
     let mut view = View::with(&[record(7), record(8), record(9)]);
-    view.learn(&NetworkDocument::Departure(sign(&Departure { at: NOW }, &key(8))));
+    let certificate = certificate(8, INVITE, Roles::MEMBER);
+    let departure = Departure { at: NOW, certificate };
+    view.learn(&NetworkDocument::Departure(sign(&departure, &key(8))));
     view.revoke(Revoked::Node(node(9)));
     let mut gone = [node(8), node(9)];
     gone.sort();
@@ -386,7 +388,7 @@ fn an_invite_brings_at_most_twice_its_uses_in() {
         })
         .count();
     assert_eq!(taken, 4);
-    assert_eq!(view.members.uses_of(key(51).public()), 4);
+    assert_eq!(view.members.uses_of(key(51).public(), &view.trust), 4);
     assert_eq!(view.take(&record(9)), Ok(Merged::New), "other invites are not touched");
 }
 

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use epsilon_proto::clock::HybridTime;
 use epsilon_proto::document::Document;
 use epsilon_proto::key::{SecretKey, Strict};
-use epsilon_proto::trust::{Distribution, GenesisMode, Roles};
+use epsilon_proto::trust::{Distribution, GenesisMode, MemberCertificate, Roles};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -47,7 +47,8 @@ fn named_grant(admin: u8, name: &str) -> NetworkDocument {
 }
 
 fn revoke(revoked: Revoked, signer: &SecretKey) -> NetworkDocument {
-    NetworkDocument::Revocation(sign(&Revocation { revoked, issued: Timestamp(1_002) }, signer))
+    let revocation = Revocation { revoked, issued: Timestamp(1_002), came_by: None };
+    NetworkDocument::Revocation(sign(&revocation, signer))
 }
 
 fn revoke_admin(admin: u8) -> NetworkDocument {
@@ -100,8 +101,20 @@ fn gate_epoch(admin: u8, epoch: u32) -> NetworkDocument {
     NetworkDocument::GateEpoch(sign(&epoch, &key(admin)))
 }
 
+/// A node leaves that came by this invite.
+fn departure_by(invite: u8, leaver: &SecretKey, at: u64) -> NetworkDocument {
+    let certificate = MemberCertificate {
+        node: leaver.node(),
+        roles: Roles::MEMBER,
+        tags: Vec::new(),
+        issued: Timestamp(0),
+    };
+    let certificate = sign(&certificate, &key(invite));
+    NetworkDocument::Departure(sign(&Departure { at: Timestamp(at), certificate }, leaver))
+}
+
 fn departure(seed: u8, at: u64) -> NetworkDocument {
-    NetworkDocument::Departure(sign(&Departure { at: Timestamp(at) }, &key(seed)))
+    departure_by(50, &key(seed), at)
 }
 
 fn empty() -> Trust {
@@ -322,23 +335,24 @@ fn departures_are_one_a_node_and_all_keep_the_same() {
     let departures: Vec<_> = (0..8).map(|at| departure(9, at)).collect();
     let lowest = departures.iter().map(NetworkDocument::digest).min().unwrap();
     for rotation in 0..departures.len() {
-        let mut trust = empty();
+        let mut trust = trust_of(&[grant(1), invite(1, 50, 7)]);
         for document in departures.iter().cycle().skip(rotation).take(departures.len()) {
             trust.merge(document, &Strict).unwrap();
         }
         assert!(trust.has_departed(node(9)) && !trust.has_departed(node(8)));
-        assert_eq!(trust.digests(), [lowest]);
+        assert_eq!(trust.digests().len(), 3);
+        assert!(trust.document(&lowest).is_some());
     }
 }
 
 #[test]
-fn made_up_departures_never_keep_a_revocation_out() {
-    let mut trust = trust_of(&[grant(1)]);
+fn made_up_departures_never_keep_a_revocation_out_and_go_with_their_invite() {
+    let mut trust = trust_of(&[grant(1), invite(1, 50, 7)]);
     let mut flood = (0..).map(|number: u32| {
         let mut seed = [0; 32];
         seed[..4].copy_from_slice(&number.to_le_bytes());
         let stranger = SecretKey::from_seed(&seed);
-        NetworkDocument::Departure(sign(&Departure { at: FOUNDED }, &stranger))
+        departure_by(50, &stranger, 1)
     });
     for _ in 0..MAX_DEPARTURES {
         assert_eq!(trust.merge(&flood.next().unwrap(), &Holds), Ok(true));
@@ -347,6 +361,52 @@ fn made_up_departures_never_keep_a_revocation_out() {
     let revocation = revoke(Revoked::Node(node(9)), &key(1));
     assert_eq!(trust.merge(&revocation, &Strict), Ok(true));
     assert!(trust.is_node_revoked(node(9)));
+    let cleared = revoke(Revoked::InviteAndMembers(key(50).public()), &key(1));
+    assert_eq!(trust.merge(&cleared, &Strict), Ok(true));
+    assert_eq!(trust.digests().len(), 4, "grant, invite and two revocations");
+    assert_eq!(trust.merge(&flood.next().unwrap(), &Holds), Ok(false));
+    let other = [invite(1, 51, 7), departure_by(51, &key(9), 1)];
+    for document in &other {
+        assert_eq!(trust.merge(document, &Strict), Ok(true));
+    }
+}
+
+#[test]
+fn who_was_never_let_in_cannot_leave() {
+    let mut trust = trust_of(&[grant(1), invite(1, 50, 7)]);
+    let leave = |departure: Departure| NetworkDocument::Departure(sign(&departure, &key(9)));
+    let NetworkDocument::Departure(own) = departure(9, 1) else { unreachable!() };
+    let NetworkDocument::Departure(other) = departure(8, 1) else { unreachable!() };
+    let mut forged = own.peek().unwrap();
+    forged.certificate = sign(&forged.certificate.peek().unwrap(), &key(77));
+    let unknown = trust.merge(&leave(forged), &Strict);
+    assert_eq!(unknown, Err(TrustError::UnknownInvite(key(77).public().short())));
+    let taken = trust.merge(&leave(other.peek().unwrap()), &Strict);
+    assert_eq!(taken, Err(TrustError::OtherNode));
+    assert!(!trust.has_departed(node(9)));
+    assert_eq!(trust.merge(&NetworkDocument::Departure(own), &Strict), Ok(true));
+    assert!(trust.has_departed(node(9)));
+}
+
+#[test]
+fn a_use_of_an_invite_stays_used_when_its_node_is_gone() {
+    let came_by = Some(key(50).public());
+    let revocation = Revocation { revoked: Revoked::Node(node(9)), issued: FOUNDED, came_by };
+    let revocation = NetworkDocument::Revocation(sign(&revocation, &key(1)));
+    let documents = [grant(1), invite(1, 50, 7), departure(8, 1), departure(9, 1), revocation];
+    assert_eq!(trust_of(&documents).gone(key(50).public()), 2, "one was revoked after it left");
+    assert_eq!(trust_of(&documents).gone(key(51).public()), 0);
+}
+
+#[test]
+fn a_stolen_admin_key_keeps_nothing_of_another_admin_out() {
+    let mut trust = trust_of(&[grant(1), grant(2)]);
+    let flood = (0..=MAX_PER_ADMIN as u64).map(|version| charter(1, version, 1));
+    let refused =
+        flood.map(|charter| trust.merge(&charter, &Holds)).find(|taken| *taken != Ok(true));
+    assert_eq!(refused, Some(Err(TrustError::Full)));
+    let revocation = revoke(Revoked::Node(node(9)), &key(2));
+    assert_eq!(trust.merge(&revocation, &Strict), Ok(true));
 }
 
 #[test]
@@ -393,7 +453,7 @@ fn what_is_lacking_comes_in_an_order_in_which_it_can_be_taken() {
     }
     let mut trust = trust;
     assert_eq!(all.digest(), trust.digest());
-    let first_word = trust.admissions_and_revocations();
+    let first_word = trust.bans();
     assert!(trust_of(&first_word).is_node_revoked(node(9)));
     assert!(first_word.iter().all(|document| document.rank() < 2));
 }
@@ -403,7 +463,9 @@ fn the_newest_time_is_what_root_or_admin_signed_and_never_before_the_founding() 
     assert_eq!(empty().newest_signed(), FOUNDED);
     let early = charter_at(1, 1, 1, Timestamp(3));
     assert_eq!(trust_of(&[grant(1), early]).newest_signed(), Timestamp(1_001));
-    let trust = trust_of(&[grant(1), charter_at(1, 1, 1, Timestamp(7_000)), departure(9, 9_000)]);
+    let documents =
+        [grant(1), invite(1, 50, 7), charter_at(1, 1, 1, Timestamp(7_000)), departure(9, 9_000)];
+    let trust = trust_of(&documents);
     assert_eq!(trust.newest_signed(), Timestamp(7_000), "a node's own word is no evidence");
 }
 
@@ -429,8 +491,8 @@ fn every_kind() -> Vec<NetworkDocument> {
         pin(2, 9, 7, 7),
         gate_epoch(1, 1),
         gate_epoch(2, 1),
-        departure(60, 1),
-        departure(61, 1),
+        departure_by(51, &key(60), 1),
+        departure_by(51, &key(61), 1),
         revoke(Revoked::Node(node(9)), &key(1)),
         revoke(Revoked::Node(node(10)), &key(2)),
         revoke(Revoked::Invite(key(51).public()), &key(1)),
@@ -457,7 +519,7 @@ fn answers(trust: &mut Trust) -> impl PartialEq + std::fmt::Debug + use<> {
         )
     });
     (
-        (trust.digest(), trust.digests(), trust.admissions_and_revocations()),
+        (trust.digest(), trust.digests(), trust.bans()),
         (admins, invites, epochs, nodes),
         trust.charter().map(|charter| charter.signed().digest()),
         trust.genesis().map(|genesis| genesis.signed().digest()),
@@ -476,7 +538,7 @@ proptest! {
 
     #[test]
     fn members_with_equal_sets_agree_in_whatever_order_and_how_often_it_came(
-        order in Just(every_kind()).prop_shuffle(),
+        order in Just([every_kind(), vec![departure_by(50, &key(61), 2)]].concat()).prop_shuffle(),
         repeated in proptest::collection::vec(any::<Index>(), 0..20),
     ) {
         let mut expected = trust_of(&every_kind());

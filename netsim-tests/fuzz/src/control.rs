@@ -210,7 +210,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let welcome = Verdict::Accepted(Box::default());
     let admission = [
         vec![8, 0, 0, 0, 0],
-        step(1, 0, &wire::encode(&messages::first_hello())),
+        step(1, 0, &wire::encode(&messages::hello())),
+        step(1, 0, &wire::encode(&messages::bans())),
         step(1, 0, &wire::encode(&messages::credentials())),
         vec![9, 6],
         step(1, 0, &wire::encode(&welcome)),

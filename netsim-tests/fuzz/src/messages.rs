@@ -2,7 +2,7 @@
 
 use epsilon_proto::id::{BootId, Digest};
 use epsilon_proto::message::{
-    Bucket, Change, Claims, Comparison, Credentials, Delivery, Difference, DigestList, Hello,
+    Bans, Bucket, Change, Claims, Comparison, Credentials, Delivery, Difference, DigestList, Hello,
     Introduced, Inventory, Refusal, Request, Response, SealedGate, Summary, Taken, Verdict,
     Welcome,
 };
@@ -13,6 +13,7 @@ use crate::samples as sample;
 
 const KINDS: &[Kind] = kinds! {
     Hello: hello(),
+    Bans: bans(),
     Credentials: credentials(),
     Verdict: Verdict::Accepted(Box::new(Welcome {
         gate: Some(sample::signed(&sealed_gate(), &sample::key(1))),
@@ -44,19 +45,18 @@ pub(crate) fn sealed_gate() -> SealedGate {
     SealedGate { to: sample::key(3).node(), epoch: 2, check, sealed: sample::sealed_box() }
 }
 
-fn hello() -> Hello {
+pub(crate) fn hello() -> Hello {
     Hello {
         boot: BootId([6; 16]),
         clock: sample::NOW,
         port: 7755,
         probe_index: 70_000,
-        revocations: sample::documents().into_iter().filter(is_first_word).collect(),
+        bans: Digest([7; 32]),
     }
 }
 
-/// What a node says that knows no more than its token.
-pub(crate) fn first_hello() -> Hello {
-    Hello { revocations: Vec::new(), ..hello() }
+pub(crate) fn bans() -> Bans {
+    Bans { documents: sample::documents().into_iter().filter(is_first_word).collect(), more: false }
 }
 
 fn is_first_word(document: &NetworkDocument) -> bool {
@@ -70,7 +70,8 @@ pub(crate) fn credentials() -> Credentials {
         invite: token.invite,
         certificate: sample::record().certificate,
         introductions: sample::record().introductions,
-        gate_epoch: 1,
+        chain: sample::record().introductions,
+        gate: Some((1, Digest([4; 32]))),
     }
 }
 

@@ -117,11 +117,11 @@ pub(crate) fn introduction() -> Introduction {
 }
 
 pub(crate) fn revocation(revoked: Revoked) -> Revocation {
-    Revocation { revoked, issued: NOW }
+    Revocation { revoked, issued: NOW, came_by: Some(key(4).public()) }
 }
 
 pub(crate) fn departure() -> Departure {
-    Departure { at: NOW }
+    Departure { at: NOW, certificate: signed_certificate() }
 }
 
 pub(crate) fn pin() -> Pin {

@@ -45,7 +45,8 @@ pub fn trust(input: &[u8]) {
     assert_eq!(one.genesis(), other.genesis());
     assert_eq!(one.contradictory_generations(), other.contradictory_generations());
     assert_eq!(one.newest_signed(), other.newest_signed());
-    assert_eq!(one.admissions_and_revocations(), other.admissions_and_revocations());
+    assert_eq!(one.bans(), other.bans());
+    assert_eq!(one.bans_digest(), other.bans_digest());
 
     let network = NETWORK.with(|network| *network);
     let mut members = Membership::new(network, DEFAULT_RANGE, samples::key(1).node());

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{GenesisBlock, Invite};
+use super::{GenesisBlock, Invite, MemberCertificate};
 use crate::clock::{HybridTime, Timestamp};
 use crate::document::{Document, Signed};
 use crate::id::{Digest, NodeId, PublicKey};
@@ -68,8 +68,10 @@ pub struct Revocation {
     pub revoked: Revoked,
     /// When.
     pub issued: Timestamp,
+    /// By which invite a revoked node came, so that its use stays used.
+    pub came_by: Option<PublicKey>,
 }
-wire_struct!(Revocation { 0 => revoked, 1 => issued });
+wire_struct!(Revocation { 0 => revoked, 1 => issued, 2 => came_by });
 impl Document for Revocation {
     const TYPE: &'static str = "revocation";
 }
@@ -80,8 +82,10 @@ impl Document for Revocation {
 pub struct Departure {
     /// When, by the node's clock.
     pub at: Timestamp,
+    /// That it was let in: a made-up key has nothing to leave.
+    pub certificate: Signed<MemberCertificate>,
 }
-wire_struct!(Departure { 0 => at });
+wire_struct!(Departure { 0 => at, 1 => certificate });
 impl Document for Departure {
     const TYPE: &'static str = "departure";
 }
@@ -168,8 +172,8 @@ impl NetworkDocument {
             | Self::Charter(_)
             | Self::Invite(_)
             | Self::Pin(_)
-            | Self::GateEpoch(_)
-            | Self::Departure(_) => 2,
+            | Self::GateEpoch(_) => 2,
+            Self::Departure(_) => 3,
         }
     }
 }

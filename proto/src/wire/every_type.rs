@@ -21,7 +21,7 @@ use crate::gate::GateSecret;
 use crate::id::{BootId, Digest, NetworkId, NodeId, PublicKey};
 use crate::key::SecretKey;
 use crate::message::{
-    Bucket, Change, Claims, Comparison, Credentials, Delivery, Difference, DigestList, Hello,
+    Bans, Bucket, Change, Claims, Comparison, Credentials, Delivery, Difference, DigestList, Hello,
     Introduced, Inventory, Refusal, Request, Response, SealedGate, Summary, Taken, Verdict,
     Welcome,
 };
@@ -161,6 +161,7 @@ every_type! {
     a_gate_secret_keeps_its_encoding: GateSecret = gate_secret();
     a_token_keeps_its_encoding: Token = token();
     a_hello_keeps_its_encoding: Hello = hello();
+    bans_keep_their_encoding: Bans = bans();
     credentials_keep_their_encoding: Credentials = credentials();
     a_verdict_keeps_its_encoding: Verdict = verdict();
     a_change_keeps_its_encoding: Change = change();
@@ -349,11 +350,12 @@ fn revocation() -> impl Strategy<Value = Revocation> {
         public_key().prop_map(Revoked::InviteAndMembers),
         public_key().prop_map(Revoked::Admin),
     ];
-    (revoked, time()).prop_map(|(revoked, issued)| Revocation { revoked, issued })
+    (revoked, time(), prop::option::of(public_key()))
+        .prop_map(|(revoked, issued, came_by)| Revocation { revoked, issued, came_by })
 }
 
 fn departure() -> impl Strategy<Value = Departure> {
-    time().prop_map(|at| Departure { at })
+    (time(), signed(certificate())).prop_map(|(at, certificate)| Departure { at, certificate })
 }
 
 fn pin() -> impl Strategy<Value = Pin> {
@@ -444,26 +446,34 @@ fn token() -> impl Strategy<Value = Token> {
 }
 
 fn hello() -> impl Strategy<Value = Hello> {
-    (any::<[u8; 16]>(), time(), any::<(u16, u32)>(), vec(network_document(), 0..3)).prop_map(
-        |(boot, clock, (port, probe_index), revocations)| Hello {
+    (any::<[u8; 16]>(), time(), any::<(u16, u32)>(), digest()).prop_map(
+        |(boot, clock, (port, probe_index), bans)| Hello {
             boot: BootId(boot),
             clock,
             port,
             probe_index,
-            revocations,
+            bans,
         },
     )
 }
 
+fn bans() -> impl Strategy<Value = Bans> {
+    (vec(network_document(), 0..3), any::<bool>())
+        .prop_map(|(documents, more)| Bans { documents, more })
+}
+
 fn credentials() -> impl Strategy<Value = Credentials> {
-    let chain = (signed(admin_grant()), signed(invite()), signed(certificate()));
-    (chain, vec(signed(introduction()), 0..3), any::<u32>()).prop_map(
-        |((grant, invite, certificate), introductions, gate_epoch)| Credentials {
+    let certified = (signed(admin_grant()), signed(invite()), signed(certificate()));
+    let introductions = || vec(signed(introduction()), 0..3);
+    let gate = prop::option::of((any::<u32>(), digest()));
+    (certified, introductions(), introductions(), gate).prop_map(
+        |((grant, invite, certificate), introductions, chain, gate)| Credentials {
             grant,
             invite,
             certificate,
             introductions,
-            gate_epoch,
+            chain,
+            gate,
         },
     )
 }
