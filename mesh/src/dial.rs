@@ -19,6 +19,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// How many calls may be under way at once.
 const MAX_UNDER_WAY: usize = 16;
+/// How many of the gate's secrets are tried at one address in one round.
+const TURNS: usize = 8;
 
 /// Whom a call is meant for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +40,8 @@ pub struct Call {
     pub callee: Callee,
     /// Where.
     pub address: SocketAddr,
+    /// With which of the gate's secrets to greet: its place, newest first.
+    pub secret: usize,
 }
 
 #[derive(Default)]
@@ -46,10 +50,14 @@ struct Target {
     addresses: Vec<SocketAddr>,
     /// Heard there just now: tried before all others.
     urgent: BTreeSet<SocketAddr>,
+    heard: Option<Instant>,
     next: usize,
     rounds: u32,
     due: Instant,
-    under_way: BTreeSet<u64>,
+    under_way: BTreeMap<u64, SocketAddr>,
+    /// How many gates were shut to the secret of the turn, one after another.
+    turn: usize,
+    secret: usize,
 }
 
 /// The calls that are due, under way and paused.
@@ -81,10 +89,16 @@ impl Dialer {
     /// Somebody was heard at an address: call there at once.
     pub fn heard(&mut self, callee: Callee, address: SocketAddr, now: Instant) {
         let target = self.targets.entry(callee).or_default();
+        target.heard = Some(now);
         if target.under_way.is_empty() {
             target.urgent.insert(address);
             target.due = now;
         }
+    }
+
+    /// When a callee was heard last.
+    pub fn last_heard(&self, callee: Callee) -> Option<Instant> {
+        self.targets.get(&callee)?.heard
     }
 
     /// Starts a new round with everybody: the network changed.
@@ -106,10 +120,26 @@ impl Dialer {
         self.targets.keys().copied()
     }
 
-    /// A call came to nothing.
-    pub fn failed(&mut self, attempt: u64) {
+    /// A call ended.
+    pub fn ended(&mut self, attempt: u64) {
         for target in self.targets.values_mut() {
             target.under_way.remove(&attempt);
+        }
+    }
+
+    /// A call ended at a gate that was shut: another secret is tried there
+    /// soon. When both halves of a divided network made new secrets, neither
+    /// knows the newest of the other.
+    pub fn shut(&mut self, attempt: u64, secrets: usize, now: Instant) {
+        for target in self.targets.values_mut() {
+            if let Some(address) = target.under_way.remove(&attempt) {
+                target.turn = (target.turn + 1) % secrets.max(1);
+                target.secret = secret_of_turn(target.turn, secrets);
+                if !target.turn.is_multiple_of(TURNS) {
+                    target.urgent.insert(address);
+                    target.due = target.due.min(now + STAGGER);
+                }
+            }
         }
     }
 
@@ -124,20 +154,25 @@ impl Dialer {
             .iter_mut()
             .filter(|(_, target)| target.is_due(now))
             .min_by_key(|(callee, target)| (target.due, **callee))?;
-        let address = match target.urgent.pop_first() {
+        let urgent = target.urgent.pop_first();
+        let address = match urgent {
             Some(address) => address,
             None => target.addresses.get(target.next).copied().inspect(|_| target.next += 1)?,
         };
-        target.due = if target.next < target.addresses.len() || !target.urgent.is_empty() {
-            now + STAGGER
-        } else {
+        let between_rounds = target.next % target.addresses.len().max(1) == 0;
+        if between_rounds {
             target.next = 0;
-            target.rounds += 1;
+            target.rounds += u32::from(urgent.is_none());
+        }
+        target.due = if between_rounds && target.urgent.is_empty() {
             now + pause(target.rounds, jitter)
+        } else {
+            now + STAGGER
         };
         self.last_attempt += 1;
-        target.under_way.insert(self.last_attempt);
-        Some(Call { attempt: self.last_attempt, callee: *callee, address })
+        target.under_way.insert(self.last_attempt, address);
+        let (attempt, callee, secret) = (self.last_attempt, *callee, target.secret);
+        Some(Call { attempt, callee, address, secret })
     }
 
     /// Whether no more calls may be made until one ends.
@@ -171,6 +206,13 @@ impl Target {
     }
 }
 
+/// First the newest, then the oldest, which is common to all who were there
+/// from the beginning, and so on from both ends.
+fn secret_of_turn(turn: usize, secrets: usize) -> usize {
+    let newer = turn / 2;
+    if turn.is_multiple_of(2) { newer } else { secrets.saturating_sub(1 + newer) }
+}
+
 fn pause(rounds: u32, jitter: u8) -> Duration {
     let pause =
         FIRST_PAUSE.saturating_mul(1 << rounds.saturating_sub(1).min(16)).min(LONGEST_PAUSE);
@@ -199,7 +241,7 @@ mod tests {
         for millis in (0..10_000).step_by(10) {
             while let Some(call) = dialer.next(at(millis), 0) {
                 calls.push((millis, call.address));
-                dialer.failed(call.attempt);
+                dialer.ended(call.attempt);
             }
         }
         assert_eq!(calls[0], (0, address(1)));
@@ -224,7 +266,7 @@ mod tests {
         let mut dialer = Dialer::default();
         dialer.want(NODE, vec![address(1)], at(0));
         let call = dialer.next(at(0), 0).unwrap();
-        dialer.failed(call.attempt);
+        dialer.ended(call.attempt);
         assert_eq!(dialer.next(at(1), 0), None);
         dialer.heard(NODE, address(9), at(2));
         assert_eq!(dialer.next(at(2), 0).unwrap().address, address(9));
@@ -256,7 +298,7 @@ mod tests {
         let calls = std::iter::from_fn(|| dialer.next(at(0), 0)).count();
         assert_eq!(calls, MAX_UNDER_WAY);
         assert_eq!(dialer.due(), None, "nothing to wake up for until a call ends");
-        dialer.failed(1);
+        dialer.ended(1);
         assert!(dialer.due().is_some());
     }
 
@@ -271,5 +313,37 @@ mod tests {
         let calls: Vec<_> =
             std::iter::from_fn(|| dialer.next(at(500), 0)).map(|call| call.address).collect();
         assert_eq!(calls, [address(1), address(3)]);
+    }
+
+    #[test]
+    fn at_a_shut_gate_every_secret_is_tried_and_only_so_many_in_one_round() {
+        for secrets in 1..20 {
+            let mut dialer = Dialer::default();
+            dialer.want(NODE, vec![address(1)], at(0));
+            let mut tried = Vec::new();
+            for millis in (0..1_000_000).step_by(10) {
+                while let Some(call) = dialer.next(at(millis), 0) {
+                    tried.push((millis, call.secret));
+                    dialer.shut(call.attempt, secrets, at(millis));
+                }
+            }
+            assert_eq!(tried[0].1, 0, "the newest first");
+            let all: BTreeSet<usize> = tried.iter().map(|(_, secret)| *secret).collect();
+            assert_eq!(all, (0..secrets).collect());
+            let at_once = tried.iter().take_while(|(when, _)| *when < 2_500).count();
+            assert!(at_once <= TURNS + 2, "{secrets}: {tried:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_only_away_is_greeted_with_the_newest_secret() {
+        let mut dialer = Dialer::default();
+        dialer.want(NODE, vec![address(1)], at(0));
+        for millis in (0..100_000).step_by(10) {
+            while let Some(call) = dialer.next(at(millis), 0) {
+                assert_eq!(call.secret, 0);
+                dialer.ended(call.attempt);
+            }
+        }
     }
 }

@@ -146,7 +146,7 @@ async fn a_stranger_gets_not_one_byte_whatever_it_sends() {
 async fn a_recorded_greeting_opens_the_gate_once() {
     // The first message of the handshake is any 32 bytes behind their length.
     let gate = Setup::default().gate;
-    let recorded = [&gate.greet()[..], &[0, 32], &[9; 32]].concat();
+    let recorded = [&gate.greet(0)[..], &[0, 32], &[9; 32]].concat();
     let node = Node::new(1).await;
     let first = knock(node.address, &recorded).await;
     assert!(!first.is_empty(), "the gate was open");
@@ -379,7 +379,7 @@ async fn the_slow_lane_has_few_seats() {
     let mut holders = Vec::new();
     for _ in 0..2 {
         let mut stream = tokio::net::TcpStream::connect(listener.address).await.unwrap();
-        let hello = [&slow_gate().greet()[..], &[0, 32], &[9; 32]].concat();
+        let hello = [&slow_gate().greet(0)[..], &[0, 32], &[9; 32]].concat();
         tokio::io::AsyncWriteExt::write_all(&mut stream, &hello).await.unwrap();
         let mut first = [0];
         stream.read_exact(&mut first).await.unwrap();

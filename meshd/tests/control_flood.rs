@@ -63,7 +63,7 @@ fn flood(target: SocketAddr, spread: bool, done: &AtomicUsize, stop: &AtomicBool
             0 => Ok(()),
             1 => stream.write_all(&[7]),
             2 => stream.write_all(&[number as u8; 200]),
-            _ => stream.write_all(&wrong.greet()),
+            _ => stream.write_all(&wrong.greet(0)),
         };
         held.push_back(stream);
         if held.len() > HELD

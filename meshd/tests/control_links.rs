@@ -230,7 +230,8 @@ async fn a_dead_connection_beside_a_new_one_is_found_out_quickly() {
         if same_direction {
             a.dial(Some(b.key), b.address).await.unwrap();
         } else {
-            let dial = Command::Dial { attempt: 1, peer: Some(a_key), address: a_address };
+            let dial =
+                Command::Dial { attempt: 1, peer: Some(a_key), address: a_address, secret: 0 };
             b.handle.send(dial).await.unwrap();
             b.seen("Dialled").await;
             // Once it has been asked over the new connection, A knows of it too.

@@ -249,7 +249,7 @@ impl Control {
             certificate: self.certificate.signed().clone(),
             introductions: self.own_record.introductions(),
             chain: self.members.chain(self.own, &self.trust),
-            gate: self.gate.first().map(|secret| (secret.epoch, secret.check())),
+            gate: self.gate.newest_stamp(),
         }))
     }
 
@@ -452,10 +452,8 @@ impl Control {
     fn welcome(&mut self, node: NodeId, theirs: Option<(u32, Digest)>) -> Welcome {
         // Two halves of a divided network may each have minted an epoch of
         // the same number.
-        let newest = self.gate.first();
-        let Some(secret) =
-            newest.filter(|secret| Some((secret.epoch, secret.check())) > theirs).cloned()
-        else {
+        let is_newer = self.gate.newest_stamp() > theirs;
+        let Some(secret) = self.gate.newest().filter(|_| is_newer).cloned() else {
             return Welcome::default();
         };
         let sealed =

@@ -2,11 +2,9 @@
 
 use epsilon_proto::clock::Now;
 use epsilon_proto::document::Signed;
-use epsilon_proto::gate::GateSecret;
 use epsilon_proto::id::{BootId, NodeId};
 use epsilon_proto::message::{Change, Refusal};
 use epsilon_proto::record::NodeRecord;
-use epsilon_proto::sealed::Purpose;
 use epsilon_proto::trust::{NetworkDocument, Revoked};
 use epsilon_proto::wire;
 
@@ -15,10 +13,6 @@ use crate::event::Event;
 use crate::membership::{Merged, Refused};
 use crate::saved::Write;
 use crate::trust::TrustError;
-
-/// How many gate secrets are kept: the newest open the gate, older ones the
-/// slow lane.
-const MAX_GATE: usize = 64;
 
 /// Where a document came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +96,10 @@ impl Control {
                 self.refresh_members(now);
                 "pin"
             }
-            NetworkDocument::GateEpoch(_) => {
-                self.open_gate_epochs();
+            NetworkDocument::GateEpoch(signed) => {
+                if let Ok(epoch) = signed.peek() {
+                    self.open_gate_epoch(&epoch);
+                }
                 "gate-epoch"
             }
             NetworkDocument::Departure(_) => {
@@ -258,49 +254,5 @@ impl Control {
 
     pub(super) fn raise(&mut self, condition: Condition, now: Now) {
         self.conditions.entry(condition).or_insert(now.wall);
-    }
-
-    pub(super) fn restore_gate(&mut self, secrets: Vec<GateSecret>) {
-        for secret in secrets {
-            self.insert_gate_secret(secret);
-        }
-        self.outputs.push_back(Output::Gate(self.gate.clone()));
-    }
-
-    fn insert_gate_secret(&mut self, secret: GateSecret) -> bool {
-        if self.gate.contains(&secret) {
-            return false;
-        }
-        self.gate.push(secret);
-        self.gate.sort_by_key(|secret| std::cmp::Reverse((secret.epoch, secret.check())));
-        self.gate.truncate(MAX_GATE);
-        true
-    }
-
-    pub(super) fn take_gate_secret(&mut self, secret: GateSecret) {
-        let write = Write::gate(&secret);
-        let epoch = secret.epoch;
-        if self.insert_gate_secret(secret) {
-            self.persist(vec![write], None);
-            self.outputs.push_back(Output::Gate(self.gate.clone()));
-            self.event(Event::GateChanged(epoch));
-        }
-    }
-
-    /// Opens the boxes that are for this node.
-    pub(super) fn open_gate_epochs(&mut self) {
-        let secrets: Vec<GateSecret> = self
-            .trust
-            .gate_epochs()
-            .filter(|epoch| !self.gate.iter().any(|known| known.check() == epoch.check))
-            .filter_map(|epoch| {
-                let (_, sealed) = epoch.boxes.iter().find(|(node, _)| *node == self.own)?;
-                let bytes = sealed.open(Purpose::GateSecret, self.id, &self.config.key).ok()?;
-                GateSecret::from_bytes(epoch.epoch, &bytes, epoch.check)
-            })
-            .collect();
-        for secret in secrets {
-            self.take_gate_secret(secret);
-        }
     }
 }

@@ -30,8 +30,13 @@ const BOOTS: usize = 8;
 /// One forwarded record per owner in this time, with a burst.
 const FORWARD_EVERY: Duration = Duration::from_secs(5);
 const FORWARD_BURST: u32 = 5;
+/// How many of the newest gate secrets are tried on a beacon.
+const BEACON_SECRETS: usize = 4;
 /// How many unknown nodes that were heard on the local network are called.
 const MAX_STRANGERS: usize = 64;
+/// An unknown node that was not heard for so long is called no more; it sends
+/// a beacon each minute.
+const STRANGER_MEMORY: Duration = Duration::from_mins(5);
 
 /// What is known of a peer in this run.
 pub(super) struct Peer {
@@ -267,9 +272,14 @@ impl Control {
         }
     }
 
-    /// A call ended, in a link or in nothing.
-    pub fn handle_dial_ended(&mut self, attempt: u64, now: Now) {
-        self.dialer.failed(attempt);
+    /// A call ended, in a link or in nothing, perhaps because the gate there
+    /// was shut.
+    pub fn handle_dial_ended(&mut self, attempt: u64, shut: bool, now: Now) {
+        if shut {
+            self.dialer.shut(attempt, self.gate.len(), now.instant);
+        } else {
+            self.dialer.ended(attempt);
+        }
         self.make_calls(now);
     }
 
@@ -307,10 +317,12 @@ impl Control {
 
     /// A beacon was heard on the local network.
     pub fn handle_beacon(&mut self, from: SocketAddr, datagram: &[u8], now: Now) {
-        let mut newest = self.gate.iter().take(4);
-        let Some(beacon) = newest.find_map(|secret| Beacon::open(datagram, secret, self.id)) else {
-            return;
-        };
+        let opened = self
+            .gate
+            .iter()
+            .take(BEACON_SECRETS)
+            .find_map(|secret| Beacon::open(datagram, secret, self.id));
+        let Some(beacon) = opened else { return };
         if beacon.node == self.own {
             // One of an earlier run is a recording.
             if !self.identity.boots.contains(&beacon.boot) {
@@ -325,18 +337,29 @@ impl Control {
             return;
         }
         let is_member = self.members.get(beacon.node).is_some();
-        let strangers = self
-            .dialer
-            .callees()
-            .filter(
-                |callee| matches!(callee, Callee::Node(node) if self.members.get(*node).is_none()),
-            )
-            .count();
-        if is_member || strangers < MAX_STRANGERS {
+        if is_member || self.strangers().count() < MAX_STRANGERS {
             let mut address = from;
             address.set_port(beacon.port);
             self.dialer.heard(Callee::Node(beacon.node), address, now.instant);
             self.make_calls(now);
+        }
+    }
+
+    /// Unknown nodes that were heard on the local network and are called.
+    fn strangers(&self) -> impl Iterator<Item = Callee> {
+        self.dialer.callees().filter(
+            |callee| matches!(callee, Callee::Node(node) if self.members.get(*node).is_none()),
+        )
+    }
+
+    /// Gives up strangers that are heard no more.
+    pub(super) fn forget_strangers(&mut self, now: Now) {
+        let strangers: Vec<Callee> = self.strangers().collect();
+        for stranger in strangers {
+            let heard = self.dialer.last_heard(stranger);
+            if heard.is_none_or(|heard| now.instant.since(heard) > STRANGER_MEMORY) {
+                self.dialer.forget(stranger);
+            }
         }
     }
 

@@ -19,6 +19,7 @@
 mod admission;
 mod claims;
 mod documents;
+mod gate;
 mod links;
 mod operations;
 mod own;
@@ -109,6 +110,9 @@ pub enum Output {
         node: Option<NodeId>,
         /// Where.
         address: SocketAddr,
+        /// With which of the gate's secrets to greet, by its place in
+        /// [`Output::Gate`].
+        secret: usize,
     },
     /// Close every control connection with a node.
     Disconnect(NodeId),
@@ -204,7 +208,7 @@ pub struct Control {
     members: Membership,
     certificate: Verified<MemberCertificate>,
     settings: Settings,
-    gate: Vec<GateSecret>,
+    gate: gate::Keyring,
 
     identity: IdentityState,
     own_record: own::OwnRecord,
@@ -312,7 +316,7 @@ impl Control {
             trust,
             members,
             certificate,
-            gate: Vec::new(),
+            gate: gate::Keyring::default(),
             identity,
             own_record: own::OwnRecord::new(introductions, newcomer, now.instant),
             is_grounded,
@@ -346,8 +350,6 @@ impl Control {
             control.raise(Condition::Revoked, now);
         }
         control.restore_gate(saved.gate);
-        // A box may have come that a crash kept from being opened.
-        control.open_gate_epochs();
         control.announce_addresses();
         control.refresh_members(now);
         control.advance_own(now);
@@ -357,7 +359,11 @@ impl Control {
     /// Where members may be reached, by the addresses of the token, once
     /// their names are resolved.
     pub fn handle_token_addresses(&mut self, addresses: Vec<SocketAddr>, now: Now) {
-        self.token_addresses = addresses;
+        for gone in std::mem::replace(&mut self.token_addresses, addresses) {
+            if !self.token_addresses.contains(&gone) {
+                self.dialer.forget(Callee::Address(gone));
+            }
+        }
         self.refresh_token_calls(now);
     }
 
@@ -469,6 +475,7 @@ impl Control {
     pub fn handle_timeout(&mut self, now: Now) {
         if self.beacon_due <= now.instant {
             self.send_beacon(now);
+            self.forget_strangers(now);
         }
         if self.retry_storage.is_some_and(|retry| retry <= now.instant) {
             self.retry_storage = None;
@@ -522,7 +529,7 @@ impl Control {
     }
 
     fn send_beacon(&mut self, now: Now) {
-        if let Some(secret) = self.gate.first() {
+        if let Some(secret) = self.gate.newest() {
             let beacon = epsilon_proto::beacon::Beacon {
                 node: self.own,
                 boot: self.config.boot,
@@ -550,8 +557,8 @@ impl Control {
                 Callee::Node(node) => Some(node),
                 Callee::Address(_) => None,
             };
-            let address = call.address;
-            self.outputs.push_back(Output::Dial { attempt: call.attempt, node, address });
+            let (attempt, address, secret) = (call.attempt, call.address, call.secret);
+            self.outputs.push_back(Output::Dial { attempt, node, address, secret });
         }
     }
 }

@@ -238,7 +238,7 @@ impl Control {
         let admin = self.admin()?;
         let invite = Signed::sign(&invite, self.id, admin);
         let (Some(genesis), Some(grant), Some(gate)) =
-            (self.trust.genesis(), self.trust.grant(admin.public()), self.gate.first())
+            (self.trust.genesis(), self.trust.grant(admin.public()), self.gate.newest())
         else {
             return Err(OperationError::NotAdmin);
         };
@@ -324,7 +324,7 @@ impl Control {
         // With the root key at hand but no admin's, the next admin to revoke
         // something mints the epoch.
         if let Ok(admin) = admin.cloned() {
-            let epoch = self.gate.first().map_or(0, |secret| secret.epoch).saturating_add(1);
+            let epoch = self.gate.newest().map_or(0, |secret| secret.epoch).saturating_add(1);
             let secret = GateSecret::generate(epoch, &mut self.random);
             let recipients: Vec<NodeId> = self
                 .members

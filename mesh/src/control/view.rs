@@ -172,7 +172,7 @@ impl Control {
             is_admin: self.trust.is_admin(self.own.key()),
             is_introduced: self.is_introduced(),
             token_addresses: self.token_addresses.clone(),
-            gate_epoch: self.gate.first().map_or(0, |secret| secret.epoch),
+            gate_epoch: self.gate.newest().map_or(0, |secret| secret.epoch),
             records_digest: self.members.digest(),
             documents_digest: self.trust.digest(),
             trusted_time: self.trusted_time(now),

@@ -111,6 +111,8 @@ pub enum Command {
         peer: Option<NodeKey>,
         /// Where to connect.
         address: SocketAddr,
+        /// With which of the gate's secrets to greet, newest first.
+        secret: usize,
     },
     /// Close every connection to this peer at once.
     Disconnect(NodeKey),

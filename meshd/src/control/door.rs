@@ -346,7 +346,7 @@ mod tests {
     struct Plain;
 
     impl Gate for Plain {
-        fn greet(&self) -> [u8; GREETING] {
+        fn greet(&self, _: usize) -> [u8; GREETING] {
             [1; GREETING]
         }
 

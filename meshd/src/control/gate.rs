@@ -14,8 +14,10 @@ const NONCE: usize = 32;
 /// Both calls are made on the accept path for every stranger: they must be
 /// quick and must not block.
 pub trait Gate: Send + Sync {
-    /// A fresh greeting for one dial: nonce ‖ MAC.
-    fn greet(&self) -> [u8; GREETING];
+    /// A fresh greeting for one dial: nonce ‖ MAC. Which of the gate's secrets
+    /// makes it is said by its place, newest first; an old one where there are
+    /// fewer.
+    fn greet(&self, secret: usize) -> [u8; GREETING];
     /// The lane that a received greeting opens, or `None` when it opens none.
     ///
     /// Replays are refused elsewhere, after this has said yes.

@@ -42,6 +42,21 @@ pub(super) fn to_multiaddr(address: SocketAddr) -> Multiaddr {
     multiaddr
 }
 
+/// The same for a dial, with the place of the gate's secret to greet with:
+/// the only thing that libp2p carries from a dial to the transport.
+pub(super) fn to_dial(address: SocketAddr, secret: usize) -> Multiaddr {
+    to_multiaddr(address).with(Protocol::Memory(secret as u64))
+}
+
+/// The secret that [`to_dial`] named.
+pub(super) fn secret_of(multiaddr: &Multiaddr) -> usize {
+    let named = multiaddr.iter().find_map(|part| match part {
+        Protocol::Memory(secret) => usize::try_from(secret).ok(),
+        _ => None,
+    });
+    named.unwrap_or(0)
+}
+
 /// The TCP address in a multiaddr that [`to_multiaddr`] made, and the node named behind it.
 pub(super) fn from_multiaddr(multiaddr: &Multiaddr) -> Option<(SocketAddr, Option<PeerId>)> {
     let mut parts = multiaddr.iter().peekable();
@@ -61,7 +76,7 @@ pub(super) fn from_multiaddr(multiaddr: &Multiaddr) -> Option<(SocketAddr, Optio
     let Protocol::Tcp(port) = parts.next()? else {
         return None;
     };
-    let peer = match parts.next() {
+    let peer = match parts.find(|part| !matches!(part, Protocol::Memory(_))) {
         None => None,
         Some(Protocol::P2p(peer)) => Some(peer),
         Some(_) => return None,

@@ -31,7 +31,7 @@ use super::ask;
 use super::failure::{dial_error, failure_text};
 use super::gate::{Gate, Replays};
 use super::gossip;
-use super::identity::{from_multiaddr, keypair, node_key, peer_id, to_multiaddr};
+use super::identity::{from_multiaddr, keypair, node_key, peer_id, to_dial, to_multiaddr};
 use super::links::Links;
 use super::seats::Seats;
 use super::transport::Gated;
@@ -196,7 +196,9 @@ impl Service {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Dial { attempt, peer, address } => self.dial(attempt, peer, address),
+            Command::Dial { attempt, peer, address, secret } => {
+                self.dial(attempt, peer, address, secret);
+            }
             Command::Disconnect(peer) => self.disconnect(peer),
             Command::Request { id, peer, bytes } => self.request(id, peer, bytes),
             Command::Respond { channel, bytes } => {
@@ -213,7 +215,7 @@ impl Service {
         }
     }
 
-    fn dial(&mut self, number: u64, peer: Option<NodeKey>, address: SocketAddr) {
+    fn dial(&mut self, number: u64, peer: Option<NodeKey>, address: SocketAddr, secret: usize) {
         let expected = match peer.map(|key| peer_id(&key).ok_or(key)) {
             None => None,
             Some(Ok(peer)) => Some(peer),
@@ -225,7 +227,7 @@ impl Service {
                 });
             }
         };
-        let multiaddr = to_multiaddr(address);
+        let multiaddr = to_dial(address, secret);
         let options = match expected {
             Some(peer) => DialOpts::peer_id(peer)
                 .condition(PeerCondition::Always)

@@ -14,7 +14,7 @@ use libp2p::core::transport::{DialOpts, ListenerId, TransportError, TransportEve
 use super::api::{DialError, Timing};
 use super::door::Door;
 use super::gate::{Gate, Replays};
-use super::identity::{from_multiaddr, to_multiaddr};
+use super::identity::{from_multiaddr, secret_of, to_multiaddr};
 use super::seats::Seats;
 use super::upgrade::{Link, Upgrades};
 
@@ -98,8 +98,9 @@ impl Transport for Gated {
         let Some((address, expected)) = from_multiaddr(&multiaddr) else {
             return Err(TransportError::MultiaddrNotSupported(multiaddr));
         };
+        let secret = secret_of(&multiaddr);
         let upgrades = Arc::clone(&self.upgrades);
-        Ok(Box::pin(async move { upgrades.outbound(address, expected).await }))
+        Ok(Box::pin(async move { upgrades.outbound(address, expected, secret).await }))
     }
 
     fn poll(

@@ -78,6 +78,7 @@ impl Upgrades {
         &self,
         address: SocketAddr,
         expected: Option<PeerId>,
+        secret: usize,
     ) -> Result<Link, DialError> {
         let handshake = async {
             let stream =
@@ -85,7 +86,8 @@ impl Upgrades {
             let mut stream = self.tuned(stream);
             // From here on the TCP port is known to be open: whoever hangs up
             // or talks back gibberish does not have our key.
-            stream.write_all(&self.gate.greet()).await.map_err(|_| DialError::NotOurNetwork)?;
+            let greeting = self.gate.greet(secret);
+            stream.write_all(&greeting).await.map_err(|_| DialError::NotOurNetwork)?;
             self.noise
                 .clone()
                 .upgrade_outbound(stream, "")

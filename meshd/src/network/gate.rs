@@ -8,7 +8,7 @@ use epsilon_proto::id::NetworkId;
 use crate::control::{GREETING, Gate, Lane};
 use crate::random;
 
-/// Opens to every known secret; greets with the newest.
+/// Opens to every known secret.
 pub(super) struct Secrets {
     network: NetworkId,
     secrets: RwLock<Vec<GateSecret>>,
@@ -26,10 +26,10 @@ impl Secrets {
 }
 
 impl Gate for Secrets {
-    fn greet(&self) -> [u8; GREETING] {
+    fn greet(&self, secret: usize) -> [u8; GREETING] {
         let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
-        match secrets.first() {
-            Some(newest) => newest.greeting(self.network, random::bytes()),
+        match secrets.get(secret).or(secrets.last()) {
+            Some(secret) => secret.greeting(self.network, random::bytes()),
             // Opens nothing, as it should.
             None => random::bytes(),
         }

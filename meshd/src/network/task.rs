@@ -378,14 +378,17 @@ impl Task {
                 self.engine.handle_link_up(NodeId(peer), remote, outbound, now);
             }
             plane::Event::LinkDown { peer } => self.engine.handle_link_down(NodeId(peer), now),
-            plane::Event::Dialled { attempt, .. } => self.engine.handle_dial_ended(attempt, now),
+            plane::Event::Dialled { attempt, .. } => {
+                self.engine.handle_dial_ended(attempt, false, now);
+            }
             plane::Event::DialFailed { attempt, address, reason } => {
                 tracing::debug!(network = %self.name, %address, %reason, "a call came to nothing");
                 self.watch.call_failed(address, &reason, now.instant);
                 if !matches!(reason, plane::DialError::Myself | plane::DialError::Refused(_)) {
                     self.failed_calls.insert(address, reason.to_string());
                 }
-                self.engine.handle_dial_ended(attempt, now);
+                let shut = matches!(reason, plane::DialError::NotOurNetwork);
+                self.engine.handle_dial_ended(attempt, shut, now);
             }
             plane::Event::Request { peer, bytes, channel } => {
                 let answer = self.engine.handle_request(NodeId(peer), &bytes, now);
@@ -474,9 +477,9 @@ impl Task {
     async fn carry_out_one(&mut self, output: Output) -> Result<(), Error> {
         match output {
             Output::Persist { ticket, writes } => self.writer.persist(ticket, writes),
-            Output::Dial { attempt, node, address } => {
+            Output::Dial { attempt, node, address, secret } => {
                 let peer = node.map(|node| node.0);
-                self.tell_control(plane::Command::Dial { attempt, peer, address }).await?;
+                self.tell_control(plane::Command::Dial { attempt, peer, address, secret }).await?;
             }
             Output::Disconnect(node) => {
                 self.tell_control(plane::Command::Disconnect(node.0)).await?;

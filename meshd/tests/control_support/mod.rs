@@ -34,7 +34,7 @@ fn mac(key: &[u8; 32], nonce: &[u8]) -> [u8; 32] {
 }
 
 impl Gate for TestGate {
-    fn greet(&self) -> [u8; GREETING] {
+    fn greet(&self, _: usize) -> [u8; GREETING] {
         let mut greeting = [0; GREETING];
         getrandom::fill(&mut greeting[..32]).unwrap();
         let mac = mac(&self.key, &greeting[..32]);
@@ -139,7 +139,7 @@ impl Node {
     pub(crate) async fn begin_dial(&mut self, peer: Option<NodeKey>, address: SocketAddr) -> u64 {
         self.attempts += 1;
         let attempt = self.attempts;
-        self.send(Command::Dial { attempt, peer, address }).await;
+        self.send(Command::Dial { attempt, peer, address, secret: 0 }).await;
         attempt
     }
 

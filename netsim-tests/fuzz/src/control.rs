@@ -153,7 +153,7 @@ impl Scene {
             }
             11 => {
                 if let Some(attempt) = self.dials.pop_front() {
-                    self.control.handle_dial_ended(attempt, now);
+                    self.control.handle_dial_ended(attempt, attempt.is_multiple_of(2), now);
                 }
             }
             12 => self.now.wall = Timestamp(u64::from(choice) << 34),

@@ -14,6 +14,8 @@ use super::world::{Event, Input, World};
 const COMMIT: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(8));
 /// An answer to a probe that comes later does not count.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// What the daemon takes as one frame of an admission.
+const MAX_FRAME: usize = 256 * 1024;
 /// How many probes of a peer the data plane reports.
 const REPORTS_PER_SECOND: u32 = 4;
 
@@ -28,15 +30,17 @@ impl World {
                 let (done, run) = (one.disk_busy, one.run);
                 self.queue.at(done, Event::Commit(machine, run, ticket, writes));
             }
-            Output::Dial { attempt, node, address } => {
+            Output::Dial { attempt, node, address, secret } => {
                 self.trace.note(at, machine, "dial", &attempt.to_le_bytes());
-                self.dial(machine, attempt, node, address);
+                self.dial(machine, attempt, node, address, secret);
             }
             Output::Disconnect(node) => {
                 self.trace.note(at, machine, "disconnect", &node.0);
                 self.disconnect(machine, node);
             }
             Output::Admission { exchange, send, outcome } => {
+                let length = send.as_ref().map_or(0, Vec::len);
+                assert!(length <= MAX_FRAME, "n{machine} sends a frame of {length} bytes");
                 let known = self.machines[machine].exchanges.get(&exchange).copied();
                 if let Some((connection, side)) = known {
                     let outcome = outcome.map(|outcome| outcome.is_ok());

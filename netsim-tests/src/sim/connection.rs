@@ -68,6 +68,10 @@ pub(crate) struct Connection {
     pub(crate) attempt: u64,
     pub(crate) expected: Option<NodeId>,
     pub(crate) address: SocketAddr,
+    /// With which of its secrets the dialler greets.
+    pub(crate) secret: usize,
+    /// The gate did not open.
+    pub(crate) shut: bool,
     /// Counts the times that a partition began or ended.
     pub(crate) spell: u64,
     /// Nothing gets through now.
@@ -83,6 +87,7 @@ impl Connection {
         attempt: u64,
         expected: Option<NodeId>,
         address: SocketAddr,
+        secret: usize,
     ) -> Self {
         let end = |(machine, run, node)| End {
             machine,
@@ -96,7 +101,17 @@ impl Connection {
             held: VecDeque::new(),
         };
         let ends = [end(dialler), end(listener)];
-        Self { ends, attempt, expected, address, spell: 0, stalled: false, dead: false }
+        Self {
+            ends,
+            attempt,
+            expected,
+            address,
+            secret,
+            shut: false,
+            spell: 0,
+            stalled: false,
+            dead: false,
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {

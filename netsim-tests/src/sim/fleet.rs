@@ -46,6 +46,30 @@ impl World {
         let at = self.now();
         let now = self.machines[0].wall(at);
         let key = self.machines[0].key.clone();
+        let founding = self.plan(&key, expires, uses);
+        let random = self.random.generator();
+        let saved = founding.first_member(&key, settings(Vec::new()), now, random);
+        self.machines[0].invite = Some(saved.certificate.signer());
+        self.install(0, &saved);
+        self.start(0);
+        (founding.root.clone(), founding.token)
+    }
+
+    /// Founds a network none of whose machines is an admin's; gives back its
+    /// token.
+    pub fn found_offline(&mut self, expires: Option<Duration>) -> Token {
+        let admin = SecretKey::generate(self.random.generator());
+        self.plan(&admin, expires, None).token
+    }
+
+    fn plan(
+        &mut self,
+        admin: &SecretKey,
+        expires: Option<Duration>,
+        uses: Option<u32>,
+    ) -> founding::Founding {
+        let at = self.now();
+        let now = self.machines[0].wall(at);
         // Narrow, so that nodes want the same address now and then.
         let range = if self.machines.len() > 200 { DEFAULT_RANGE } else { parse("10.77.0.0/22") };
         let plan = Plan {
@@ -61,13 +85,7 @@ impl World {
             advertise: vec![HostPort::from(self.machines[0].address)],
             max_members: 4096,
         };
-        let random = self.random.generator();
-        let founding = founding::found(plan, &key, now, random);
-        let saved = founding.first_member(&key, settings(Vec::new()), now, random);
-        self.machines[0].invite = Some(saved.certificate.signer());
-        self.install(0, &saved);
-        self.start(0);
-        (founding.root.clone(), founding.token)
+        founding::found(plan, admin, now, self.random.generator())
     }
 
     fn install(&mut self, machine: usize, saved: &Saved) {

@@ -180,11 +180,15 @@ impl World {
         let live = self.live();
         let at = self.now();
         let mut reference: Option<BTreeMap<NodeId, Seen>> = None;
+        let mut gate = None;
         for machine in &live {
             let now = self.machines[*machine].now(at);
             let Some(control) = &mut self.machines[*machine].control else { continue };
             let view = control.view(now);
             let one = &self.machines[*machine];
+            let newest = one.gate.first().map(|secret| (secret.epoch, secret.check()));
+            let first = *gate.get_or_insert(newest);
+            assert_eq!(newest, first, "n{machine}: its newest gate secret is another one");
             let mut owners: BTreeMap<IpAddr, NodeId> = BTreeMap::new();
             let mut names: BTreeMap<String, NodeId> = BTreeMap::new();
             for member in &view.members {

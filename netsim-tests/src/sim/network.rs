@@ -62,10 +62,11 @@ impl World {
         attempt: u64,
         node: Option<NodeId>,
         address: SocketAddr,
+        secret: usize,
     ) {
         let run = self.machines[machine].run;
         let Some(listener) = self.by_address.get(&address).copied() else {
-            let failed = Event::Input(machine, run, Input::DialEnded(attempt));
+            let failed = Event::Input(machine, run, Input::DialEnded(attempt, false));
             self.queue.after(DIAL, failed);
             return;
         };
@@ -75,7 +76,7 @@ impl World {
             let one = &self.machines[machine];
             (machine, one.run, one.node)
         };
-        let open = Connection::new(end(machine), end(listener), attempt, node, address);
+        let open = Connection::new(end(machine), end(listener), attempt, node, address, secret);
         self.connections.insert(connection, open);
         let delay = self.segment_delay(machine, listener);
         self.queue.after(delay, Event::Arrive(connection));
@@ -99,7 +100,7 @@ impl World {
         let network = self.machines[dialler].control.as_ref().map(Control::id);
         let greeting = self.machines[dialler]
             .gate
-            .first()
+            .get(open.secret)
             .zip(network)
             .map(|(secret, network)| secret.greeting(network, nonce));
         let own_network = self.machines[listener].control.as_ref().map(Control::id);
@@ -108,6 +109,9 @@ impl World {
         });
         if !opens {
             self.wrong_gates += 1;
+            if let Some(open) = self.connections.get_mut(&connection) {
+                open.shut = true;
+            }
             return self.close(connection, 1);
         }
         let found = self.machines[listener].node;
@@ -211,7 +215,7 @@ impl World {
             self.queue.after(GRACE, Event::Tidy(connection));
         }
         if side == 0 {
-            self.input(machine, Input::DialEnded(attempt));
+            self.input(machine, Input::DialEnded(attempt, false));
         }
         self.queue.after(Duration::ZERO, Event::Open(connection, side));
     }
@@ -355,7 +359,7 @@ impl World {
         let Some(open) = self.connections.get_mut(&connection) else { return };
         let end = &mut open.ends[side];
         let (machine, run) = (end.machine, end.run);
-        let attempt = open.attempt;
+        let (attempt, shut) = (open.attempt, open.shut);
         end.stage = Stage::Closed;
         end.inbox.clear();
         end.held.clear();
@@ -384,7 +388,7 @@ impl World {
                     self.input(machine, Input::LinkDown(node));
                 }
             }
-            None if side == 0 => self.input(machine, Input::DialEnded(attempt)),
+            None if side == 0 => self.input(machine, Input::DialEnded(attempt, shut)),
             None => {}
         }
     }

@@ -70,7 +70,7 @@ pub(crate) enum Input {
     Admission(ExchangeId, AdmissionInput),
     LinkUp(NodeId, SocketAddr, bool),
     LinkDown(NodeId),
-    DialEnded(u64),
+    DialEnded(u64, bool),
     Request(ConnectionId, Side, u64, Vec<u8>),
     Response(u64, Option<Vec<u8>>),
     Gossip(NodeId, Rc<[u8]>),
@@ -317,9 +317,9 @@ impl World {
                 trace.note(at, machine, "down", &node.0);
                 control.handle_link_down(node, now);
             }
-            Input::DialEnded(attempt) => {
+            Input::DialEnded(attempt, shut) => {
                 trace.note(at, machine, "dial ended", &attempt.to_le_bytes());
-                control.handle_dial_ended(attempt, now);
+                control.handle_dial_ended(attempt, shut, now);
             }
             Input::Request(connection, side, id, bytes) => {
                 trace.note(at, machine, "request", &bytes);

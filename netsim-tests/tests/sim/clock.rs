@@ -110,3 +110,36 @@ fn a_newcomer_that_meets_intruders_first_does_not_let_them_in() {
         assert_eq!(ours.members.len(), 3);
     });
 }
+
+#[test]
+fn a_fleet_without_an_admin_believes_no_made_up_introductions() {
+    cases(here!(), 8, 6, |case| {
+        let mut world = World::new(Options::new(case.seed, case.nodes));
+        let token = world.found_offline(Some(MINUTE * 5));
+        for machine in [0, 1, 2] {
+            world.join(machine, &token);
+        }
+        world.settle(SECOND * 30);
+        world.run_for(MINUTE * 15);
+        // Intruders with the expired token who have vouched for one another.
+        world.divide(|machine| machine / 3);
+        for machine in [3, 4, 5] {
+            world.set_clock(machine, -1_200_000);
+            world.join(machine, &token);
+        }
+        world.run_for(MINUTE);
+        world.crash(2, Death::Power);
+        world.heal();
+        world.run_for(MINUTE);
+        world.start(2);
+        world.run_for(MINUTE * 5);
+        for member in [0, 1, 2] {
+            for intruder in [3, 4, 5] {
+                assert!(!world.is_peer(member, intruder), "n{member} has n{intruder}");
+                assert!(!world.are_linked(member, intruder));
+            }
+        }
+        assert!(world.is_full_mesh(&[0, 1, 2]), "members are members, though the token expired");
+        assert_eq!(world.view(0).members.len(), 3);
+    });
+}

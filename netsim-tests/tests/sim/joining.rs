@@ -138,3 +138,39 @@ fn an_expired_a_revoked_and_a_used_up_invite_admit_nobody() {
         assert_eq!(world.view(1).members.len(), 3);
     });
 }
+
+#[test]
+fn a_use_of_a_token_stays_used_when_its_node_has_left_or_was_revoked() {
+    use epsilon_mesh::control::Operation;
+    cases(here!(), 5, 7, |case| {
+        let mut world = World::new(Options::new(case.seed, case.nodes));
+        let token = world.found();
+        world.join(1, &token);
+        world.settle(SECOND * 10);
+        let once = world.token(0, None, Some(2));
+        for machine in [2, 3] {
+            world.join(machine, &once);
+            world.settle(SECOND * 10);
+        }
+        world.perform(2, Operation::Leave).unwrap();
+        world.crash(2, Death::Process);
+        let gone = world.node(3);
+        world.perform(0, Operation::RevokeNode(gone)).unwrap();
+        world.crash(3, Death::Process);
+        world.settle(SECOND * 20);
+        // One that came later knows it as well.
+        world.join(4, &token);
+        world.settle(SECOND * 20);
+        for machine in [0, 1] {
+            world.crash(machine, Death::Process);
+        }
+        world.join(5, &once);
+        world.run_for(SECOND * 20);
+        assert!(!world.are_linked(4, 5));
+        world.start(0);
+        world.start(1);
+        world.crash(5, Death::Process);
+        world.settle(MINUTE);
+        assert_eq!(world.view(4).members.len(), 3);
+    });
+}

@@ -1,8 +1,8 @@
 //! Nodes are cut off, replaced and renamed.
 
-use epsilon_mesh::control::Operation;
+use epsilon_mesh::control::{Operation, OperationError};
 use epsilon_mesh::event::Event;
-use epsilon_netsim_tests::sim::{Death, Options, cases};
+use epsilon_netsim_tests::sim::{Death, Options, World, cases};
 use epsilon_proto::message::Refusal;
 
 use super::{MINUTE, SECOND, fleet, here, with_fleet};
@@ -166,5 +166,68 @@ fn who_left_does_not_come_back_and_those_it_vouched_for_stay() {
         world.settle(MINUTE * 3);
         assert_eq!(world.view(0).members.len(), 4);
         assert!(!world.is_peer(0, 1));
+    });
+}
+
+#[test]
+fn more_revocations_than_fit_into_one_frame_are_exchanged_before_an_admission() {
+    with_fleet(here!(), 1, 4, |_, mut world, _| {
+        world.crash(1, Death::Power);
+        world.run_for(SECOND * 10);
+        for _ in 0..1_500 {
+            let token = world.token(0, None, None);
+            let invite = token.verify(&epsilon_proto::key::Strict).unwrap().invite.key;
+            let revoke = Operation::RevokeInvite { invite, with_members: false };
+            world.perform(0, revoke).unwrap();
+        }
+        let gone = world.node(2);
+        world.perform(0, Operation::RevokeNode(gone)).unwrap();
+        world.divide(|machine| usize::from(machine != 0 && machine != 1));
+        world.start(1);
+        world.run_until(SECOND * 5, "linked again", |world| world.are_linked(0, 1));
+        assert!(!world.is_peer(1, 2), "n1 knows of the revocation when it links");
+    });
+}
+
+#[test]
+fn two_admins_in_two_halves_revoke_and_one_of_them_is_revoked_then() {
+    cases(here!(), 8, 6, |case| {
+        let mut world = World::new(Options::new(case.seed, case.nodes).lan(3));
+        let (root, token) = world.found_with(None, None);
+        for machine in 1..6 {
+            world.join(machine, &token);
+        }
+        world.settle(SECOND * 30);
+        let key = world.node(3).key();
+        let grant = Operation::AddAdmin { key, name: "second".to_owned(), root: root.clone() };
+        world.perform(0, grant).unwrap();
+        world.settle(SECOND * 10);
+        // Each mints a gate epoch of the same number.
+        world.divide(|machine| machine / 3);
+        let (here, there) = (world.node(2), world.node(5));
+        world.perform(0, Operation::RevokeNode(here)).unwrap();
+        world.perform(3, Operation::RevokeNode(there)).unwrap();
+        world.run_for(MINUTE);
+        world.heal();
+        for machine in [2, 5] {
+            world.crash(machine, Death::Process);
+        }
+        world.settle(MINUTE * 2);
+        assert_eq!(world.view(1).members.len(), 4);
+
+        let second = world.token(3, None, None);
+        world.perform(0, Operation::RevokeAdmin { key, root }).unwrap();
+        world.settle(SECOND * 10);
+        let name = "mine".parse().unwrap();
+        let node = world.node(0);
+        let refused = world.perform(3, Operation::Rename { node, name });
+        assert!(matches!(refused, Err(OperationError::NotAdmin)), "{refused:?}");
+        world.wipe(2);
+        world.join(2, &second);
+        world.run_for(SECOND * 20);
+        assert!(!world.are_linked(0, 2) && !world.are_linked(3, 2), "its tokens are void");
+        world.crash(2, Death::Process);
+        world.settle(MINUTE);
+        assert_eq!(world.view(1).members.len(), 4, "what it revoked stays revoked");
     });
 }

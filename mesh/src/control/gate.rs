@@ -1,0 +1,145 @@
+//! The secrets of the gate that this node has, and how it comes by new ones.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use epsilon_proto::gate::GateSecret;
+use epsilon_proto::id::Digest;
+use epsilon_proto::sealed::Purpose;
+use epsilon_proto::trust::GateEpoch;
+
+use super::{Control, Output};
+use crate::event::Event;
+use crate::saved::Write;
+
+/// How many secrets are kept: the newest opens the gate, older ones the slow
+/// lane. One that is dropped shuts out who was away since it was the newest,
+/// and tokens of its time; each one costs a stranger's greeting two hashes.
+const MAX_SECRETS: usize = 256;
+
+/// The secrets, newest first. Those that two halves of a divided network made
+/// for one epoch are ordered by their hashes.
+#[derive(Default)]
+pub(super) struct Keyring(BTreeMap<Reverse<(u32, Digest)>, GateSecret>);
+
+impl Keyring {
+    pub(super) fn newest(&self) -> Option<&GateSecret> {
+        self.0.values().next()
+    }
+
+    /// The epoch and the hash of the newest.
+    pub(super) fn newest_stamp(&self) -> Option<(u32, Digest)> {
+        self.0.keys().next().map(|Reverse(stamp)| *stamp)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &GateSecret> {
+        self.0.values()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn has(&self, epoch: u32, check: Digest) -> bool {
+        self.0.contains_key(&Reverse((epoch, check)))
+    }
+
+    /// Adds a secret; says whether that is news.
+    fn insert(&mut self, secret: GateSecret) -> bool {
+        let stamp = Reverse((secret.epoch, secret.check()));
+        let is_new = self.0.insert(stamp, secret).is_none();
+        if self.0.len() > MAX_SECRETS {
+            // The oldest stays: all who were there from the beginning know it.
+            let second_oldest = self.0.keys().rev().nth(1).copied();
+            second_oldest.and_then(|stamp| self.0.remove(&stamp));
+        }
+        is_new
+    }
+}
+
+impl Control {
+    pub(super) fn restore_gate(&mut self, secrets: Vec<GateSecret>) {
+        for secret in secrets {
+            self.gate.insert(secret);
+        }
+        self.open_gate();
+        // A box may have come that a crash kept from being opened.
+        let mut epochs: Vec<GateEpoch> =
+            self.trust.gate_epochs().map(|epoch| (**epoch).clone()).collect();
+        epochs.sort_by_key(|epoch| Reverse((epoch.epoch, epoch.check)));
+        for epoch in epochs.iter().take(MAX_SECRETS) {
+            self.open_gate_epoch(epoch);
+        }
+    }
+
+    fn open_gate(&mut self) {
+        let secrets = self.gate.iter().cloned().collect();
+        self.outputs.push_back(Output::Gate(secrets));
+    }
+
+    pub(super) fn take_gate_secret(&mut self, secret: GateSecret) {
+        let write = Write::gate(&secret);
+        let epoch = secret.epoch;
+        if self.gate.insert(secret) {
+            self.persist(vec![write], None);
+            self.open_gate();
+            self.event(Event::GateChanged(epoch));
+        }
+    }
+
+    /// Takes the secret of an epoch, if there is a box for this node.
+    pub(super) fn open_gate_epoch(&mut self, epoch: &GateEpoch) {
+        if self.gate.has(epoch.epoch, epoch.check) {
+            return;
+        }
+        let sealed = epoch.boxes.iter().find(|(node, _)| *node == self.own);
+        let opened = sealed.and_then(|(_, sealed)| {
+            sealed.open(Purpose::GateSecret, self.id, &self.config.key).ok()
+        });
+        let secret =
+            opened.and_then(|bytes| GateSecret::from_bytes(epoch.epoch, &bytes, epoch.check));
+        if let Some(secret) = secret {
+            self.take_gate_secret(secret);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng as _;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_come_first_and_the_oldest_is_never_dropped() {
+        let mut random = ChaCha20Rng::from_seed([1; 32]);
+        let mut ring = Keyring::default();
+        assert_eq!(ring.newest_stamp(), None);
+        for epoch in 0..MAX_SECRETS as u32 + 50 {
+            let secret = GateSecret::generate(epoch, &mut random);
+            assert!(ring.insert(secret.clone()));
+            assert!(!ring.insert(secret.clone()));
+            assert_eq!(ring.newest_stamp(), Some((epoch, secret.check())));
+        }
+        let epochs: Vec<u32> = ring.iter().map(|secret| secret.epoch).collect();
+        assert_eq!(epochs.len(), MAX_SECRETS);
+        assert!(epochs.is_sorted_by(|newer, older| newer > older));
+        assert_eq!(epochs.last(), Some(&0));
+    }
+
+    #[test]
+    fn two_secrets_of_one_epoch_are_ordered_alike_everywhere() {
+        let mut random = ChaCha20Rng::from_seed([2; 32]);
+        let [one, other] = [(); 2].map(|()| GateSecret::generate(7, &mut random));
+        let rings = [[&one, &other], [&other, &one]].map(|order| {
+            let mut ring = Keyring::default();
+            for secret in order {
+                ring.insert(secret.clone());
+            }
+            ring
+        });
+        assert_eq!(rings[0].newest(), rings[1].newest());
+        assert_eq!(rings[0].len(), 2);
+    }
+}
