@@ -70,7 +70,7 @@ pub struct Trust {
     genesis: BTreeMap<Digest, Verified<GenesisBlock>>,
     charters: BTreeMap<Digest, Verified<Charter>>,
     invites: BTreeMap<PublicKey, BTreeMap<Digest, Verified<Invite>>>,
-    pins: BTreeMap<Digest, Verified<Pin>>,
+    pins: BTreeMap<NodeId, BTreeMap<Digest, Verified<Pin>>>,
     gate_epochs: BTreeMap<Digest, Verified<GateEpoch>>,
     digest: Option<Digest>,
     /// How many documents each key signed.
@@ -170,7 +170,7 @@ impl Trust {
             NetworkDocument::Pin(signed) => {
                 let pin = self.by_admin(signed, check)?;
                 self.note_time(pin.signer(), pin.at.wall);
-                self.pins.insert(digest, pin);
+                self.pins.entry(pin.node).or_default().insert(digest, pin);
             }
             NetworkDocument::GateEpoch(signed) => {
                 let epoch = self.by_admin(signed, check)?;
@@ -320,21 +320,28 @@ impl Trust {
     /// one.
     pub fn pin(&self, node: NodeId) -> Option<&Verified<Pin>> {
         self.pins
+            .get(&node)?
             .iter()
-            .filter(|(_, pin)| pin.node == node && self.is_admin(pin.signer()))
+            .filter(|(_, pin)| self.is_admin(pin.signer()))
             .max_by_key(|(digest, pin)| (pin.at, **digest))
             .map(|(_, pin)| pin)
     }
 
     /// The newest reading of the hybrid clock among the pins.
     pub(crate) fn newest_pin(&self) -> epsilon_proto::clock::HybridTime {
-        let counting = self.pins.values().filter(|pin| self.is_admin(pin.signer()));
+        let pins = self.pins.values().flat_map(BTreeMap::values);
+        let counting = pins.filter(|pin| self.is_admin(pin.signer()));
         counting.map(|pin| pin.at).max().unwrap_or_default()
     }
 
     /// The nodes with a pin.
-    pub(crate) fn pinned(&self) -> BTreeSet<NodeId> {
-        self.pins.values().map(|pin| pin.node).collect()
+    pub(crate) fn pinned(&self) -> impl Iterator<Item = NodeId> {
+        self.pins.keys().copied()
+    }
+
+    /// The IPv6 addresses that a node inherited.
+    pub(crate) fn inherited(&self, node: NodeId) -> &[std::net::Ipv6Addr] {
+        self.pin(node).map_or(&[], |pin| &pin.inherited)
     }
 
     /// How many members the network admits.

@@ -224,7 +224,7 @@ impl Control {
         self.plane.touch(node);
         self.refresh_members(now);
         if outbound || !self.own_record.has_synced() {
-            self.start_sync(node, now);
+            self.start_sync(node);
         }
         self.vouch_for_orphans(now);
         self.advance_own(now);
@@ -268,7 +268,7 @@ impl Control {
             })
             .collect();
         for node in due {
-            self.start_sync(node, now);
+            self.start_sync(node);
         }
     }
 
@@ -291,6 +291,15 @@ impl Control {
             Change::Document(document) => self.take_document(document, Source::Gossip, now),
             Change::Record(record) => {
                 let owner = NodeId::from(record.signer());
+                if let Some(known) = self.members.get(owner) {
+                    if known.record.signed() == record {
+                        return None;
+                    }
+                    // Nobody but its owner spends the budget.
+                    if record.verify(self.id, &*self.config.check).is_err() {
+                        return Some(false);
+                    }
+                }
                 // Only members have a budget, so that strangers cost nothing.
                 if self.members.get(owner).is_some() && !self.peer(owner).may_forward(now.instant) {
                     // What is not taken now is fetched once the budget allows.
@@ -309,7 +318,7 @@ impl Control {
             // A record may be bad here only because its ban arrived first.
             Taken::Known | Taken::Bad => None,
             Taken::Incomplete => {
-                self.start_sync(from, now);
+                self.start_sync(from);
                 None
             }
         }

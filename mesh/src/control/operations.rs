@@ -390,11 +390,15 @@ impl Control {
         }
         let ipv4 = self.members.ipv4_of(old, &self.trust);
         let name = self.members.name_of(old, &self.trust);
-        let ipv6 = self.range6.node(old);
+        let mut inherited = self.trust.inherited(old).to_vec();
+        inherited.push(self.range6.node(old));
         let pin = self.next_pin(new, now, |pin| {
             pin.ipv4 = ipv4;
             pin.name.clone_from(&name);
-            pin.inherited = Some(ipv6);
+            let mut all = [pin.inherited.clone(), inherited.clone()].concat();
+            // The latest are the likeliest to be still in use.
+            all.drain(..all.len().saturating_sub(Pin::MAX_INHERITED));
+            pin.inherited = all;
         })?;
         let stays = move |other: NodeId, _: &Member| other != old;
         self.revoke(id, Revoked::Node(old), None, vec![pin], stays, now)
@@ -411,7 +415,7 @@ impl Control {
         let at = self.trust.newest_pin().tick(self.trusted_time(now));
         let mut pin = match self.trust.pin(node) {
             Some(pin) => Pin { at, ..(**pin).clone() },
-            None => Pin { node, at, ipv4: None, name: None, inherited: None },
+            None => Pin { node, at, ipv4: None, name: None, inherited: Vec::new() },
         };
         change(&mut pin);
         Ok(NetworkDocument::Pin(Signed::sign(&pin, self.id, admin)))

@@ -289,7 +289,7 @@ impl Control {
         let pin = self.trust.pin(self.own);
         let ipv4 = pin.and_then(|pin| pin.ipv4).or(self.identity.ipv4);
         let mut ipv6 = vec![self.range6.node(self.own)];
-        ipv6.extend(pin.and_then(|pin| pin.inherited));
+        ipv6.extend(self.trust.inherited(self.own));
         self.announce(ipv4, ipv6);
     }
 }

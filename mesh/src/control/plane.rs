@@ -106,13 +106,13 @@ impl Control {
     }
 
     fn prefixes_of(&self, node: NodeId) -> Vec<Prefix> {
-        let inherited = self.trust.pin(node).and_then(|pin| pin.inherited);
+        let inherited = self.trust.inherited(node).to_vec();
         self.members
             .ipv4_of(node, &self.trust)
             .map(IpAddr::V4)
             .into_iter()
             .chain(self.derived_ipv6(node).map(IpAddr::V6))
-            .chain(inherited.map(IpAddr::V6))
+            .chain(inherited.into_iter().map(IpAddr::V6))
             .map(Prefix::host)
             .collect()
     }
@@ -120,10 +120,10 @@ impl Control {
     /// A node's own IPv6 address, unless another inherited it.
     fn derived_ipv6(&self, node: NodeId) -> Option<Ipv6Addr> {
         let derived = self.range6.node(node);
-        let is_inherited = self.trust.pinned().into_iter().any(|other| {
+        let is_inherited = self.trust.pinned().any(|other| {
             other != node
                 && self.members.get(other).is_some()
-                && self.trust.pin(other).is_some_and(|pin| pin.inherited == Some(derived))
+                && self.trust.inherited(other).contains(&derived)
         });
         (!is_inherited).then_some(derived)
     }

@@ -1,6 +1,7 @@
 //! Anti-entropy: what gossip lost is found by comparing hashes with one
 //! linked member at a time, and questions between members in general.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -37,14 +38,15 @@ enum Asked {
 pub(super) struct Sync {
     last_id: u64,
     asked: BTreeMap<u64, (NodeId, Asked)>,
-    /// The members with whom a round is under way.
-    active: BTreeSet<NodeId>,
+    /// The members with whom a round is under way, and whether one more has to
+    /// follow.
+    active: BTreeMap<NodeId, bool>,
     due: Instant,
 }
 
 impl Sync {
     pub(super) fn new(now: Instant) -> Self {
-        Self { last_id: 0, asked: BTreeMap::new(), active: BTreeSet::new(), due: now + EVERY }
+        Self { last_id: 0, asked: BTreeMap::new(), active: BTreeMap::new(), due: now + EVERY }
     }
 
     pub(super) fn due(&self) -> Instant {
@@ -80,12 +82,13 @@ impl Control {
         let linked = self.linked();
         if let Some(last) = linked.len().checked_sub(1) {
             let pick = self.random.next_u32() as usize % (last + 1);
-            self.start_sync(linked[pick], now);
+            self.start_sync(linked[pick]);
         }
     }
 
-    pub(super) fn start_sync(&mut self, node: NodeId, _now: Now) {
-        if self.sync.active.insert(node) {
+    pub(super) fn start_sync(&mut self, node: NodeId) {
+        if let Entry::Vacant(round) = self.sync.active.entry(node) {
+            round.insert(false);
             let summary =
                 Summary { documents: self.trust.digest(), records: self.members.digest() };
             self.request(node, &Request::Compare(summary));
@@ -135,16 +138,17 @@ impl Control {
                 }
             }
             (Asked::Exchange, Some(Response::Difference(difference))) => {
+                let before = (self.trust.digest(), self.members.digest());
                 self.take_delivery(node, difference.delivery, now);
+                // Without anything new the next round would be this one again.
+                let is_news = before != (self.trust.digest(), self.members.digest());
+                self.sync.active.insert(node, difference.more && is_news);
                 let delivery =
                     self.delivery(&difference.wanted_documents, &difference.wanted_records);
                 if delivery == Delivery::default() {
                     self.finish_sync(node, now);
                 } else {
                     self.request(node, &Request::Push(delivery));
-                }
-                if difference.more {
-                    self.start_sync(node, now);
                 }
             }
             (Asked::Push, _) => self.finish_sync(node, now),
@@ -161,7 +165,10 @@ impl Control {
     }
 
     fn finish_sync(&mut self, node: NodeId, now: Now) {
-        self.sync.active.remove(&node);
+        if self.sync.active.remove(&node) == Some(true) {
+            self.start_sync(node);
+            return;
+        }
         self.vouch_for_orphans(now);
         self.first_sync_done(now);
     }
@@ -200,7 +207,8 @@ impl Control {
             difference.wanted_documents =
                 known.into_iter().filter(|digest| self.trust.document(digest).is_none()).collect();
         }
-        for bucket in &theirs.buckets {
+        let mut compared = BTreeSet::new();
+        for bucket in theirs.buckets.iter().filter(|bucket| compared.insert(bucket.index)) {
             let own: BTreeMap<_, _> = self.members.bucket(bucket.index).into_iter().collect();
             let their: BTreeMap<_, _> = bucket.records.iter().copied().collect();
             for (node, digest) in &own {

@@ -192,7 +192,7 @@ impl Control {
             _ if just_started => PeerState::Connecting,
             _ => PeerState::Down,
         };
-        let inherited = self.trust.pin(node).and_then(|pin| pin.inherited);
+        let inherited = self.trust.inherited(node).to_vec();
         let record = &member.record;
         let own_address = |own| if node == self.own { own } else { None };
         Some(MemberView {

@@ -139,7 +139,7 @@ fn winner(
     members: &BTreeMap<NodeId, Member>,
     trust: &Trust,
 ) -> Option<NodeId> {
-    let pinned = trust.pinned().into_iter().filter(|node| {
+    let pinned = trust.pinned().filter(|node| {
         members.contains_key(node) && trust.pin(*node).is_some_and(|pin| is_pinned(pin))
     });
     // Nobody was met before there was an invite to come by.

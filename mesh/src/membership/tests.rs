@@ -143,7 +143,7 @@ impl View {
             at: HybridTime { wall: Timestamp(at), count: 0 },
             ipv4: ipv4.map(address),
             name: name.map(named),
-            inherited: None,
+            inherited: Vec::new(),
         };
         self.learn(&NetworkDocument::Pin(sign(&pin, &key(ADMIN))));
         self.members.affect_claimants(pin.ipv4, pin.name.as_ref());

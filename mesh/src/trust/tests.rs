@@ -91,7 +91,7 @@ fn pin(admin: u8, pinned: u8, wall: u64, last: u8) -> NetworkDocument {
         at: HybridTime { wall: Timestamp(wall), count: 0 },
         ipv4: Some(Ipv4Addr::new(10, 77, 1, last)),
         name: None,
-        inherited: None,
+        inherited: Vec::new(),
     };
     NetworkDocument::Pin(sign(&pin, &key(admin)))
 }
@@ -258,7 +258,7 @@ fn the_latest_pin_of_a_node_counts_and_among_equals_the_higher_hash() {
         assert_eq!(pinned_host(&trust, 9), Some(6));
         assert_eq!(pinned_host(&trust, 8), Some(7));
         assert_eq!(pinned_host(&trust, 7), None);
-        assert_eq!(trust.pinned(), BTreeSet::from([node(8), node(9)]));
+        assert_eq!(trust.pinned().collect::<BTreeSet<_>>(), BTreeSet::from([node(8), node(9)]));
     }
     let equals = [pin(1, 9, 5, 5), pin(1, 9, 5, 6)];
     let highest = equals.iter().max_by_key(|pin| pin.digest()).unwrap();
@@ -524,7 +524,7 @@ fn answers(trust: &mut Trust) -> impl PartialEq + std::fmt::Debug + use<> {
         trust.charter().map(|charter| charter.signed().digest()),
         trust.genesis().map(|genesis| genesis.signed().digest()),
         trust.contradictory_generations(),
-        (trust.newest_signed(), trust.newest_pin(), trust.pinned()),
+        (trust.newest_signed(), trust.newest_pin(), trust.pinned().collect::<Vec<_>>()),
     )
 }
 

@@ -60,11 +60,24 @@ pub(super) struct Interface {
     pub(super) name: String,
     range: Ipv4Range,
     range6: Ipv6Range,
+    wanted: Vec<Prefix>,
+    problem: Option<String>,
+    up: bool,
 }
 
 impl Interface {
     pub(super) fn new(name: String, range: Ipv4Range, range6: Ipv6Range) -> Self {
-        Self { name, range, range6 }
+        Self { name, range, range6, wanted: Vec::new(), problem: None, up: true }
+    }
+
+    /// Why it does not have the addresses that it should have.
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// Whether it was up when it was looked at last.
+    pub(super) fn is_up(&self) -> bool {
+        self.up
     }
 
     /// Brings it up. An interface that outlived the last run keeps its
@@ -76,27 +89,61 @@ impl Interface {
 
     /// Gives it these addresses and no others of the mesh.
     pub(super) async fn set_addresses(
-        &self,
+        &mut self,
         netlink: &Netlink,
         ipv4: Option<Ipv4Addr>,
         ipv6: &[Ipv6Addr],
-    ) -> Result<(), Error> {
-        let wanted: Vec<Prefix> = ipv4
+    ) {
+        self.wanted = ipv4
             .map(|address| Prefix::new(address, self.range.prefix()))
             .into_iter()
             .chain(ipv6.iter().map(|address| Prefix::new(*address, Ipv6Range::PREFIX)))
             .collect();
+        self.apply(netlink).await;
+    }
+
+    /// Tries again what failed.
+    pub(super) async fn repair(&mut self, netlink: &Netlink) {
+        if self.problem.is_some() {
+            self.apply(netlink).await;
+        }
+    }
+
+    /// Looks at what the host's interfaces are now, and puts back an address
+    /// that somebody took away.
+    pub(super) async fn look_at(&mut self, netlink: &Netlink, links: &[Link], all: &[Address]) {
+        let link = links.iter().find(|link| link.name == self.name);
+        self.up = link.is_some_and(|link| link.up);
+        let has = |wanted: &Prefix| {
+            all.iter().any(|address| {
+                Some(address.interface) == link.map(|link| link.index) && address.prefix == *wanted
+            })
+        };
+        if link.is_some() && !self.wanted.iter().all(has) {
+            self.apply(netlink).await;
+        }
+    }
+
+    async fn apply(&mut self, netlink: &Netlink) {
+        let problem = self.try_apply(netlink).await.err().map(|error| error.to_string());
+        if let Some(problem) = problem.as_ref().filter(|_| problem != self.problem) {
+            tracing::error!(interface = self.name, problem, "the mesh interface is not set up");
+        }
+        self.problem = problem;
+    }
+
+    async fn try_apply(&self, netlink: &Netlink) -> Result<(), Error> {
         let link = netlink.link(&*self.name).await?;
         for address in netlink.addresses().await? {
             if address.interface == link.index
                 && self.is_inside(address.prefix.address)
-                && !wanted.contains(&address.prefix)
+                && !self.wanted.contains(&address.prefix)
             {
                 netlink.remove_address(&*self.name, address.prefix).await?;
             }
         }
-        for prefix in wanted {
-            netlink.add_address(&*self.name, prefix).await?;
+        for prefix in &self.wanted {
+            netlink.add_address(&*self.name, *prefix).await?;
         }
         Ok(())
     }

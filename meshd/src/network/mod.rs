@@ -15,6 +15,7 @@ mod discovery;
 mod gate;
 mod interface;
 mod join;
+mod names;
 mod task;
 
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! The task of one network: see the folder's front page.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,6 @@ use epsilon_proto::id::{BootId, NetworkId, NodeId};
 use epsilon_proto::key::{SecretKey, Strict};
 use epsilon_proto::message::Refusal;
 use epsilon_proto::name::{NetworkName, NodeName};
-use epsilon_proto::token::HostPort;
 use epsilon_proto::wire;
 use epsilon_sys::netlink::{self, Netlink};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -26,6 +25,7 @@ use super::discovery::Discovery;
 use super::gate::Secrets;
 use super::interface::{Interface, is_mesh, local_prefixes};
 use super::join::{JoinError, Joined, Watch};
+use super::names::Names;
 use super::{Config, Error, IDENTITY_FILE, Order, Pong, ROOT_FILE, Snapshot};
 use crate::control::{self as plane, AdmissionEvent, AdmissionStep};
 use crate::data::{self, DataStats, Sockets, Tun};
@@ -34,8 +34,6 @@ use crate::{clock, journal, random};
 
 /// After a change of interfaces, how long to wait for the next.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Between two attempts to resolve the names of addresses.
-const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// How long a ping waits for its answer.
 const PING: Duration = Duration::from_secs(2);
 /// Admissions, and answers of the store, that may wait.
@@ -64,24 +62,14 @@ pub(super) struct Task {
     netlink: Netlink,
     changes: netlink::Changes,
     interface: Interface,
-    interface_up: bool,
-    interface_problem: Option<String>,
     discovery: Option<Discovery>,
-    resolved: mpsc::Receiver<Resolved>,
-    lookups: mpsc::Sender<Resolved>,
-    resolve_due: tokio::time::Instant,
+    names: Names,
     settle: Option<tokio::time::Instant>,
     watch: Watch,
     waiting: Waiting,
     failed_calls: BTreeMap<SocketAddr, String>,
     refusal: Option<Refusal>,
     started: Timestamp,
-}
-
-/// Names that were looked up.
-struct Resolved {
-    token: Vec<SocketAddr>,
-    advertise: Vec<SocketAddr>,
 }
 
 impl Task {
@@ -143,7 +131,6 @@ impl Task {
             gate.clone(),
             admission_sender,
         )?;
-        let (lookups, resolved) = mpsc::channel(1);
         let watch =
             if config.founding { Watch::founder(now.instant) } else { Watch::new(now.instant) };
         let mut task = Self {
@@ -162,12 +149,8 @@ impl Task {
             netlink,
             changes,
             interface,
-            interface_up: true,
-            interface_problem: None,
             discovery,
-            resolved,
-            lookups,
-            resolve_due: tokio::time::Instant::now(),
+            names: Names::new(),
             settle: None,
             watch,
             waiting: Waiting {
@@ -181,6 +164,7 @@ impl Task {
             started: now.wall,
         };
         task.look_around().await?;
+        task.tell_addresses();
         task.carry_out().await?;
         Ok(task)
     }
@@ -218,10 +202,9 @@ impl Task {
                     Ok(())
                 }
                 change = self.changes.next() => self.host_changed(change.as_ref()),
-                Some(resolved) = self.resolved.recv() => {
-                    let now = clock::now();
-                    self.engine.handle_token_addresses(resolved.token, now);
-                    self.engine.handle_configured_addresses(resolved.advertise, now);
+                found = self.names.answered() => {
+                    self.names.learn(found);
+                    self.tell_addresses();
                     Ok(())
                 }
                 order = orders.recv() => match order {
@@ -269,11 +252,10 @@ impl Task {
         let joins = self.watch.due(now).filter(|_| !self.waiting.joins.is_empty());
         let joins = joins.map(clock::deadline);
         let pings = self.waiting.pings.values().map(|(_, _, until)| clock::deadline(*until)).min();
-        [engine, joins, pings, self.settle, Some(self.resolve_due)]
+        [engine, joins, pings, self.settle]
             .into_iter()
             .flatten()
-            .min()
-            .unwrap_or(self.resolve_due)
+            .fold(self.names.due(), tokio::time::Instant::min)
     }
 
     async fn timers(&mut self) -> Result<(), Error> {
@@ -283,8 +265,10 @@ impl Task {
             self.settle = None;
             self.look_around().await?;
         }
-        if self.resolve_due <= tokio::time::Instant::now() {
-            self.resolve();
+        if self.names.due() <= tokio::time::Instant::now() {
+            let settings = self.engine.settings();
+            self.names.look_up(settings.token_addresses.iter().chain(&settings.advertise));
+            self.interface.repair(&self.netlink).await;
         }
         let late: Vec<u64> = self
             .waiting
@@ -318,8 +302,8 @@ impl Task {
                         .map(|(address, reason)| (*address, reason.clone()))
                         .collect(),
                     refusal: self.refusal,
-                    interface_problem: self.interface_problem.clone(),
-                    interface_up: self.interface_up,
+                    interface_problem: self.interface.problem().map(str::to_owned),
+                    interface_up: self.interface.is_up(),
                     dir: self.config.dir.clone(),
                     started: self.started,
                     keeps_root: self.config.dir.join(ROOT_FILE).exists(),
@@ -440,22 +424,19 @@ impl Task {
         if let Some(discovery) = &mut self.discovery {
             discovery.refresh(&links, &addresses, is_mesh);
         }
-        self.interface_up = links.iter().any(|link| link.name == self.interface.name && link.up);
+        self.interface.look_at(&self.netlink, &links, &addresses).await;
         self.engine.handle_local_addresses(local_prefixes(&links, &addresses), clock::now());
         Ok(())
     }
 
-    /// Looks names up beside the task; the answer comes as an input.
-    fn resolve(&mut self) {
-        self.resolve_due = tokio::time::Instant::now() + RESOLVE_EVERY;
+    /// Tells the engine where others are, and where others reach this node.
+    fn tell_addresses(&mut self) {
+        let now = clock::now();
         let settings = self.engine.settings();
-        let (token, advertise) = (settings.token_addresses.clone(), settings.advertise.clone());
-        let lookups = self.lookups.clone();
-        tokio::spawn(async move {
-            let (token, advertise) = (look_up(token).await, look_up(advertise).await);
-            // The task may have ended meanwhile.
-            let _ = lookups.send(Resolved { token, advertise }).await;
-        });
+        let token = self.names.addresses(&settings.token_addresses);
+        let configured = self.names.addresses(&settings.advertise);
+        self.engine.handle_token_addresses(token, now);
+        self.engine.handle_configured_addresses(configured, now);
     }
 
     /// Carries out everything that the engine wants, in its order.
@@ -499,11 +480,7 @@ impl Task {
             Output::Publish(bytes) => self.tell_control(plane::Command::Publish(bytes)).await?,
             Output::Shard(command) => self.data.command(command),
             Output::Addresses { ipv4, ipv6 } => {
-                let set = self.interface.set_addresses(&self.netlink, ipv4, &ipv6).await;
-                self.interface_problem = set.err().map(|error| error.to_string());
-                if let Some(problem) = &self.interface_problem {
-                    tracing::error!(network = %self.name, problem, "the mesh interface is not set up");
-                }
+                self.interface.set_addresses(&self.netlink, ipv4, &ipv6).await;
             }
             Output::Beacon(datagram) => {
                 if let Some(discovery) = &self.discovery {
@@ -557,23 +534,4 @@ fn read_identity(dir: &std::path::Path) -> Result<SecretKey, Error> {
 fn hostname() -> Option<NodeName> {
     let hostname = nix::unistd::gethostname().ok()?;
     NodeName::from_hostname(hostname.to_str()?)
-}
-
-async fn look_up(hosts: Vec<HostPort>) -> Vec<SocketAddr> {
-    let mut addresses = Vec::new();
-    for host in hosts {
-        if let Some(address) = host.address() {
-            addresses.push(address);
-            continue;
-        }
-        match tokio::net::lookup_host((host.host(), host.port())).await {
-            Ok(found) => addresses.extend(found.filter(|address| !is_unspecified(address.ip()))),
-            Err(error) => tracing::warn!(%host, %error, "cannot look up the address"),
-        }
-    }
-    addresses
-}
-
-fn is_unspecified(address: IpAddr) -> bool {
-    address.is_unspecified()
 }

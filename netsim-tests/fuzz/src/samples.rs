@@ -130,7 +130,7 @@ pub(crate) fn pin() -> Pin {
         at: HybridTime { wall: NOW, count: 3 },
         ipv4: Some([10, 77, 9, 9].into()),
         name: Some("db".parse().unwrap()),
-        inherited: Some("fd00::7".parse().unwrap()),
+        inherited: vec!["fd00::7".parse().unwrap()],
     }
 }
 

@@ -102,10 +102,19 @@ pub struct Pin {
     pub ipv4: Option<Ipv4Addr>,
     /// The name.
     pub name: Option<NodeName>,
-    /// The IPv6 address of a node that this one replaces, besides its own.
-    pub inherited: Option<Ipv6Addr>,
+    /// The IPv6 addresses of nodes that this one replaces, besides its own.
+    pub inherited: Vec<Ipv6Addr>,
 }
-wire_struct!(Pin { 0 => node, 1 => at, 2 => ipv4, 3 => name, 4 => inherited });
+wire_struct!(Pin { 0 => node, 1 => at, 2 => ipv4, 3 => name, 4 => inherited }
+check |pin| if pin.inherited.len() <= Pin::MAX_INHERITED {
+    Ok(())
+} else {
+    Err(WireError::Invalid("pin: too many inherited addresses"))
+});
+impl Pin {
+    /// The most addresses that a node may inherit.
+    pub const MAX_INHERITED: usize = 16;
+}
 impl Document for Pin {
     const TYPE: &'static str = "pin";
 }

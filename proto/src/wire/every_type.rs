@@ -359,7 +359,7 @@ fn departure() -> impl Strategy<Value = Departure> {
 }
 
 fn pin() -> impl Strategy<Value = Pin> {
-    let inherited = any::<Option<std::net::Ipv6Addr>>();
+    let inherited = vec(any::<std::net::Ipv6Addr>(), 0..3);
     (node(), hybrid_time(), any::<Option<std::net::Ipv4Addr>>(), of(node_name()), inherited)
         .prop_map(|(node, at, ipv4, name, inherited)| Pin { node, at, ipv4, name, inherited })
 }
