@@ -80,6 +80,10 @@ impl Write {
         let key = [&secret.epoch.to_be_bytes()[..], &secret.check().0].concat();
         Self::put(Table::Gate, &key, secret)
     }
+    pub(crate) fn forget_contact(node: NodeId) -> Self {
+        Self { table: Table::Contacts, key: node.0.to_vec(), value: None }
+    }
+
     pub(crate) fn contact(node: NodeId, address: SocketAddr) -> Self {
         Self::put(Table::Contacts, &node.0, &address)
     }

@@ -168,8 +168,8 @@ impl Trust {
                 self.invites.entry(invite.key).or_default().insert(digest, invite);
             }
             NetworkDocument::Pin(signed) => {
+                // Its reading is an order, no evidence of the time.
                 let pin = self.by_admin(signed, check)?;
-                self.note_time(pin.signer(), pin.at.wall);
                 self.pins.entry(pin.node).or_default().insert(digest, pin);
             }
             NetworkDocument::GateEpoch(signed) => {

@@ -76,10 +76,9 @@ impl Store {
     /// Makes a store with these rows.
     pub fn create(path: &Path, writes: &[Write]) -> Result<Self, StoreError> {
         let database = builder().create(path).map_err(failed("create", path))?;
-        let store = Self { path: path.to_owned(), database: Some(database) };
         restrict(path);
-        store.write(writes)?;
-        Ok(store)
+        write(&database, path, writes)?;
+        Ok(Self { path: path.to_owned(), database: Some(database) })
     }
 
     /// Opens a store and reads it. On a file system that takes no writes it is
@@ -102,37 +101,15 @@ impl Store {
         }
     }
 
-    fn write(&self, writes: &[Write]) -> Result<(), StoreError> {
-        let Some(database) = &self.database else { return Ok(()) };
-        let path = &self.path;
-        let mut transaction = database.begin_write().map_err(failed("write", path))?;
-        // So that a file whose writer was killed can be read where nothing can
-        // be written.
-        transaction.set_quick_repair(true);
-        for table in Table::ALL {
-            let mut rows =
-                transaction.open_table(definition(table)).map_err(failed("write", path))?;
-            for write in writes.iter().filter(|write| write.table == table) {
-                match &write.value {
-                    Some(value) => {
-                        rows.insert(&write.key[..], &value[..]).map_err(failed("write", path))?;
-                    }
-                    None => {
-                        rows.remove(&write.key[..]).map_err(failed("write", path))?;
-                    }
-                }
-            }
-        }
-        transaction.commit().map_err(failed("write", path))
-    }
-
     /// Writes, after opening the file anew where the last write failed.
     fn write_again(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        if self.database.is_none() {
-            let database = builder().open(&self.path).map_err(failed("open", &self.path))?;
-            self.database = Some(database);
-        }
-        self.write(writes).inspect_err(|_| self.database = None)
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => builder().open(&self.path).map_err(failed("open", &self.path))?,
+        };
+        write(&database, &self.path, writes)?;
+        self.database = Some(database);
+        Ok(())
     }
 
     /// Starts the thread; `persisted` is called there with every batch's end.
@@ -163,6 +140,27 @@ impl Store {
             .map_err(|source| StoreError::Thread { path, source })?;
         Ok(Writer { batches: Some(batches), thread: Some(thread) })
     }
+}
+
+fn write(database: &Database, path: &Path, writes: &[Write]) -> Result<(), StoreError> {
+    let mut transaction = database.begin_write().map_err(failed("write", path))?;
+    // So that a file whose writer was killed can be read where nothing can
+    // be written.
+    transaction.set_quick_repair(true);
+    for table in Table::ALL {
+        let mut rows = transaction.open_table(definition(table)).map_err(failed("write", path))?;
+        for write in writes.iter().filter(|write| write.table == table) {
+            match &write.value {
+                Some(value) => {
+                    rows.insert(&write.key[..], &value[..]).map_err(failed("write", path))?;
+                }
+                None => {
+                    rows.remove(&write.key[..]).map_err(failed("write", path))?;
+                }
+            }
+        }
+    }
+    transaction.commit().map_err(failed("write", path))
 }
 
 fn builder() -> Builder {

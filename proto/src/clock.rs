@@ -108,9 +108,6 @@ pub struct HybridTime {
 }
 wire_struct!(HybridTime { 0 => wall, 1 => count });
 
-/// How far ahead of trusted time a hybrid reading may be.
-pub const MAX_AHEAD: Duration = Duration::from_mins(5);
-
 impl HybridTime {
     /// The next reading after this one, at the given time.
     #[must_use]
@@ -122,13 +119,6 @@ impl HybridTime {
             Some(count) => Self { wall: self.wall, count },
             None => Self { wall: Timestamp(self.wall.0.saturating_add(1)), count: 0 },
         }
-    }
-
-    /// This reading moved past one that was received; `None` when that one is
-    /// more than [`MAX_AHEAD`] ahead of `trusted` and must not be merged.
-    #[must_use]
-    pub fn merge(self, received: Self, trusted: Timestamp) -> Option<Self> {
-        (received.wall <= trusted.after(MAX_AHEAD)).then(|| self.max(received).tick(trusted))
     }
 }
 
@@ -169,16 +159,6 @@ mod tests {
             trusted_time(Timestamp(9_000), Timestamp(1_000), [Timestamp(2_000)]),
             Timestamp(9_000)
         );
-    }
-
-    #[test]
-    fn a_hybrid_clock_is_later_than_all_it_merged_and_refuses_the_far_future() {
-        let mine = HybridTime { wall: Timestamp(1_000), count: 4 };
-        let near = HybridTime { wall: Timestamp(2_000), count: 0 };
-        let merged = mine.merge(near, Timestamp(1_500)).unwrap();
-        assert!(merged > near && merged > mine);
-        let far = HybridTime { wall: Timestamp(2_000_000), count: 0 };
-        assert_eq!(mine.merge(far, Timestamp(1_500)), None);
     }
 
     proptest::proptest! {

@@ -106,9 +106,6 @@ pub enum TokenError {
         "the token was tampered with: its secret does not fit its invite; ask an admin of the network for a new one"
     )]
     Secret,
-    /// Its invite admits nobody any more.
-    #[error("the token expired at {0}; ask an admin of the network for a new one")]
-    Expired(Timestamp),
 }
 
 /// A token all of whose signatures hold.
@@ -199,12 +196,9 @@ impl VerifiedToken {
         Verified::sign(certificate, self.id, &self.invite_key)
     }
 
-    /// Whether the invite admits nobody any more at that time.
-    pub fn expired_at(&self, now: Timestamp) -> Result<(), TokenError> {
-        match self.invite.expires {
-            Some(expires) if expires <= now => Err(TokenError::Expired(expires)),
-            _ => Ok(()),
-        }
+    /// Since when the invite admits nobody any more, if it is later now.
+    pub fn expired(&self, now: Timestamp) -> Option<Timestamp> {
+        self.invite.expires.filter(|expires| *expires <= now)
     }
 }
 

@@ -140,6 +140,12 @@ async fn join(join: Join, context: &Context) -> Result<Exit, Failure> {
             "No other member was reached so far: this machine works alone and keeps trying.\n\
              next: epsilon status",
         );
+        if let Some(expired) = &joined.token_expired_at {
+            screen.note(&format!(
+                "By this machine's clock the token expired at {expired}: then no member will let \
+                 it in.\nnext: epsilon mesh leave, and join with a new token"
+            ));
+        }
     }
     Ok(Exit::OK)
 }

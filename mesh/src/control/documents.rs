@@ -249,6 +249,16 @@ impl Control {
         // comes with every hello.
         if refusal == Refusal::Cloned {
             self.raise(Condition::Cloned, now);
+            self.peer(self.own).note_clone(now.instant);
+        }
+    }
+
+    /// The second machine with this node's identity is heard of no more.
+    pub(super) fn forget_clone(&mut self, now: Now) {
+        if self.conditions.contains_key(&Condition::Cloned)
+            && !self.peer(self.own).is_cloned(now.instant)
+        {
+            self.conditions.remove(&Condition::Cloned);
         }
     }
 

@@ -434,6 +434,9 @@ impl Control {
         self.sync.forget(node);
         self.peers.remove(&node);
         self.own_record.forget_promise(node);
+        if self.contacts.remove(&node).is_some() {
+            self.persist(vec![Write::forget_contact(node)], None);
+        }
         self.plane.touch(node);
     }
 

@@ -476,6 +476,7 @@ impl Control {
         if self.beacon_due <= now.instant {
             self.send_beacon(now);
             self.forget_strangers(now);
+            self.forget_clone(now);
         }
         if self.retry_storage.is_some_and(|retry| retry <= now.instant) {
             self.retry_storage = None;

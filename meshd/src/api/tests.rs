@@ -407,6 +407,7 @@ fn reply_to(call: &Call) -> Reply {
             root_key: None,
         }),
         Call::Join(_) => Reply::Join(Joined {
+            token_expired_at: None,
             network,
             id: "id".into(),
             node: OwnNode {

@@ -11,6 +11,7 @@ use epsilon_proto::api::{
     ClusterKind, CreateRequest, Created, EventKind, JoinRequest, Joined, Left, OwnNode, Problem,
     ProblemKind, Severity, Time,
 };
+use epsilon_proto::clock::Timestamp;
 use epsilon_proto::key::{SecretKey, Strict};
 use epsilon_proto::name::{Domain, NetworkName};
 use epsilon_proto::record::{Label, MAX_LABELS};
@@ -38,6 +39,7 @@ const MAX_MEMBERS: u32 = 1024;
 /// A join came to its end.
 pub(super) struct Settled {
     name: NetworkName,
+    token_expired: Option<Timestamp>,
     outcome: Result<Result<network::Joined, JoinError>, network::Stopped>,
     answer: Answer,
 }
@@ -182,12 +184,13 @@ impl Daemon {
 
     pub(super) async fn join(&mut self, request: JoinRequest, answer: Answer) {
         match self.begin_join(request).await {
-            Ok(Begun::Under(name, client)) => {
+            Ok(Begun::Under(name, client, token_expired)) => {
                 let settle = self.settle.clone();
                 tokio::spawn(async move {
                     let outcome = client.joined().await;
                     // The daemon may be stopping.
-                    let _ = settle.send(Settled { name, outcome, answer }).await;
+                    let settled = Settled { name, token_expired, outcome, answer };
+                    let _ = settle.send(settled).await;
                 });
             }
             // The client may have hung up.
@@ -204,7 +207,7 @@ impl Daemon {
         if let Some(network) = self.networks.get(&name) {
             let snapshot = network.client().snapshot().await.map_err(stopped)?;
             if snapshot.view.id == id {
-                return Ok(Begun::Already(Box::new(joined(&snapshot, true))));
+                return Ok(Begun::Already(Box::new(joined(&snapshot, true, None))));
             }
         }
         self.refuse_known(&name, id)?;
@@ -231,18 +234,20 @@ impl Daemon {
         };
         let settings = wishes.settings(&place, token.addresses.clone())?;
         let key = SecretKey::generate(&mut random::system());
+        // Whether this clock is right the members know: they decide.
+        let token_expired = token.expired(now);
         let saved = join(token, &key, roles, settings, now);
         let network = self.settle_in(&name, &key, None, &saved, false).await?;
         let client = network.client();
         self.networks.insert(name.clone(), network);
-        Ok(Begun::Under(name, client))
+        Ok(Begun::Under(name, client, token_expired))
     }
 
     /// A join is decided: keeps the network, or leaves nothing of it.
     pub(super) async fn settle_join(&mut self, settled: Settled) {
-        let Settled { name, outcome, answer } = settled;
+        let Settled { name, token_expired, outcome, answer } = settled;
         let result = match outcome {
-            Ok(Ok(_)) => self.joined(&name).await,
+            Ok(Ok(_)) => self.joined(&name, token_expired).await,
             Ok(Err(reason)) => {
                 self.discard(&name).await;
                 Err(error(format!("cannot join {name}: {reason}")))
@@ -256,7 +261,11 @@ impl Daemon {
         let _ = answer.send(result.map(Reply::Join));
     }
 
-    async fn joined(&mut self, name: &NetworkName) -> Result<Joined, Problem> {
+    async fn joined(
+        &mut self,
+        name: &NetworkName,
+        token_expired: Option<Timestamp>,
+    ) -> Result<Joined, Problem> {
         if let Err(problem) = self.keep(name) {
             self.discard(name).await;
             return Err(problem);
@@ -264,7 +273,7 @@ impl Daemon {
         let network = self.networks.get(name).ok_or_else(|| left_meanwhile(name))?;
         let snapshot = network.client().snapshot().await.map_err(stopped)?;
         self.record(EventKind::Joined, name, format!("joined network {name}"));
-        Ok(joined(&snapshot, false))
+        Ok(joined(&snapshot, false, token_expired))
     }
 
     /// From now on the network is one of this machine's.
@@ -432,7 +441,7 @@ impl Daemon {
 }
 
 enum Begun {
-    Under(NetworkName, network::Client),
+    Under(NetworkName, network::Client, Option<Timestamp>),
     Already(Box<Joined>),
 }
 
@@ -477,7 +486,7 @@ fn left_meanwhile(name: &NetworkName) -> Problem {
     error(format!("network {name} was left meanwhile"))
 }
 
-fn joined(snapshot: &network::Snapshot, already: bool) -> Joined {
+fn joined(snapshot: &network::Snapshot, already: bool, token_expired: Option<Timestamp>) -> Joined {
     let node: OwnNode = render::own(snapshot);
     Joined {
         network: snapshot.view.network.name.to_string(),
@@ -486,12 +495,13 @@ fn joined(snapshot: &network::Snapshot, already: bool) -> Joined {
         members: render::counts(snapshot),
         reachable: render::is_reachable(snapshot),
         already,
+        token_expired_at: token_expired.map(render::time),
     }
 }
 
 fn token_problem(problem: &TokenError) -> Problem {
     let kind = match problem {
-        TokenError::Tampered(_) | TokenError::Secret | TokenError::Expired(_) => ProblemKind::Error,
+        TokenError::Tampered(_) | TokenError::Secret => ProblemKind::Error,
         _ => ProblemKind::Usage,
     };
     Problem::new(kind, problem.to_string())

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Health, Invite, MemberCounts, OwnNode, Role, Secret};
+use super::{Health, Invite, MemberCounts, OwnNode, Role, Secret, Time};
 
 /// What answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -115,6 +115,9 @@ pub struct Joined {
     pub reachable: bool,
     /// Whether this machine had joined before.
     pub already: bool,
+    /// When the token expired, if it has by this machine's clock. Members go
+    /// by the network's time, so it matters only while none was reached.
+    pub token_expired_at: Option<Time>,
 }
 
 /// This machine left a network and its state is gone.
