@@ -12,7 +12,11 @@ use std::thread;
 
 use epsilon_mesh::control::Ticket;
 use epsilon_mesh::saved::{Saved, SavedError, Table, Write};
-use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::backends::InMemoryBackend;
+use redb::{
+    Builder, Database, ReadableDatabase as _, ReadableTable as _, StorageBackend as _,
+    TableDefinition,
+};
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
@@ -91,7 +95,7 @@ impl Store {
                 Ok((Self { path: path.to_owned(), database: Some(database) }, saved))
             }
             Err(writable) => {
-                let Ok(database) = builder().open_read_only(path) else {
+                let Ok(database) = open_copy(path) else {
                     return Err(failed("open", path)(writable));
                 };
                 let transaction = database.begin_read().map_err(failed("read", path))?;
@@ -143,10 +147,7 @@ impl Store {
 }
 
 fn write(database: &Database, path: &Path, writes: &[Write]) -> Result<(), StoreError> {
-    let mut transaction = database.begin_write().map_err(failed("write", path))?;
-    // So that a file whose writer was killed can be read where nothing can
-    // be written.
-    transaction.set_quick_repair(true);
+    let transaction = database.begin_write().map_err(failed("write", path))?;
     for table in Table::ALL {
         let mut rows = transaction.open_table(definition(table)).map_err(failed("write", path))?;
         for write in writes.iter().filter(|write| write.table == table) {
@@ -167,6 +168,16 @@ fn builder() -> Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE);
     builder
+}
+
+/// Opens a copy in memory: redb reads a file whose writer was killed only
+/// after a repair, which needs to write.
+fn open_copy(path: &Path) -> Result<Database, redb::Error> {
+    let bytes = std::fs::read(path)?;
+    let memory = InMemoryBackend::new();
+    memory.set_len(bytes.len() as u64)?;
+    memory.write(0, &bytes)?;
+    Ok(builder().create_with_backend(memory)?)
 }
 
 /// The directory is private already; this is the second lock on the door.
@@ -218,6 +229,37 @@ impl Drop for Writer {
             && thread.join().is_err()
         {
             tracing::error!("the thread that wrote the store panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(number: u8) -> Write {
+        Write { table: Table::Records, key: vec![number], value: Some(vec![number; 100]) }
+    }
+
+    fn rows(database: &Database) -> usize {
+        let transaction = database.begin_read().unwrap();
+        transaction.open_table(definition(Table::Records)).unwrap().iter().unwrap().count()
+    }
+
+    #[test]
+    fn a_file_whose_writer_was_killed_after_any_commit_can_be_read_where_nothing_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        drop(Store::create(&path, &[row(0)]).unwrap());
+        assert_eq!(rows(&open_copy(&path).unwrap()), 1, "closed cleanly");
+        let database = builder().open(&path).unwrap();
+        let killed = dir.path().join("killed");
+        for number in 1..20 {
+            std::fs::copy(&path, &killed).unwrap();
+            let before = std::fs::read(&killed).unwrap();
+            assert_eq!(rows(&open_copy(&killed).unwrap()), usize::from(number));
+            assert_eq!(std::fs::read(&killed).unwrap(), before, "it was only read");
+            write(&database, &path, &[row(number)]).unwrap();
         }
     }
 }

@@ -21,9 +21,9 @@ use epsilon_sys::file;
 use epsilon_sys::netlink::Netlink;
 
 use super::answer::{Asked, TOKEN_LIFE, root_to_text, stopped, usage};
-use super::{Daemon, provisional, render};
+use super::{Daemon, render};
 use crate::api::{Answer, Entry, Reply};
-use crate::network::{self, IDENTITY_FILE, JoinError, Network, ROOT_FILE};
+use crate::network::{self, IDENTITY_FILE, JoinError, Network, ROOT_FILE, provisional};
 use crate::store::{FILE, Store};
 use crate::{clock, random};
 
@@ -328,6 +328,9 @@ impl Daemon {
     async fn discard(&mut self, name: &NetworkName) -> bool {
         let Some(network) = self.networks.remove(name) else { return true };
         let (dir, interface) = (network.dir().to_owned(), network.interface().to_owned());
+        // If this is cut off, the next start goes on with it; where nothing
+        // can be written, the removal below says so.
+        let _ = provisional::mark(&dir, &interface);
         if let Err(reason) = network.stop().await {
             tracing::warn!(network = %name, "{reason}");
         }

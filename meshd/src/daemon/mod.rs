@@ -2,7 +2,6 @@
 
 mod answer;
 mod founding;
-mod provisional;
 mod render;
 mod select;
 
@@ -20,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::api::{Answer, Call, Journal, Reply, choose_network};
 use crate::clock;
 use crate::config::Config;
-use crate::network::{self, Network};
+use crate::network::{self, Network, provisional};
 
 /// A network that ended by itself is started again after this.
 const RESTART: Duration = Duration::from_secs(5);

@@ -16,6 +16,7 @@ mod gate;
 mod interface;
 mod join;
 mod names;
+pub(crate) mod provisional;
 mod task;
 
 use std::net::SocketAddr;

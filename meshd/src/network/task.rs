@@ -26,6 +26,7 @@ use super::gate::Secrets;
 use super::interface::{Interface, is_mesh, local_prefixes};
 use super::join::{JoinError, Joined, Watch};
 use super::names::Names;
+use super::provisional;
 use super::{Config, Error, IDENTITY_FILE, Order, Pong, ROOT_FILE, Snapshot};
 use crate::control::{self as plane, AdmissionEvent, AdmissionStep};
 use crate::data::{self, DataStats, Sockets, Tun};
@@ -70,6 +71,8 @@ pub(super) struct Task {
     failed_calls: BTreeMap<SocketAddr, String>,
     refusal: Option<Refusal>,
     started: Timestamp,
+    /// The state on disk does not count yet.
+    provisional: bool,
 }
 
 impl Task {
@@ -133,6 +136,7 @@ impl Task {
         )?;
         let watch =
             if config.founding { Watch::founder(now.instant) } else { Watch::new(now.instant) };
+        let provisional = provisional::marked(&config.dir).is_some();
         let mut task = Self {
             name: network.name.clone(),
             config,
@@ -162,6 +166,7 @@ impl Task {
             failed_calls: BTreeMap::new(),
             refusal: None,
             started: now.wall,
+            provisional,
         };
         task.look_around().await?;
         task.tell_addresses();
@@ -356,6 +361,7 @@ impl Task {
                 tracing::warn!(network = %self.name, %address, reason, "not listening");
             }
             plane::Event::LinkUp { peer, remote, outbound, .. } => {
+                self.keep_state();
                 self.failed_calls.clear();
                 self.refusal = None;
                 self.watch.link_up(now.instant);
@@ -395,6 +401,16 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    /// A member let this node in, which may have used up its token: whatever
+    /// happens from now on, the state must be there at the next start.
+    fn keep_state(&mut self) {
+        if std::mem::take(&mut self.provisional)
+            && let Err(error) = provisional::keep(&self.config.dir)
+        {
+            tracing::warn!(network = %self.name, %error, "cannot keep the state yet");
+        }
     }
 
     async fn tell_control(&self, command: plane::Command) -> Result<(), Error> {
@@ -447,6 +463,8 @@ impl Task {
         if !self.waiting.joins.is_empty()
             && let Some(outcome) = self.watch.outcome(clock::now().instant)
         {
+            // Whoever hears of it decides about the state.
+            self.provisional = false;
             for join in self.waiting.joins.drain(..) {
                 // Whoever asked may have gone.
                 let _ = join.send(outcome.clone());

@@ -83,7 +83,8 @@ async fn a_daemon_that_starts_on_a_read_only_directory_serves_what_is_there() {
     let node = fleet.node("n1");
     let token = node.run("token create").await.ok();
     let before = node.network().await.unwrap().node;
-    fleet.stop("n1").await;
+    // Killed: the store must be readable without being repaired first.
+    fleet.kill("n1").await;
     node.shell(&format!("mount -o remount,ro {STATE}")).await.ok();
     fleet.start("n1").await;
     fleet.meets(&["n1", "n2"]).await;

@@ -11,34 +11,37 @@ use std::path::Path;
 use epsilon_sys::file;
 use epsilon_sys::netlink::Netlink;
 
-use crate::network;
+use super::is_mesh_name;
 
 const MARKER: &str = "provisional";
 /// The longest name that an interface can have.
 const MAX: usize = 15;
 
 /// Marks the state in `dir`, which uses `interface`.
-pub(super) fn mark(dir: &Path, interface: &str) -> Result<(), file::Error> {
+pub(crate) fn mark(dir: &Path, interface: &str) -> Result<(), file::Error> {
     file::write_atomic(&dir.join(MARKER), interface.as_bytes(), 0o600)
 }
 
 /// The interface that the state in `dir` uses, if that state does not count.
-pub(super) fn marked(dir: &Path) -> Option<String> {
+pub(crate) fn marked(dir: &Path) -> Option<String> {
     let path = dir.join(MARKER);
     let text = file::read_limited(&path, MAX).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     path.exists().then(|| text.unwrap_or_default())
 }
 
-/// From now on the state in `dir` counts.
-pub(super) fn keep(dir: &Path) -> Result<(), io::Error> {
-    std::fs::remove_file(dir.join(MARKER))?;
-    std::fs::File::open(dir)?.sync_all()
+/// From now on the state in `dir` counts, if it did not before.
+pub(crate) fn keep(dir: &Path) -> Result<(), io::Error> {
+    match std::fs::remove_file(dir.join(MARKER)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => std::fs::File::open(dir)?.sync_all(),
+    }
 }
 
 /// Removes `interface` and the state in `dir`, in this order, so that what is
 /// cut off in between still has its marker.
-pub(super) async fn remove(dir: &Path, interface: &str) -> Result<(), io::Error> {
-    if network::is_mesh_name(interface) {
+pub(crate) async fn remove(dir: &Path, interface: &str) -> Result<(), io::Error> {
+    if is_mesh_name(interface) {
         let deleted = async { Netlink::open()?.delete_link(interface).await }.await;
         if let Err(error) = deleted {
             tracing::warn!(interface, %error, "cannot delete the interface");
