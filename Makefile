@@ -7,13 +7,12 @@ DENY    := $(TOOLS)/bin/cargo-deny
 DENY_VERSION := 0.20.2
 FUZZ    := $(TOOLS)/bin/cargo-fuzz
 FUZZ_VERSION := 0.13.2
-FUZZ_SECONDS ?= 60
 
 # command:package, as Debian and Ubuntu call them
-NEEDED  := cc:gcc ping:iputils-ping ip:iproute2 faketime:faketime
+LAB_NEEDS  := cc:gcc ping:iputils-ping
+TEST_NEEDS := $(LAB_NEEDS) ip:iproute2 faketime:faketime
 
-.PHONY: help build lab lab-down test check unit sim e2e bench openapi deps clean \
-	soak sim-soak fuzz-soak e2e-soak idle-soak
+.PHONY: help build lab lab-down test check unit sim e2e bench openapi deps clean soak
 
 help:
 	@echo "make lab        build, and bring up a fleet of three nodes on this machine"
@@ -22,9 +21,10 @@ help:
 	@echo "make soak       the long runs: all seeds, fuzzing, idle traffic"
 	@echo "make bench      the figures of docs/benchmarks.md"
 
-deps:
+# Installs what is missing where it may, else says what to install.
+define require
 	@missing=""; \
-	for need in $(NEEDED); do \
+	for need in $(1); do \
 		command -v $${need%%:*} >/dev/null 2>&1 || [ -x /usr/sbin/$${need%%:*} ] || missing="$$missing $${need##*:}"; \
 	done; \
 	[ -z "$$missing" ] && exit 0; \
@@ -34,8 +34,13 @@ deps:
 	else \
 		echo "missing:$$missing; install it, on Debian or Ubuntu with: sudo apt-get install$$missing"; exit 1; \
 	fi
+endef
 
-build: deps
+deps:
+	$(call require,$(TEST_NEEDS))
+
+build:
+	$(call require,$(LAB_NEEDS))
 	@$(CARGO) build --locked --quiet -p meshd -p epsilon-cli
 
 lab: build
@@ -52,7 +57,7 @@ check: deps $(DENY)
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 	$(DENY) --log-level error check bans licenses sources
 
-unit: build
+unit: deps build
 	$(CARGO) test --locked --workspace --exclude epsilon-netsim-tests --quiet
 	$(CARGO) test --locked -p epsilon-netsim-tests --lib --quiet
 
@@ -60,29 +65,16 @@ sim: deps
 	$(CARGO) test --locked -p epsilon-netsim-tests --test sim
 	EPSILON_SIM_SEED=1 EPSILON_SIM_NODES=1000 $(CARGO) test --locked -p epsilon-netsim-tests --test sim -- churn::views --nocapture
 
-e2e: build
+e2e: deps build
 	$(CARGO) test --locked -p epsilon-netsim-tests --test e2e
 
 bench: deps
 	$(CARGO) build --locked --release --quiet -p meshd -p epsilon-cli
 	$(CARGO) bench --locked --quiet -p epsilon-netsim-tests --bench fleet
 
-# About an hour and a half on two cores.
-soak: sim-soak fuzz-soak e2e-soak idle-soak
-
-sim-soak: deps
-	EPSILON_SIM_SEEDS=200 $(CARGO) test --locked --profile soak -p epsilon-netsim-tests --test sim -- churn::views --nocapture
-	EPSILON_SIM_SEEDS=5 EPSILON_SIM_NODES=1000 $(CARGO) test --locked --profile soak -p epsilon-netsim-tests --test sim -- churn::views --nocapture
-
-fuzz-soak: deps $(FUZZ)
-	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" netsim-tests/fuzz/run $(FUZZ_SECONDS)
-
-e2e-soak: build
-	for round in 1 2 3; do $(CARGO) test --locked -p epsilon-netsim-tests --test e2e || exit 1; done
-
-idle-soak: deps
-	$(CARGO) build --locked --release --quiet -p meshd -p epsilon-cli
-	BENCH_IDLE_SECONDS=600 $(CARGO) bench --locked --quiet -p epsilon-netsim-tests --bench fleet
+# The better part of an hour on two cores; `netsim-tests/soak sim` runs a part.
+soak: deps build $(FUZZ)
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" CARGO="$(CARGO)" netsim-tests/soak
 
 openapi:
 	$(CARGO) run --locked --quiet -p meshd -- --print-openapi > docs/openapi.json

@@ -17,19 +17,29 @@ pub fn preflight() -> Result<(), Error> {
             let reason = format!("/dev/net/tun cannot be opened: {errno}");
             let remedy = match errno {
                 nix::errno::Errno::ENOENT => "load the kernel module tun: sudo modprobe tun",
-                _ => "run it as root: sudo epsilon lab up",
+                _ => return Err(Error::Unprivileged { reason, remedy: as_root() }),
             };
             return Err(Error::Unprivileged { reason, remedy: remedy.to_owned() });
         }
     };
     let remedy = if geteuid().is_root() {
         "give this container CAP_SYS_ADMIN and CAP_NET_ADMIN, or run it on the machine itself"
+            .to_owned()
     } else if user_namespaces_work() {
-        "run: unshare --user --map-root-user epsilon lab up"
+        format!("run: unshare --user --map-root-user {} lab up", own_program())
     } else {
-        "run it as root: sudo epsilon lab up"
+        as_root()
     };
-    Err(Error::Unprivileged { reason, remedy: remedy.to_owned() })
+    Err(Error::Unprivileged { reason, remedy })
+}
+
+fn as_root() -> String {
+    format!("run it as root: sudo {} lab up", own_program())
+}
+
+/// This program, as a shell finds it also where it is not installed.
+fn own_program() -> String {
+    std::env::current_exe().map_or_else(|_| "epsilon".to_owned(), |path| path.display().to_string())
 }
 
 /// The only sure way to know is to try.
