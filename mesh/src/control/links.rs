@@ -14,6 +14,7 @@ use rand_core::Rng as _;
 
 use super::documents::{Source, Taken};
 use super::{Control, Output};
+use crate::budget::Budget;
 use crate::dial::Callee;
 use crate::event::Event;
 use crate::path::Paths;
@@ -61,7 +62,7 @@ pub(super) struct Peer {
     broke: Option<Instant>,
     /// When it was last heard on the control plane.
     pub(super) last_seen: Option<Timestamp>,
-    forward: (u32, Instant),
+    forward: Budget,
     /// An unanswered wish to be vouched for.
     pub(super) asked_to_introduce: bool,
     /// When to sync once more, because gossip of the link's first moments may
@@ -93,7 +94,7 @@ impl Peer {
             link: None,
             broke: None,
             last_seen: None,
-            forward: (FORWARD_BURST, Instant::default()),
+            forward: Budget::new(FORWARD_BURST, FORWARD_EVERY, Instant::default()),
             asked_to_introduce: false,
             resync: None,
             refused_us: None,
@@ -131,16 +132,6 @@ impl Peer {
     /// Whether its link broke just now.
     pub(super) fn is_in_grace(&self) -> bool {
         self.broke.is_some()
-    }
-
-    /// Whether one more record of this owner may be forwarded now.
-    fn may_forward(&mut self, now: Instant) -> bool {
-        let (tokens, since) = self.forward;
-        let gained = (now.since(since).as_secs() / FORWARD_EVERY.as_secs()) as u32;
-        let tokens = tokens.saturating_add(gained).min(FORWARD_BURST);
-        let since = if gained > 0 { now } else { since };
-        self.forward = (tokens.saturating_sub(1), since);
-        tokens > 0
     }
 }
 
@@ -301,7 +292,8 @@ impl Control {
                     }
                 }
                 // Only members have a budget, so that strangers cost nothing.
-                if self.members.get(owner).is_some() && !self.peer(owner).may_forward(now.instant) {
+                if self.members.get(owner).is_some() && !self.peer(owner).forward.spend(now.instant)
+                {
                     // What is not taken now is fetched once the budget allows.
                     let resync = now.instant + FORWARD_EVERY;
                     self.peer(from).resync.get_or_insert(resync);

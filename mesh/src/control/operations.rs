@@ -14,7 +14,8 @@ use epsilon_proto::trust::{
     Roles,
 };
 
-use super::{Control, Output, Then};
+use super::storage::Then;
+use super::{Control, Output};
 use crate::membership::Member;
 use crate::saved::{IdentityState, Settings, Write};
 

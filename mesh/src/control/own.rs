@@ -14,7 +14,9 @@ use epsilon_proto::trust::Introduction;
 use epsilon_proto::wire;
 
 use super::documents::Taken;
-use super::{Control, Output, Then};
+use super::storage::Then;
+use super::{Control, Output};
+use crate::budget::Budget;
 use crate::event::Event;
 use crate::saved::{Introductions, Write};
 
@@ -51,7 +53,7 @@ pub(super) struct OwnRecord {
     pub(super) synced: bool,
     pub(super) address_attempt: u32,
     pub(super) name_attempt: u32,
-    pub(super) budget: (u32, Instant),
+    budget: Budget,
     pub(super) retry: Option<Instant>,
     /// Where members saw this node's datagrams come from.
     pub(super) observed: BTreeMap<NodeId, SocketAddr>,
@@ -81,7 +83,7 @@ impl OwnRecord {
             synced: false,
             address_attempt: 0,
             name_attempt: 0,
-            budget: (PUBLISH_BURST, now),
+            budget: Budget::new(PUBLISH_BURST, PUBLISH_EVERY, now),
             retry: None,
             observed: BTreeMap::new(),
             promises: BTreeMap::new(),
@@ -116,17 +118,7 @@ impl OwnRecord {
     }
 
     fn may_publish_at(&self) -> Instant {
-        let (tokens, since) = self.budget;
-        let budget = if tokens > 0 { Instant::default() } else { since + PUBLISH_EVERY };
-        budget.max(self.retry.unwrap_or_default())
-    }
-
-    fn spend(&mut self, now: Instant) {
-        let (tokens, since) = self.budget;
-        let gained = (now.since(since).as_secs() / PUBLISH_EVERY.as_secs()) as u32;
-        let tokens = tokens.saturating_add(gained).min(PUBLISH_BURST);
-        let since = if gained > 0 { now } else { since };
-        self.budget = (tokens.saturating_sub(1), since);
+        self.budget.due().max(self.retry.unwrap_or_default())
     }
 }
 
@@ -234,7 +226,7 @@ impl Control {
         if same {
             return;
         }
-        self.own_record.spend(now.instant);
+        self.own_record.budget.spend(now.instant);
         let record = Verified::sign(record, self.id, &self.config.key);
         let introductions = Introductions { introductions: self.own_record.introductions() };
         let writes = vec![

@@ -6,9 +6,9 @@
 
 mod buckets;
 mod claims;
+mod ground;
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use epsilon_proto::address::{Ipv4Range, Ipv6Range};
@@ -24,9 +24,6 @@ use crate::trust::Trust;
 
 pub use buckets::BUCKETS;
 pub use claims::Rank;
-
-/// The most introductions that a chain to the root or an admin may have.
-const MAX_CHAIN: usize = 64;
 
 /// A member: its record and what was verified in it.
 #[derive(Debug, Clone)]
@@ -269,90 +266,6 @@ impl Membership {
             || trust.is_admin(signer)
             || node == self.own
             || (self.members.contains_key(&node) && !trust.is_node_revoked(node))
-    }
-
-    /// The members to whom a chain of introductions leads from the root or an
-    /// admin: whoever meets one and knows those of the chain believes it.
-    /// Introducers that merely vouch for one another prove nothing to a third.
-    pub fn grounded(&self, trust: &Trust) -> BTreeSet<NodeId> {
-        self.ground(trust).into_keys().collect()
-    }
-
-    /// The shortest chain of introductions from a member to the root or an
-    /// admin, its own first; empty when there is none.
-    pub fn chain(&self, node: NodeId, trust: &Trust) -> Vec<Signed<Introduction>> {
-        let ground = self.ground(trust);
-        let mut chain = Vec::new();
-        let mut next = node;
-        while let Some(introduction) = ground.get(&next) {
-            chain.push(introduction.signed().clone());
-            if self.is_ground(introduction.signer(), trust) {
-                break;
-            }
-            next = introduction.signer().into();
-        }
-        if chain.len() > MAX_CHAIN { Vec::new() } else { chain }
-    }
-
-    /// Whether a chain of introductions leads from somebody unknown to
-    /// somebody whose word this node takes.
-    pub fn is_chained(
-        &self,
-        node: NodeId,
-        invite: PublicKey,
-        chain: &[Signed<Introduction>],
-        trust: &Trust,
-        check: &dyn SignatureCheck,
-    ) -> bool {
-        let (mut subject, mut came_by) = (node, Some(invite));
-        for signed in chain.iter().take(MAX_CHAIN) {
-            let Ok(introduction) = signed.verify(self.network, check) else { return false };
-            let introducer = NodeId::from(introduction.signer());
-            let invite = introduction.facts.invite;
-            if introduction.node != subject
-                || came_by.is_some_and(|came_by| invite != Some(came_by))
-                || invite.is_none_or(|invite| trust.are_members_revoked(invite))
-                || refuse_banned(introducer, trust).is_err()
-            {
-                return false;
-            }
-            if self.may_introduce(introduction.signer(), trust) {
-                return true;
-            }
-            (subject, came_by) = (introducer, None);
-        }
-        false
-    }
-
-    fn is_ground(&self, key: PublicKey, trust: &Trust) -> bool {
-        key == self.network.root() || trust.is_admin(key)
-    }
-
-    /// For every member to whom a chain leads the introduction by which it
-    /// does, over as few others as possible.
-    fn ground(&self, trust: &Trust) -> BTreeMap<NodeId, &Verified<Introduction>> {
-        let mut introduced: BTreeMap<PublicKey, Vec<(NodeId, &Verified<Introduction>)>> =
-            BTreeMap::new();
-        for (node, member) in &self.members {
-            for introduction in &member.introductions {
-                if introduction.facts.invite == Some(member.invite()) {
-                    let by = introduced.entry(introduction.signer()).or_default();
-                    by.push((*node, introduction));
-                }
-            }
-        }
-        let mut due: VecDeque<PublicKey> =
-            introduced.keys().copied().filter(|key| self.is_ground(*key, trust)).collect();
-        let mut ground = BTreeMap::new();
-        while let Some(key) = due.pop_front() {
-            for (node, introduction) in introduced.remove(&key).into_iter().flatten() {
-                if let Entry::Vacant(place) = ground.entry(node) {
-                    place.insert(introduction);
-                    due.push_back(node.key());
-                }
-            }
-        }
-        ground
     }
 
     fn refuse_too_many(&self, invite: PublicKey, trust: &Trust) -> Result<(), Refused> {

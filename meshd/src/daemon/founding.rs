@@ -6,7 +6,7 @@ use std::time::Duration;
 use epsilon_mesh::control::Operation;
 use epsilon_mesh::founding::{Plan, found, join};
 use epsilon_mesh::saved::{Saved, Settings};
-use epsilon_proto::address::{DEFAULT_PORT, DEFAULT_RANGE, Ipv4Range};
+use epsilon_proto::address::{DEFAULT_RANGE, Ipv4Range};
 use epsilon_proto::api::{
     ClusterKind, CreateRequest, Created, EventKind, JoinRequest, Joined, Left, OwnNode, Problem,
     ProblemKind, Severity, Time,
@@ -18,9 +18,9 @@ use epsilon_proto::record::{Label, MAX_LABELS};
 use epsilon_proto::token::{HostPort, Token, TokenError};
 use epsilon_proto::trust::{Distribution, Roles};
 use epsilon_sys::file;
-use epsilon_sys::netlink::Netlink;
 
 use super::answer::{Asked, TOKEN_LIFE, root_to_text, stopped, usage};
+use super::place::Place;
 use super::{Daemon, render};
 use crate::api::{Answer, Entry, Reply};
 use crate::network::{self, IDENTITY_FILE, JoinError, Network, ROOT_FILE, provisional};
@@ -44,7 +44,7 @@ pub(super) struct Settled {
     answer: Answer,
 }
 
-fn error(message: impl std::fmt::Display) -> Problem {
+pub(super) fn error(message: impl std::fmt::Display) -> Problem {
     Problem::new(ProblemKind::Error, message.to_string())
 }
 
@@ -81,12 +81,6 @@ impl Wishes {
 
 fn addresses(texts: &[String]) -> Result<Vec<HostPort>, Problem> {
     texts.iter().map(|text| text.parse().map_err(usage)).collect()
-}
-
-/// Where a network lives on this machine.
-struct Place {
-    port: u16,
-    interface: String,
 }
 
 impl Daemon {
@@ -373,50 +367,6 @@ impl Daemon {
 
     fn dir_of(&self, name: &NetworkName) -> PathBuf {
         self.config.state_dir.join(name.as_str())
-    }
-
-    /// The next free port and interface, and that the range is free.
-    async fn find_place(&self, range: Ipv4Range) -> Result<Place, Problem> {
-        let netlink = Netlink::open().map_err(error)?;
-        if let Some(route) = network::collision(&netlink, range).await.map_err(error)? {
-            return Err(error(format!(
-                "the mesh range {range} collides with the route {route} of this machine"
-            ))
-            .hint("make the network with another range: epsilon mesh create --range 10.x.0.0/16"));
-        }
-        let (mut ports, mut interfaces) = (Vec::new(), Vec::new());
-        for network in self.networks.values() {
-            let snapshot = network.client().snapshot().await.map_err(stopped)?;
-            let other = snapshot.view.network.range;
-            if range.overlaps(other.base(), other.prefix()) {
-                return Err(error(format!(
-                    "the mesh range {range} overlaps that of network {} ({other})",
-                    network.name()
-                ))
-                .hint(
-                    "make the network with another range: epsilon mesh create --range 10.x.0.0/16",
-                ));
-            }
-            ports.push(snapshot.settings.port);
-            interfaces.push(network.interface().to_owned());
-        }
-        let interface = network::free_name(&netlink, &interfaces).await.map_err(error)?;
-        let port = (self.config.port..=u16::MAX)
-            .find(|port| !ports.contains(port))
-            .unwrap_or(DEFAULT_PORT);
-        Ok(Place { port, interface })
-    }
-
-    /// This machine's addresses, for the first token.
-    async fn own_addresses(&self, port: u16) -> Result<Vec<HostPort>, Problem> {
-        let netlink = Netlink::open().map_err(error)?;
-        let (links, addresses) =
-            (netlink.links().await.map_err(error)?, netlink.addresses().await.map_err(error)?);
-        Ok(network::reachable_addresses(&links, &addresses)
-            .into_iter()
-            .map(|ip| HostPort::from(std::net::SocketAddr::new(ip, port)))
-            .take(epsilon_proto::record::MAX_ENDPOINTS)
-            .collect())
     }
 
     /// Writes a network's first state and serves it; leaves nothing behind

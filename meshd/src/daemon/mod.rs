@@ -2,6 +2,7 @@
 
 mod answer;
 mod founding;
+mod place;
 mod render;
 mod select;
 

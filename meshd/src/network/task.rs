@@ -1,5 +1,7 @@
 //! The task of one network: see the folder's front page.
 
+mod outputs;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,9 +9,8 @@ use std::time::Duration;
 
 use epsilon_mesh::control::{
     AdmissionInput, Config as EngineConfig, Control, ExchangeId, OperationError, OperationId,
-    Outcome, Output, Ticket,
+    Outcome, Ticket,
 };
-use epsilon_mesh::event::Event;
 use epsilon_mesh::shard::{self, AdmitAll, Report, Shard, WireGuard};
 use epsilon_proto::address::{DEFAULT_MTU, Ipv6Range};
 use epsilon_proto::clock::{Instant, Timestamp};
@@ -17,7 +18,6 @@ use epsilon_proto::id::{BootId, NetworkId, NodeId};
 use epsilon_proto::key::{SecretKey, Strict};
 use epsilon_proto::message::Refusal;
 use epsilon_proto::name::{NetworkName, NodeName};
-use epsilon_proto::wire;
 use epsilon_sys::netlink::{self, Netlink};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -31,7 +31,7 @@ use super::{Config, Error, IDENTITY_FILE, Order, Pong, ROOT_FILE, Snapshot};
 use crate::control::{self as plane, AdmissionEvent, AdmissionStep};
 use crate::data::{self, DataStats, Sockets, Tun};
 use crate::store::{FILE, Store, Writer};
-use crate::{clock, journal, random};
+use crate::{clock, random};
 
 /// After a change of interfaces, how long to wait for the next.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -453,92 +453,6 @@ impl Task {
         let configured = self.names.addresses(&settings.advertise);
         self.engine.handle_token_addresses(token, now);
         self.engine.handle_configured_addresses(configured, now);
-    }
-
-    /// Carries out everything that the engine wants, in its order.
-    async fn carry_out(&mut self) -> Result<(), Error> {
-        while let Some(output) = self.engine.poll_output() {
-            self.carry_out_one(output).await?;
-        }
-        if !self.waiting.joins.is_empty()
-            && let Some(outcome) = self.watch.outcome(clock::now().instant)
-        {
-            // Whoever hears of it decides about the state.
-            self.provisional = false;
-            for join in self.waiting.joins.drain(..) {
-                // Whoever asked may have gone.
-                let _ = join.send(outcome.clone());
-            }
-        }
-        Ok(())
-    }
-
-    async fn carry_out_one(&mut self, output: Output) -> Result<(), Error> {
-        match output {
-            Output::Persist { ticket, writes } => self.writer.persist(ticket, writes),
-            Output::Dial { attempt, node, address, secret } => {
-                let peer = node.map(|node| node.0);
-                self.tell_control(plane::Command::Dial { attempt, peer, address, secret }).await?;
-            }
-            Output::Disconnect(node) => {
-                self.tell_control(plane::Command::Disconnect(node.0)).await?;
-            }
-            Output::Admission { exchange, send, outcome } => {
-                if let Some(reply) = self.waiting.admissions.remove(&exchange) {
-                    let outcome = outcome.map(|outcome| {
-                        outcome.map_err(|refusal| plane::Refusal(wire::encode(&refusal)))
-                    });
-                    // The connection may be gone.
-                    let _ = reply.send(AdmissionStep { send, outcome });
-                }
-            }
-            Output::Request { node, id, bytes } => {
-                self.tell_control(plane::Command::Request { id, peer: node.0, bytes }).await?;
-            }
-            Output::Publish(bytes) => self.tell_control(plane::Command::Publish(bytes)).await?,
-            Output::Shard(command) => self.data.command(command),
-            Output::Addresses { ipv4, ipv6 } => {
-                self.interface.set_addresses(&self.netlink, ipv4, &ipv6).await;
-            }
-            Output::Beacon(datagram) => {
-                if let Some(discovery) = &self.discovery {
-                    discovery.send(&datagram);
-                }
-            }
-            Output::Gate(secrets) => self.gate.set(secrets),
-            Output::Event(event) => self.note(&event),
-            Output::Pong { transaction, from, rtt } => {
-                if let Some((reply, ..)) = self.waiting.pings.remove(&transaction) {
-                    // Whoever asked may have gone.
-                    let _ = reply.send(Some(Pong { to: from, rtt: Some(rtt) }));
-                }
-            }
-            Output::Done { operation, result } => {
-                if let Some(reply) = self.waiting.operations.remove(&operation) {
-                    // Whoever asked may have gone.
-                    let _ = reply.send(result);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn note(&mut self, event: &Event) {
-        match event {
-            Event::RefusedBy(_, refusal) => {
-                self.refusal = Some(*refusal);
-                self.watch.refused(*refusal, clock::now().instant);
-            }
-            Event::Published => self.watch.published(),
-            Event::StorageFailing(reason) => self.watch.storage_failing(reason),
-            _ => {}
-        }
-        let engine = &self.engine;
-        let entry = journal::entry(event, &self.name, |node| engine.name_of(node));
-        if let Some(entry) = entry {
-            journal::log(&entry);
-            self.config.journal.record(entry);
-        }
     }
 }
 

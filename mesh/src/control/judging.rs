@@ -1,0 +1,148 @@
+//! Whether an applicant is a member, or may become one.
+
+use std::time::Duration;
+
+use epsilon_proto::clock::Now;
+use epsilon_proto::document::{Signed, Verified};
+use epsilon_proto::id::{NodeId, PublicKey};
+use epsilon_proto::message::{Credentials, Hello, Refusal};
+use epsilon_proto::trust::{Introduction, Invite, NetworkDocument};
+
+use super::Control;
+use super::documents::Source;
+use crate::membership::Refused;
+
+/// For so long a newcomer that no chain leads to takes those who were there
+/// before it for members without proof.
+const CREDULOUS: Duration = Duration::from_mins(10);
+
+impl Control {
+    /// Whether this node takes an applicant, by what it says and shows.
+    pub(super) fn judge(
+        &mut self,
+        node: NodeId,
+        hello: &Hello,
+        credentials: &Credentials,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        if node == self.own {
+            self.cloned(node, [self.config.boot, hello.boot], now);
+            return Err(Refusal::Cloned);
+        }
+        if self.trust.is_node_revoked(node) {
+            return Err(Refusal::NodeRevoked);
+        }
+        if self.trust.has_departed(node) {
+            return Err(Refusal::Departed);
+        }
+        self.take_document(&NetworkDocument::Grant(credentials.grant.clone()), Source::Hello, now);
+        self.take_document(
+            &NetworkDocument::Invite(credentials.invite.clone()),
+            Source::Hello,
+            now,
+        );
+        let check = &*self.config.check;
+        let certificate = self
+            .members
+            .verify_certificate(node, &credentials.certificate, &self.trust, check)
+            .map_err(|_: Refused| Refusal::Certificate)?;
+        let invite_key = certificate.signer();
+        if self.trust.are_members_revoked(invite_key) {
+            return Err(Refusal::NodeRevoked);
+        }
+        if self.is_cloned(node, hello.boot, now) {
+            return Err(Refusal::Cloned);
+        }
+        if let Some(member) = self.members.get(node) {
+            // A member stays under the invite that was judged when it came.
+            let same = member.invite() == invite_key;
+            return if same { Ok(()) } else { Err(Refusal::Certificate) };
+        }
+        if self.members.has_vouched(node, invite_key) {
+            return Ok(());
+        }
+        let introductions =
+            self.hold(node, invite_key, &credentials.introductions).ok_or(Refusal::Certificate)?;
+        if introductions.iter().any(|one| self.members.may_introduce(one.signer(), &self.trust)) {
+            return Ok(());
+        }
+        let check = &*self.config.check;
+        if self.members.is_chained(node, invite_key, &credentials.chain, &self.trust, check) {
+            return Ok(());
+        }
+        // A newcomer cannot judge those who were there before it and have no
+        // chain to show. It takes them for members until it knows better, and
+        // vouches for none of them.
+        if self.is_credulous(now) && !introductions.is_empty() {
+            return Ok(());
+        }
+        self.judge_invite(invite_key, now)?;
+        self.members.vouch(node, invite_key);
+        self.save_vouched();
+        Ok(())
+    }
+
+    /// Whether this node knows so little that it has to believe others.
+    fn is_credulous(&self, now: Now) -> bool {
+        let is_new = self.identity.incarnation == 1 && now.instant.since(self.started) < CREDULOUS;
+        let own = self.trust.invite(self.certificate.signer());
+        let still_admits =
+            own.is_some_and(|own| !self.trust.is_invite_revoked(own) && !self.is_expired(own, now));
+        !self.is_grounded && still_admits && (is_new || self.members.len() <= 1)
+    }
+
+    fn is_expired(&self, invite: &Invite, now: Now) -> bool {
+        invite.expires.is_some_and(|expires| expires <= self.trusted_time(now))
+    }
+
+    /// Those of the introductions that speak of this node and invite; `None`
+    /// when one of them was tampered with.
+    fn hold(
+        &self,
+        node: NodeId,
+        invite: PublicKey,
+        introductions: &[Signed<Introduction>],
+    ) -> Option<Vec<Verified<Introduction>>> {
+        let mut holding = Vec::new();
+        for signed in introductions {
+            let introduction = signed.verify(self.id, &*self.config.check).ok()?;
+            if introduction.node == node
+                && introduction.signer() != node.key()
+                && introduction.facts.invite == Some(invite)
+            {
+                holding.push(introduction);
+            }
+        }
+        Some(holding)
+    }
+
+    /// Whether an invite still admits somebody new.
+    fn judge_invite(&self, key: PublicKey, now: Now) -> Result<(), Refusal> {
+        let invite = self.trust.invite(key).ok_or(Refusal::Certificate)?;
+        if self.trust.is_invite_revoked(invite) {
+            return Err(Refusal::InviteRevoked);
+        }
+        if self.is_expired(invite, now) {
+            return Err(Refusal::InviteExpired);
+        }
+        // Let in by this invite and linked, while the record is on its way.
+        let waiting = self
+            .members
+            .vouched()
+            .iter()
+            .filter(|(node, invite)| {
+                **invite == key
+                    && self.members.get(**node).is_none()
+                    && self.peers.get(*node).is_some_and(|peer| peer.link.is_some())
+            })
+            .count();
+        let used = self.members.uses_of(key, &self.trust) + waiting;
+        if invite.uses.is_some_and(|uses| used >= uses as usize) {
+            return Err(Refusal::InviteUsedUp);
+        }
+        if self.members.len() + waiting >= self.trust.max_members() as usize {
+            return Err(Refusal::Full);
+        }
+        Ok(())
+    }
+}
