@@ -568,7 +568,7 @@ fn commands_that_change_a_node_send_what_they_were_told() {
             json!({"network": "blue", "node": node, "informed": 2}),
             "POST /v1/nodes/revoke",
             json!({"node": "n2"}),
-            "n2 is revoked; 2 other members know it so far.\n",
+            "n2 is revoked; it was sent to 2 connected members, the others follow.\n",
         ),
         (
             &["node", "rename", "x", "n2"],

@@ -137,7 +137,9 @@ pub enum Refusal {
     )]
     Cloned,
     /// The network holds as many members as it may.
-    #[error("the network is full; an admin can raise the limit")]
+    #[error(
+        "the network holds as many members as it may; revoke nodes that are gone for good, see epsilon node list"
+    )]
     Full,
     /// The node left.
     #[error(

@@ -25,12 +25,14 @@ pub(super) async fn run(command: Node, context: &Context) -> Result<Exit, Failur
             let removed: NodeRemoved = client.post(paths::NODE_REVOKE, &request).await?;
             screen.show(&removed, |_| {
                 clean(&format!(
-                    "{} is revoked; {} so far.",
+                    "{} is revoked; {}.",
                     human::node(&removed.node),
                     match removed.informed {
-                        0 => "no other member knows it".into(),
-                        1 => "1 other member knows it".into(),
-                        number => format!("{} know it", count(number as usize, "other member")),
+                        0 => "no other member is connected to hear of it yet".into(),
+                        number => {
+                            let members = count(number as usize, "connected member");
+                            format!("it was sent to {members}, the others follow")
+                        }
                     }
                 )) + "\n"
             })?;

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use epsilon_proto::api::{Health, NetworkStatus, ProblemKind, Status, StorageState, paths};
+use epsilon_proto::api::{
+    BrokenNetwork, Health, NetworkStatus, ProblemKind, Status, StorageState, paths,
+};
 
 use super::{Context, count, not_joined, peers};
 use crate::args::Format;
@@ -19,7 +21,7 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
         screen.show(&status, |look| render(&status, look))?;
     }
     let exit = verdict(&status);
-    if status.networks.is_empty() && screen.format == Format::Table {
+    if status.networks.is_empty() && status.broken.is_empty() && screen.format == Format::Table {
         return Err(not_joined().into());
     }
     Ok(exit)
@@ -28,19 +30,35 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
 /// The exit code: that of the worst network.
 fn verdict(status: &Status) -> Exit {
     let is = |health| status.networks.iter().any(|network| network.health == health);
-    if status.networks.is_empty() || is(Health::Joining) {
-        ProblemKind::NotJoined.into()
-    } else if is(Health::Degraded) {
+    if !status.broken.is_empty() || is(Health::Degraded) {
         ProblemKind::Degraded.into()
+    } else if status.networks.is_empty() || is(Health::Joining) {
+        ProblemKind::NotJoined.into()
     } else {
         Exit::OK
     }
 }
 
 fn render(status: &Status, look: Look) -> String {
+    let served = status.networks.iter().map(|network| block(status, network, look));
     let blocks: Vec<String> =
-        status.networks.iter().map(|network| block(status, network, look)).collect();
+        served.chain(status.broken.iter().map(|network| broken(network, look))).collect();
     blocks.join("\n")
+}
+
+fn broken(network: &BrokenNetwork, look: Look) -> String {
+    let paint = |tone, text: &str| look.palette.paint(tone, text).into_owned();
+    format!(
+        "{} {}  {}\n\n  {} {}\n    {} mend that, it is tried again by itself; or give the network \
+         up: epsilon mesh leave --network {}\n",
+        paint(Tone::Bad, "●"),
+        paint(Tone::Strong, &clean(&network.network)),
+        paint(Tone::Bad, "cannot be served"),
+        paint(Tone::Bad, "!"),
+        paint(Tone::Bad, &clean(&network.reason)),
+        paint(Tone::Strong, "next:"),
+        clean(&network.network),
+    )
 }
 
 fn block(status: &Status, network: &NetworkStatus, look: Look) -> String {

@@ -3,6 +3,19 @@ use std::path::{Path, PathBuf};
 
 use epsilon_sys::{file, namespace, netlink, process};
 
+/// This program, as a shell finds it: by its name where that is in the search
+/// path, else by the way to it.
+pub(crate) fn program() -> String {
+    let Ok(path) = std::env::current_exe() else { return "epsilon".to_owned() };
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&search).map(|directory| directory.join("epsilon"));
+    let here = std::env::current_dir().unwrap_or_default();
+    if found.into_iter().find(|found| found.exists()).is_some_and(|found| found == path) {
+        return "epsilon".to_owned();
+    }
+    path.strip_prefix(here).unwrap_or(&path).display().to_string()
+}
+
 /// Why a lab could not be made, used or removed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -19,13 +32,13 @@ pub enum Error {
         remedy: String,
     },
     /// A lab of that name is there already.
-    #[error("the lab {name} exists already; `epsilon lab down` removes it")]
+    #[error("the lab {name} exists already; `{} lab down` removes it", program())]
     Exists {
         /// Its name.
         name: String,
     },
     /// There is no lab of that name.
-    #[error("there is no lab named {name}; `epsilon lab up` makes one")]
+    #[error("there is no lab named {name}; `{} lab up` makes one", program())]
     NoSuchLab {
         /// The name.
         name: String,
@@ -49,7 +62,10 @@ pub enum Error {
         site: u8,
     },
     /// A host that should run does not.
-    #[error("the host {host} of the lab {lab} has ended; `epsilon lab down` removes the rest")]
+    #[error(
+        "the host {host} of the lab {lab} has ended; `{} lab down` removes the rest",
+        program()
+    )]
     HostEnded {
         /// The lab.
         lab: String,
@@ -73,7 +89,7 @@ pub enum Error {
         pid: u32,
     },
     /// The lab's description cannot be understood.
-    #[error("{path} is damaged: {reason}; `epsilon lab down` removes the lab all the same")]
+    #[error("{path} is damaged: {reason}; `{} lab down` removes the lab all the same", program())]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -5,6 +5,7 @@ use epsilon_sys::namespace;
 use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::Error;
+use super::error::program;
 
 /// Whether this process can make lab hosts that can run meshd; if not, the
 /// error says what would work for this user.
@@ -26,7 +27,7 @@ pub fn preflight() -> Result<(), Error> {
         "give this container CAP_SYS_ADMIN and CAP_NET_ADMIN, or run it on the machine itself"
             .to_owned()
     } else if user_namespaces_work() {
-        format!("run: unshare --user --map-root-user {} lab up", own_program())
+        format!("run: unshare --user --map-root-user {} lab up", program())
     } else {
         as_root()
     };
@@ -34,12 +35,7 @@ pub fn preflight() -> Result<(), Error> {
 }
 
 fn as_root() -> String {
-    format!("run it as root: sudo {} lab up", own_program())
-}
-
-/// This program, as a shell finds it also where it is not installed.
-fn own_program() -> String {
-    std::env::current_exe().map_or_else(|_| "epsilon".to_owned(), |path| path.display().to_string())
+    format!("run it as root: sudo {} lab up", program())
 }
 
 /// The only sure way to know is to try.

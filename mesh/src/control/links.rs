@@ -7,7 +7,7 @@ use std::time::Duration;
 use epsilon_proto::beacon::Beacon;
 use epsilon_proto::clock::{Instant, Now, Timestamp};
 use epsilon_proto::id::{BootId, NodeId};
-use epsilon_proto::message::{Change, Hello, Refusal};
+use epsilon_proto::message::{Change, Hello};
 use epsilon_proto::record::EndpointSource;
 use epsilon_proto::wire;
 use rand_core::Rng as _;
@@ -435,11 +435,5 @@ impl Control {
     /// The linked peers.
     pub(super) fn linked(&self) -> Vec<NodeId> {
         self.peers.iter().filter(|(_, peer)| peer.link.is_some()).map(|(node, _)| *node).collect()
-    }
-
-    /// Whether a refusal came from the network itself, so that trying again
-    /// is of no use.
-    pub fn is_final(refusal: Refusal) -> bool {
-        !matches!(refusal, Refusal::Protocol | Refusal::Full)
     }
 }

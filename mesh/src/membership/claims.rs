@@ -60,6 +60,10 @@ impl Claims {
             old.and_then(|old| old.record.name.clone()),
             new.and_then(|new| new.record.name.clone()),
         );
+        if old.is_none() || new.is_none() {
+            // A witness came or went: whatever is contested may rank anew.
+            affected.extend(contested(&self.ipv4).chain(contested(&self.names)));
+        }
         affected
     }
 
@@ -109,6 +113,11 @@ impl Claims {
             trust,
         )
     }
+}
+
+/// Everybody who claims what others claim as well.
+fn contested<C>(index: &BTreeMap<C, BTreeSet<NodeId>>) -> impl Iterator<Item = NodeId> {
+    index.values().filter(|nodes| nodes.len() > 1).flatten().copied()
 }
 
 fn replace<C: Ord>(

@@ -210,6 +210,9 @@ impl Membership {
         let key = node.key().agreement().ok_or(Refused::Invalid("the node's key is weak"))?;
         let member = Member { record, certificate, introductions, key, digest };
         self.affected.extend(self.claims.update(node, self.members.get(&node), Some(&member)));
+        if let Some(pin) = trust.pin(node) {
+            self.affected.extend(self.claims.claimants(pin.ipv4, pin.name.as_ref()));
+        }
         self.buckets.touch(node);
         self.members.insert(node, member);
         Ok(outcome)

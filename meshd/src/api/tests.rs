@@ -429,6 +429,7 @@ fn reply_to(call: &Call) -> Reply {
         Call::Status { .. } => Reply::Status(Status {
             daemon: DaemonStatus { version: "0.1.0".into(), pid: 7, started_at: at, now: at },
             networks: vec![],
+            broken: vec![],
         }),
         Call::Peers { .. } => Reply::Peers(PeerList { network, peers: vec![] }),
         Call::Whois { .. } => Reply::Whois(NodeDetail {

@@ -165,7 +165,9 @@ impl Asked {
                 let member = select::member(&snapshot, &request.node)?;
                 let node = render::reference(member);
                 self.operate(Operation::RevokeNode(member.node)).await?;
-                let informed = render::counts(&snapshot).up.saturating_sub(1);
+                // Those that are still up: the revoked one was cut off.
+                let now = self.client.snapshot().await.map_err(stopped)?;
+                let informed = render::counts(&now).up.saturating_sub(1);
                 Ok(Reply::NodeRevoke(NodeRemoved { network, node, informed }))
             }
             Call::NodeRename { request, .. } => {

@@ -92,7 +92,7 @@ impl Daemon {
             Some(range) => range.parse::<Ipv4Range>().map_err(usage)?,
             None => DEFAULT_RANGE,
         };
-        let domain = request.domain.as_deref().unwrap_or(DEFAULT_DOMAIN);
+        let domain = request.domain.unwrap_or_else(|| format!("{name}.{DEFAULT_DOMAIN}"));
         let domain: Domain = domain.parse().map_err(usage)?;
         if request.cluster != ClusterKind::None {
             return Err(usage("this version has no cluster driver yet").hint(
@@ -280,6 +280,9 @@ impl Daemon {
     }
 
     pub(super) async fn leave(&mut self, requested: Option<String>) -> Result<Reply, Problem> {
+        if let Some(name) = self.broken_one(requested.as_deref()) {
+            return self.give_up(name).await;
+        }
         let network = self.choose(requested.as_deref())?;
         let name = network.name().clone();
         let client = network.client();
@@ -315,6 +318,32 @@ impl Daemon {
         }
         self.record(EventKind::Left, &name, format!("left network {name}"));
         Ok(Reply::Leave(Left { network: name.to_string(), announced }))
+    }
+
+    /// Leaves a network that cannot be served: nobody can be told.
+    async fn give_up(&mut self, name: NetworkName) -> Result<Reply, Problem> {
+        let dir = self.dir_of(&name);
+        let interface = Store::open(&dir.join(FILE)).map(|(_, saved)| saved.settings.interface);
+        let interface = interface.unwrap_or_default();
+        // Where nothing can be written, the removal says so.
+        let _ = provisional::mark(&dir, &interface);
+        provisional::remove(&dir, &interface).await.map_err(|reason| {
+            error(format!("the state of network {name} cannot be removed: {reason}"))
+                .hint(format!("remove {} by hand", dir.display()))
+        })?;
+        self.broken.remove(name.as_str());
+        self.record(EventKind::Left, &name, format!("left network {name}, which was broken"));
+        Ok(Reply::Leave(Left { network: name.to_string(), announced: false }))
+    }
+
+    /// The broken network that is meant, if one is.
+    fn broken_one(&self, requested: Option<&str>) -> Option<NetworkName> {
+        let name = match requested {
+            Some(name) => self.broken.get_key_value(name).map(|(name, _)| name),
+            None if self.networks.is_empty() && self.broken.len() == 1 => self.broken.keys().next(),
+            None => None,
+        };
+        name?.parse().ok()
     }
 
     /// Stops a network and removes its state and its interface; says whether

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use epsilon_proto::api::{
-    DaemonStatus, NetworkList, Problem, ProblemKind, Reloaded, Status, Time, Version,
+    BrokenNetwork, DaemonStatus, NetworkList, Problem, ProblemKind, Reloaded, Status, Time, Version,
 };
 use epsilon_proto::name::NetworkName;
 use epsilon_sys::file;
@@ -229,7 +229,11 @@ impl Daemon {
             return Err(Problem::new(
                 ProblemKind::Degraded,
                 format!("network {name} cannot be served: {reason}"),
-            ));
+            )
+            .hint(format!(
+                "mend that, it is tried again every {} s; or give the network up: epsilon mesh leave --network {name}",
+                RESTART.as_secs()
+            )));
         }
         let name = choose_network(requested, &served)?;
         self.networks
@@ -256,7 +260,8 @@ impl Daemon {
             now: Time::from_unix_ms(clock::wall().0),
         };
         let mut networks = Vec::new();
-        if requested.is_some() || (self.networks.is_empty() && !self.broken.is_empty()) {
+        let mut broken = Vec::new();
+        if requested.is_some() {
             let network = self.choose(requested.as_deref())?;
             let snapshot = network.client().snapshot().await.map_err(answer::stopped)?;
             networks.push(render::status(&snapshot));
@@ -265,8 +270,13 @@ impl Daemon {
                 let snapshot = network.client().snapshot().await.map_err(answer::stopped)?;
                 networks.push(render::status(&snapshot));
             }
+            let broken_one = |(network, reason): (&String, &String)| BrokenNetwork {
+                network: network.clone(),
+                reason: reason.clone(),
+            };
+            broken = self.broken.iter().map(broken_one).collect();
         }
-        Ok(Reply::Status(Status { daemon, networks }))
+        Ok(Reply::Status(Status { daemon, networks, broken }))
     }
 
     /// Reads the configuration again. What cannot change while the daemon

@@ -11,6 +11,7 @@ use super::Daemon;
 use super::answer::stopped;
 use super::founding::error;
 use crate::network;
+use crate::store::{FILE, Store};
 
 /// Where a network lives on this machine.
 pub(super) struct Place {
@@ -28,27 +29,44 @@ impl Daemon {
             ))
             .hint("make the network with another range: epsilon mesh create --range 10.x.0.0/16"));
         }
-        let (mut ports, mut interfaces) = (Vec::new(), Vec::new());
-        for network in self.networks.values() {
-            let snapshot = network.client().snapshot().await.map_err(stopped)?;
-            let other = snapshot.view.network.range;
-            if range.overlaps(other.base(), other.prefix()) {
-                return Err(error(format!(
-                    "the mesh range {range} overlaps that of network {} ({other})",
-                    network.name()
-                ))
-                .hint(
-                    "make the network with another range: epsilon mesh create --range 10.x.0.0/16",
-                ));
-            }
-            ports.push(snapshot.settings.port);
-            interfaces.push(network.interface().to_owned());
+        let taken = self.taken().await?;
+        if let Some((name, other, _)) =
+            taken.iter().find(|(_, other, _)| range.overlaps(other.base(), other.prefix()))
+        {
+            return Err(error(format!(
+                "the mesh range {range} overlaps that of network {name} ({other})"
+            ))
+            .hint("make the network with another range: epsilon mesh create --range 10.x.0.0/16"));
         }
+        let places = || taken.iter().map(|(_, _, place)| place);
+        let interfaces: Vec<String> = places().map(|place| place.interface.clone()).collect();
         let interface = network::free_name(&netlink, &interfaces).await.map_err(error)?;
         let port = (self.config.port..=u16::MAX)
-            .find(|port| !ports.contains(port))
+            .find(|port| places().all(|place| place.port != *port))
             .unwrap_or(DEFAULT_PORT);
         Ok(Place { port, interface })
+    }
+
+    /// What the networks of this machine have: those that are served, and
+    /// those that cannot be served now, as far as their state can be read.
+    async fn taken(&self) -> Result<Vec<(String, Ipv4Range, Place)>, Problem> {
+        let mut taken = Vec::new();
+        for (name, network) in &self.networks {
+            let snapshot = network.client().snapshot().await.map_err(stopped)?;
+            let (port, interface) = (snapshot.settings.port, network.interface().to_owned());
+            let range = snapshot.view.network.range;
+            taken.push((name.to_string(), range, Place { port, interface }));
+        }
+        for name in self.broken.keys() {
+            let path = self.config.state_dir.join(name).join(FILE);
+            if let Ok((_, saved)) = Store::open(&path)
+                && let Ok(block) = saved.network.peek()
+            {
+                let (port, interface) = (saved.settings.port, saved.settings.interface);
+                taken.push((name.clone(), block.range, Place { port, interface }));
+            }
+        }
+        Ok(taken)
     }
 
     /// This machine's addresses, for the first token.

@@ -93,9 +93,7 @@ impl Watch {
     }
 
     pub(super) fn refused(&mut self, refusal: Refusal, now: Instant) {
-        if epsilon_mesh::control::Control::is_final(refusal) {
-            self.refused.get_or_insert((refusal, now));
-        }
+        self.refused.get_or_insert((refusal, now));
     }
 
     pub(super) fn call_failed(&mut self, address: SocketAddr, reason: &DialError, now: Instant) {

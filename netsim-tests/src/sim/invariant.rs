@@ -129,6 +129,8 @@ impl World {
         for node in one.links.keys() {
             assert!(*node != one.node, "n{machine} is linked with itself");
         }
+        let overlap = one.plane.overlap();
+        assert!(overlap.is_none(), "n{machine} sends what is for {overlap:?} to two at once");
     }
 
     /// What a machine that just started knows to be banned, from its disk.

@@ -4,7 +4,7 @@
 //! The contract is that of [`epsilon_mesh::shard::Command`] and
 //! [`epsilon_mesh::shard::Report`]; sessions and packets have no place here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use epsilon_mesh::shard::{Command, Path, Prefix};
 use epsilon_proto::id::NodeId;
@@ -24,7 +24,7 @@ pub(crate) struct Peer {
 #[derive(Default)]
 pub(crate) struct Plane {
     pub(crate) peers: BTreeMap<NodeId, Peer>,
-    owners: BTreeMap<Prefix, NodeId>,
+    owners: BTreeMap<Prefix, BTreeSet<NodeId>>,
     pub(crate) own: Vec<Prefix>,
     pub(crate) probes: u64,
 }
@@ -37,12 +37,7 @@ impl Plane {
             Command::SetPeer { node, prefixes, .. } => {
                 self.withdraw(node);
                 for prefix in &prefixes {
-                    // A prefix has one owner: the last that was given it.
-                    if let Some(other) = self.owners.insert(*prefix, node)
-                        && let Some(other) = self.peers.get_mut(&other)
-                    {
-                        other.prefixes.retain(|one| one != prefix);
-                    }
+                    self.owners.entry(*prefix).or_default().insert(node);
                 }
                 self.peers.entry(node).or_default().prefixes = prefixes;
             }
@@ -76,7 +71,17 @@ impl Plane {
 
     fn withdraw(&mut self, node: NodeId) {
         for prefix in self.peers.get(&node).into_iter().flat_map(|peer| &peer.prefixes) {
-            self.owners.remove(prefix);
+            if let Some(owners) = self.owners.get_mut(prefix) {
+                owners.remove(&node);
+                if owners.is_empty() {
+                    self.owners.remove(prefix);
+                }
+            }
         }
+    }
+
+    /// A prefix that two peers have at once.
+    pub(crate) fn overlap(&self) -> Option<Prefix> {
+        self.owners.iter().find(|(_, owners)| owners.len() > 1).map(|(prefix, _)| *prefix)
     }
 }

@@ -45,7 +45,7 @@ pub use node::{
 pub use problem::{Problem, ProblemKind};
 pub use secret::Secret;
 pub use status::{
-    Alarm, DaemonStatus, Finding, Health, InterfaceStatus, InviteCounts, MemberCounts,
-    NetworkStatus, OwnNode, Status, StorageState, StorageStatus,
+    Alarm, BrokenNetwork, DaemonStatus, Finding, Health, InterfaceStatus, InviteCounts,
+    MemberCounts, NetworkStatus, OwnNode, Status, StorageState, StorageStatus,
 };
 pub use time::{Time, TimeError};

@@ -301,7 +301,7 @@ pub struct NodeRemoved {
     pub network: String,
     /// The node.
     pub node: NodeRef,
-    /// How many members had acknowledged it when the reply was made.
+    /// To how many connected members it was sent.
     pub informed: u32,
 }
 

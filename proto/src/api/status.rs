@@ -13,6 +13,18 @@ pub struct Status {
     pub daemon: DaemonStatus,
     /// One entry per network; empty on a machine that joined none.
     pub networks: Vec<NetworkStatus>,
+    /// Networks whose state is on disk, and which cannot be served.
+    #[serde(default)]
+    pub broken: Vec<BrokenNetwork>,
+}
+
+/// A network that this machine joined, and that its daemon cannot serve now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BrokenNetwork {
+    /// Its name.
+    pub network: String,
+    /// Why it cannot be served.
+    pub reason: String,
 }
 
 /// The process that answers.

@@ -18,6 +18,7 @@ use super::matrix::Pings;
 use crate::Exit;
 use crate::client::Client;
 use crate::human;
+use crate::lab::program;
 use crate::lab::{Daemon, Host, HostStatus};
 use crate::screen::{Look, Screen};
 use crate::style::Tone;
@@ -211,7 +212,7 @@ async fn meet(host: &Host, wanted: u32) -> Result<(), Problem> {
                     ProblemKind::TimedOut,
                     format!("{up} of {wanted} other members are up"),
                 )
-                .hint("see why with: epsilon lab exec HOST -- epsilon status"),
+                .hint(format!("see why with: {} lab exec HOST -- epsilon status", program())),
             ));
         }
         sleep(PAUSE).await;

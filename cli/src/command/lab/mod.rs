@@ -11,19 +11,22 @@ use std::path::{Path, PathBuf};
 use epsilon_proto::api::{Problem, ProblemKind};
 
 use crate::args;
-use crate::lab::{Error, Host, Lab, Spec, preflight};
+use crate::lab::{Error, Host, Lab, Spec, preflight, program};
 use crate::screen::Screen;
 use crate::{Exit, Failure};
 
 /// The lab of the command line; tests name theirs themselves.
 const NAME: &str = "lab";
 
-const NEXT: &str = "\
-Try next:
-  epsilon lab exec n1 -- epsilon status
-  epsilon lab exec n1 -- epsilon ping n2
-  epsilon lab down
-";
+fn next() -> String {
+    let epsilon = program();
+    format!(
+        "Try next:\n  \
+         {epsilon} lab exec n1 -- epsilon status\n  \
+         {epsilon} lab exec n1 -- epsilon ping n2\n  \
+         {epsilon} lab down\n"
+    )
+}
 
 pub(super) async fn run(command: args::Lab, screen: &Screen) -> Result<Exit, Failure> {
     match command {
@@ -69,7 +72,10 @@ async fn up(nodes: u16, sites: u16, keep_going: bool, screen: &Screen) -> Result
             lab.dump_logs();
             drop(lab);
             Lab::down(NAME)?;
-            screen.note("The lab is down again; keep it with: epsilon lab up --keep-going");
+            screen.note(&format!(
+                "The lab is down again; keep it with: {} lab up --keep-going",
+                program()
+            ));
             return Err(problem.into());
         }
         screen.problem(&problem);
@@ -78,7 +84,7 @@ async fn up(nodes: u16, sites: u16, keep_going: bool, screen: &Screen) -> Result
     }
     let exit = show(screen).await?;
     if exit == Exit::OK {
-        screen.note(NEXT);
+        screen.note(&next());
     }
     Ok(exit)
 }
