@@ -26,6 +26,8 @@ pub(crate) const MAX_PER_ADMIN: usize = 8_192;
 /// a token can let made-up keys in and have them leave, and those must not
 /// keep a revocation out. To revoke the invite with its members clears them.
 const MAX_DEPARTURES: usize = 4_096;
+/// How many of those may have come by one invite.
+const MAX_DEPARTURES_BY_INVITE: usize = 1_024;
 
 /// How many members a network admits when no charter says otherwise.
 const DEFAULT_MAX_MEMBERS: u32 = 1024;
@@ -184,10 +186,20 @@ impl Trust {
                     // Banned with its invite, which is one document for all.
                     return Ok(false);
                 }
+                let by_invite = self.gone(invite);
                 match self.departed.get(&node) {
                     Some((known, _)) if *known < digest => return Ok(false),
-                    Some((known, _)) => drop(self.documents.remove(known)),
-                    None if self.departed.len() >= MAX_DEPARTURES => return Err(TrustError::Full),
+                    Some((known, came_by)) => {
+                        self.documents.remove(known);
+                        if let Some(gone) = self.gone.get_mut(came_by) {
+                            gone.remove(&node);
+                        }
+                    }
+                    None if self.departed.len() >= MAX_DEPARTURES
+                        || by_invite >= MAX_DEPARTURES_BY_INVITE =>
+                    {
+                        return Err(TrustError::Full);
+                    }
                     None => {}
                 }
                 self.departed.insert(node, (digest, invite));
@@ -304,6 +316,19 @@ impl Trust {
     /// Whether a node left.
     pub fn has_departed(&self, node: NodeId) -> bool {
         self.departed.contains_key(&node)
+    }
+
+    /// The epochs and hashes of gate secrets by admins that no longer are.
+    pub(crate) fn void_gate_epochs(&self) -> impl Iterator<Item = (u32, Digest)> {
+        let void = self.gate_epochs.values().filter(|epoch| !self.is_admin(epoch.signer()));
+        void.map(|epoch| (epoch.epoch, epoch.check))
+    }
+
+    /// Whether one more document by an admin is kept.
+    pub(crate) fn has_room(&self, admin: PublicKey) -> bool {
+        // The most that one operation makes.
+        const OPERATION: usize = 4;
+        self.signed_by.get(&admin).is_none_or(|signed| signed + OPERATION <= MAX_PER_ADMIN)
     }
 
     /// How many came by an invite and are members no more.

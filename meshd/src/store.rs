@@ -94,6 +94,8 @@ impl Store {
                 let saved = read(&transaction, path)?;
                 Ok((Self { path: path.to_owned(), database: Some(database) }, saved))
             }
+            // Somebody else's: only one may have it.
+            Err(open @ redb::DatabaseError::DatabaseAlreadyOpen) => Err(failed("open", path)(open)),
             Err(writable) => {
                 let Ok(database) = open_copy(path) else {
                     return Err(failed("open", path)(writable));

@@ -15,6 +15,8 @@ use crate::wire::{self, Bytes, Wire, WireError, wire_struct};
 pub trait Document: Wire {
     /// Its name inside signatures: lower-case letters and dashes.
     const TYPE: &'static str;
+    /// How many bytes one may have; longer ones are not even read.
+    const MAX_BYTES: usize = 8 * 1024;
 }
 
 /// Why a document is not to be believed.
@@ -189,13 +191,16 @@ struct Envelope {
 }
 wire_struct!(Envelope { 0 => payload, 1 => signer, 2 => signature });
 
-impl<T> Wire for Signed<T> {
+impl<T: Document> Wire for Signed<T> {
     fn write(&self, to: &mut wire::Writer) {
         Envelope { payload: self.payload.clone(), signer: self.signer, signature: self.signature }
             .write(to);
     }
     fn read(from: &mut wire::Reader<'_>) -> Result<Self, WireError> {
         let Envelope { payload, signer, signature } = Envelope::read(from)?;
+        if payload.0.len() > T::MAX_BYTES {
+            return Err(WireError::Invalid("a document is too long"));
+        }
         Ok(Self { payload, signer, signature, kind: std::marker::PhantomData })
     }
 }

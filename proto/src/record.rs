@@ -65,6 +65,7 @@ wire_struct!(NodeRecord {
 
 impl Document for NodeRecord {
     const TYPE: &'static str = "record";
+    const MAX_BYTES: usize = 16 * 1024;
 }
 
 impl NodeRecord {

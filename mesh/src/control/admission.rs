@@ -183,10 +183,15 @@ impl Control {
             },
             Stage::Bans(came, announced) => match wire::decode::<Bans>(bytes) {
                 Ok(bans) if came < MAX_BANS_FRAMES => {
-                    for document in bans.documents.iter().filter(|one| is_ban(one)) {
-                        self.take_document(document, super::documents::Source::Hello, now);
-                    }
-                    if bans.more || announced {
+                    let is_bad = |control: &mut Self, one: &NetworkDocument| {
+                        let source = super::documents::Source::Hello;
+                        !is_ban(one)
+                            || control.take_document(one, source, now)
+                                == super::documents::Taken::Bad
+                    };
+                    if bans.documents.iter().any(|one| is_bad(self, one)) {
+                        self.refuse_outright(exchange, Refusal::Protocol);
+                    } else if bans.more || announced {
                         self.send_bans(exchange, came + 1);
                     } else {
                         self.bans_exchanged(exchange, now);
@@ -331,6 +336,11 @@ impl Control {
         Welcome { gate, epoch: epoch.map(|epoch| epoch.signed().clone()) }
     }
 
+    /// Whether a node is a member, or was let in by this run.
+    pub(super) fn is_admitted(&self, node: NodeId) -> bool {
+        self.members.get(node).is_some() || self.admitted_by.contains_key(&node)
+    }
+
     /// The other side's verdict is here.
     fn conclude(&mut self, exchange: ExchangeId, bytes: &[u8], now: Now) {
         let Some(admission) = self.admissions.get_mut(&exchange) else { return };
@@ -339,6 +349,8 @@ impl Control {
         let verdict = wire::decode::<Verdict>(bytes);
         let outcome = match (given, hello, verdict) {
             (Some(Err(refusal)), _, _) => Err(refusal),
+            // This node knows better by now than when it gave its verdict.
+            (Some(Ok(())), _, _) if !self.is_admitted(node) => Err(Refusal::Protocol),
             (Some(Ok(())), Some(hello), Ok(Verdict::Accepted(welcome))) => {
                 self.take_welcome(node, *welcome, now);
                 self.peer_said_hello(node, &hello, now);

@@ -50,13 +50,12 @@ impl Control {
     ) -> Taken {
         match self.trust.merge(document, &*self.config.check) {
             Ok(true) => {}
-            Ok(false) => return Taken::Known,
+            // Where there is no room for it nothing can be done about it.
+            Ok(false) | Err(TrustError::Full) => return Taken::Known,
             Err(TrustError::UnknownSigner(_) | TrustError::UnknownInvite(_)) => {
                 return Taken::Incomplete;
             }
-            Err(TrustError::Document(_) | TrustError::OtherNode | TrustError::Full) => {
-                return Taken::Bad;
-            }
+            Err(TrustError::Document(_) | TrustError::OtherNode) => return Taken::Bad,
         }
         // The operator's documents were persisted before they came here.
         if source != Source::Operator {
@@ -124,6 +123,7 @@ impl Control {
             Revoked::Admin(key) => self.event(Event::AdminRevoked(*key)),
             Revoked::Node(_) | Revoked::Invite(_) | Revoked::InviteAndMembers(_) => {}
         }
+        self.revoke_gate_epochs();
         self.drop_banned(now);
         if self.is_banned() {
             let callees: Vec<_> = self.dialer.callees().collect();

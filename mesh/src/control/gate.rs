@@ -17,8 +17,9 @@ use crate::saved::Write;
 /// and tokens of its time; each one costs a stranger's greeting two hashes.
 const MAX_SECRETS: usize = 256;
 
-/// The secrets, newest first. Those that two halves of a divided network made
-/// for one epoch are ordered by their hashes.
+/// The secrets, newest first, without those by admins that no longer are.
+/// Secrets that two halves of a divided network made for one epoch are ordered
+/// by their hashes.
 #[derive(Default)]
 pub(super) struct Keyring(BTreeMap<Reverse<(u32, Digest)>, GateSecret>);
 
@@ -44,6 +45,11 @@ impl Keyring {
         self.0.contains_key(&Reverse((epoch, check)))
     }
 
+    /// Removes a secret; says whether it was there.
+    fn remove(&mut self, stamp: (u32, Digest)) -> bool {
+        self.0.remove(&Reverse(stamp)).is_some()
+    }
+
     /// Adds a secret; says whether that is news.
     fn insert(&mut self, secret: GateSecret) -> bool {
         let stamp = Reverse((secret.epoch, secret.check()));
@@ -62,6 +68,7 @@ impl Control {
         for secret in secrets {
             self.gate.insert(secret);
         }
+        self.drop_void_secrets();
         self.open_gate();
         // A box may have come that a crash kept from being opened.
         let mut epochs: Vec<GateEpoch> =
@@ -70,6 +77,25 @@ impl Control {
         for epoch in epochs.iter().take(MAX_SECRETS) {
             self.open_gate_epoch(epoch);
         }
+    }
+
+    /// An admin no longer is one: whoever stole its key must not decide which
+    /// secret is the newest.
+    pub(super) fn revoke_gate_epochs(&mut self) {
+        if self.drop_void_secrets() {
+            self.open_gate();
+        }
+    }
+
+    fn drop_void_secrets(&mut self) -> bool {
+        let void: Vec<(u32, Digest)> = self.trust.void_gate_epochs().collect();
+        // Without any secret at all this node would be shut in.
+        let keeps_one = self.gate.iter().any(|one| !void.contains(&(one.epoch, one.check())));
+        let mut dropped = false;
+        for stamp in void.into_iter().filter(|_| keeps_one) {
+            dropped |= self.gate.remove(stamp);
+        }
+        dropped
     }
 
     fn open_gate(&mut self) {

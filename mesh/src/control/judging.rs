@@ -25,6 +25,7 @@ impl Control {
         credentials: &Credentials,
         now: Now,
     ) -> Result<(), Refusal> {
+        self.taken_on_trust.remove(&node);
         if node == self.own {
             self.cloned(node, [self.config.boot, hello.boot], now);
             return Err(Refusal::Cloned);
@@ -74,6 +75,7 @@ impl Control {
         // chain to show. It takes them for members until it knows better, and
         // vouches for none of them.
         if self.is_credulous(now) && !introductions.is_empty() {
+            self.taken_on_trust.insert(node);
             return Ok(());
         }
         self.judge_invite(invite_key, now)?;

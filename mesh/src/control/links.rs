@@ -13,6 +13,7 @@ use epsilon_proto::wire;
 use rand_core::Rng as _;
 
 use super::documents::{Source, Taken};
+use super::vouching::Wish;
 use super::{Control, Output};
 use crate::budget::Budget;
 use crate::dial::Callee;
@@ -62,9 +63,9 @@ pub(super) struct Peer {
     broke: Option<Instant>,
     /// When it was last heard on the control plane.
     pub(super) last_seen: Option<Timestamp>,
-    forward: Budget,
-    /// An unanswered wish to be vouched for.
-    pub(super) asked_to_introduce: bool,
+    pub(super) forward: Budget,
+    /// The wish to be vouched for.
+    pub(super) wish: Wish,
     /// When to sync once more, because gossip of the link's first moments may
     /// have missed it.
     pub(super) resync: Option<Instant>,
@@ -95,7 +96,7 @@ impl Peer {
             broke: None,
             last_seen: None,
             forward: Budget::new(FORWARD_BURST, FORWARD_EVERY, Instant::default()),
-            asked_to_introduce: false,
+            wish: Wish::default(),
             resync: None,
             refused_us: None,
         }
@@ -190,7 +191,7 @@ impl Control {
 
     /// A control connection with an admitted node is up.
     pub fn handle_link_up(&mut self, node: NodeId, remote: SocketAddr, outbound: bool, now: Now) {
-        if self.is_peer_banned(node) {
+        if self.is_peer_banned(node) || !self.is_admitted(node) {
             self.outputs.push_back(Output::Disconnect(node));
             return;
         }
@@ -198,7 +199,7 @@ impl Control {
         peer.link = Some(Link { remote, since: now.wall });
         peer.broke = None;
         peer.last_seen = Some(now.wall);
-        peer.asked_to_introduce = false;
+        peer.wish = Wish::default();
         peer.resync = outbound.then(|| now.instant + RESYNC);
         let port = peer.port;
         self.dialer.forget(Callee::Node(node));
@@ -230,7 +231,7 @@ impl Control {
         }
         peer.last_seen = Some(now.wall);
         peer.broke = Some(now.instant);
-        peer.asked_to_introduce = false;
+        peer.wish = Wish::default();
         peer.resync = None;
         self.sync.forget(node);
         self.refresh_calls(node, now);
@@ -250,6 +251,7 @@ impl Control {
             .collect();
         for node in down {
             self.event(Event::PeerDown(node));
+            self.forget_unless_member(node);
         }
         let due: Vec<_> = self
             .peers
@@ -283,7 +285,9 @@ impl Control {
             Change::Record(record) => {
                 let owner = NodeId::from(record.signer());
                 if let Some(known) = self.members.get(owner) {
-                    if known.record.signed() == record {
+                    let is_newer =
+                        record.peek().is_ok_and(|said| said.stamp() >= known.record.stamp());
+                    if !is_newer || known.record.signed() == record {
                         return None;
                     }
                     // Nobody but its owner spends the budget.
@@ -351,6 +355,27 @@ impl Control {
         self.dialer.callees().filter(
             |callee| matches!(callee, Callee::Node(node) if self.members.get(*node).is_none()),
         )
+    }
+
+    /// Forgets one that was let in, gave no record and went away: new keys
+    /// cost nothing, and must leave nothing.
+    fn forget_unless_member(&mut self, node: NodeId) {
+        if self.members.get(node).is_none() {
+            self.forget_peer(node);
+            self.admitted_by.remove(&node);
+            self.taken_on_trust.remove(&node);
+            self.forget_vouched();
+        }
+    }
+
+    /// Keeps word only for members, and for those that are linked or about to
+    /// be.
+    pub(super) fn forget_vouched(&mut self) {
+        let (admitted, started) = (&self.admitted_by, &self.peers);
+        let keeps = |node: &NodeId| admitted.contains_key(node) || started.contains_key(node);
+        if self.members.forget_vouched(keeps) {
+            self.save_vouched();
+        }
     }
 
     /// Gives up strangers that are heard no more.

@@ -198,6 +198,8 @@ pub struct Control {
     /// The invites by which those came whom this run let in. They stay known,
     /// for a ban may arrive at any moment until the link is up.
     admitted_by: BTreeMap<NodeId, PublicKey>,
+    /// Those of them that this node took without proof, as a newcomer.
+    taken_on_trust: BTreeSet<NodeId>,
     guard: admission::Guard,
     /// Who was refused and when, so that it is said once.
     refused: BTreeMap<NodeId, (Refusal, Instant)>,
@@ -229,6 +231,8 @@ const BEACON_FIRST: [Duration; 4] = [
     Duration::from_secs(3),
     Duration::from_secs(10),
 ];
+/// Whom an earlier run let in, and who gave no record, has so long to come back.
+const FORGET_RESTORED: Duration = Duration::from_mins(10);
 /// How many of its own runs a node remembers.
 const MAX_BOOTS: usize = 64;
 
@@ -299,6 +303,7 @@ impl Control {
             contacts: saved.contacts.into_iter().collect(),
             admissions: BTreeMap::new(),
             admitted_by: BTreeMap::new(),
+            taken_on_trust: BTreeSet::new(),
             guard: admission::Guard::new(now.instant, overlay_size),
             refused: BTreeMap::new(),
             dialer: Dialer::default(),
@@ -396,6 +401,9 @@ impl Control {
         if self.beacon_due <= now.instant {
             self.send_beacon(now);
             self.forget_strangers(now);
+            if now.instant.since(self.started) > FORGET_RESTORED {
+                self.forget_vouched();
+            }
             self.forget_clone(now);
         }
         if self.retry_storage.is_some_and(|retry| retry <= now.instant) {

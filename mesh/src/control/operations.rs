@@ -125,6 +125,11 @@ pub enum OperationError {
         "this node would revoke itself; use `epsilon mesh leave`, or revoke it from another admin's node"
     )]
     OwnNode,
+    /// Members keep no more documents of this admin.
+    #[error(
+        "this admin has decided as many things as members keep; make another node an admin with `epsilon admin add NODE`, and go on there"
+    )]
+    TooMany,
     /// It could not be made durable.
     #[error("the change could not be written to disk, nothing was changed: {0}")]
     Storage(String),
@@ -203,7 +208,13 @@ impl Control {
 
     fn admin(&self) -> Result<&SecretKey, OperationError> {
         let key = &self.config.key;
-        if self.trust.is_admin(key.public()) { Ok(key) } else { Err(OperationError::NotAdmin) }
+        if !self.trust.is_admin(key.public()) {
+            Err(OperationError::NotAdmin)
+        } else if !self.trust.has_room(key.public()) {
+            Err(OperationError::TooMany)
+        } else {
+            Ok(key)
+        }
     }
 
     fn known_node(&self, node: NodeId) -> Result<&Member, OperationError> {

@@ -137,7 +137,7 @@ impl Control {
         let publish =
             (own.dirty && own.staged.is_none() && self.may_speak()).then(|| own.may_publish_at());
         let disputed = own.disputed.map(|since| since + DISPUTE);
-        [own.claim_alone, publish, disputed].into_iter().flatten().min()
+        [own.claim_alone, publish, disputed, self.introduction_due()].into_iter().flatten().min()
     }
 
     /// Whether there is something to publish and anybody who would forward
@@ -152,7 +152,7 @@ impl Control {
     /// Brings claims, vouching and the record as far as they come now.
     pub(super) fn advance_own(&mut self, now: Now) {
         self.choose_claims(now);
-        self.ask_for_introduction();
+        self.ask_for_introduction(now);
         self.publish_own(now);
     }
 

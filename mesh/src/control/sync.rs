@@ -17,13 +17,27 @@ use epsilon_proto::wire;
 use rand_core::Rng as _;
 
 use super::documents::{Source, Taken};
+use super::vouching::Answer;
 use super::{Control, Output};
 use crate::membership::BUCKETS;
 
 /// Between two rounds, at least; at most twice that.
 const EVERY: Duration = Duration::from_secs(30);
 /// How many bytes of documents and records one message may carry.
-const MAX_DELIVERY: usize = 512 * 1024;
+const MAX_DELIVERY: usize = 768 * 1024;
+
+/// How many bytes still fit.
+struct Room(usize);
+
+impl Room {
+    /// Makes room for something, if there is enough.
+    fn takes(&mut self, what: &impl wire::Wire) -> bool {
+        let length = wire::encode(what).len();
+        let fits = length <= self.0;
+        self.0 -= if fits { length } else { 0 };
+        fits
+    }
+}
 
 /// What a request under way asked for.
 enum Asked {
@@ -155,7 +169,7 @@ impl Control {
             (Asked::Introduce, Some(Response::Introduced(answer))) => {
                 self.introduced(node, answer, now);
             }
-            (Asked::Introduce, _) => self.peer(node).asked_to_introduce = false,
+            (Asked::Introduce, _) => self.peer(node).wish.ended(Answer::Useless, now.instant),
             (Asked::Vouch, _) => {}
             (Asked::Compare | Asked::Exchange, _) => drop(self.sync.active.remove(&node)),
         }
@@ -190,18 +204,16 @@ impl Control {
     /// What an asker lacks, and what this node lacks of what the asker has.
     fn difference(&self, theirs: &Inventory) -> Difference {
         let mut difference = Difference::default();
-        let mut room = MAX_DELIVERY;
-        let mut fits = |length: usize, more: &mut bool| {
-            let fits = room >= length;
-            room = room.saturating_sub(length);
-            *more |= !fits;
-            fits
-        };
+        // Documents and records have room of their own: too many of the one
+        // must not keep the other out.
+        let (mut documents, mut records) = (Room(MAX_DELIVERY / 2), Room(MAX_DELIVERY / 2));
         if let Some(list) = &theirs.documents {
             let known: BTreeSet<_> = list.digests.iter().copied().collect();
             for document in self.trust.lacking(&known) {
-                if fits(wire::encode(&document).len(), &mut difference.more) {
+                if documents.takes(&document) {
                     difference.delivery.documents.push(document);
+                } else {
+                    difference.more = true;
                 }
             }
             difference.wanted_documents =
@@ -214,9 +226,12 @@ impl Control {
             for (node, digest) in &own {
                 if their.get(node) != Some(digest)
                     && let Some(member) = self.members.get(*node)
-                    && fits(wire::encode(member.record.signed()).len(), &mut difference.more)
                 {
-                    difference.delivery.records.push(member.record.signed().clone());
+                    if records.takes(member.record.signed()) {
+                        difference.delivery.records.push(member.record.signed().clone());
+                    } else {
+                        difference.more = true;
+                    }
                 }
             }
             difference.wanted_records.extend(
@@ -230,24 +245,19 @@ impl Control {
     }
 
     fn delivery(&self, documents: &[epsilon_proto::id::Digest], records: &[NodeId]) -> Delivery {
-        let mut room = MAX_DELIVERY;
-        let mut fits = |length: usize| {
-            let fits = room >= length;
-            room = room.saturating_sub(length);
-            fits
-        };
+        let (mut document_room, mut record_room) = (Room(MAX_DELIVERY / 2), Room(MAX_DELIVERY / 2));
         Delivery {
             documents: documents
                 .iter()
                 .filter_map(|digest| self.trust.document(digest))
-                .filter(|document| fits(wire::encode(*document).len()))
+                .filter(|document| document_room.takes(*document))
                 .cloned()
                 .collect(),
             records: records
                 .iter()
                 .filter_map(|node| self.members.get(*node))
                 .map(|member| member.record.signed().clone())
-                .filter(|record| fits(wire::encode(record).len()))
+                .filter(|record| record_room.takes(record))
                 .collect(),
         }
     }
@@ -264,15 +274,16 @@ impl Control {
         let mut waiting: Vec<Signed<NodeRecord>> = delivery.records;
         loop {
             let before = waiting.len();
+            // The giver's own record may have been among them.
+            let is_believed =
+                !self.is_grounded || self.members.grounded(&self.trust).contains(&from);
+            let source = if is_believed { Source::Member } else { Source::Hello };
             waiting.retain(|record| {
-                // The giver's own record may be among them.
-                let is_believed =
-                    !self.is_grounded || self.members.grounded(&self.trust).contains(&from);
-                let source = if is_believed { Source::Member } else { Source::Hello };
+                let owner = NodeId::from(record.signer());
                 let taken = self.take_record(record, source, now);
                 // Gossip lost it here, so it did elsewhere; a newcomer, which
                 // knows nothing yet, cannot tell.
-                if taken == Taken::New && spreads {
+                if taken == Taken::New && spreads && self.peer(owner).forward.spend(now.instant) {
                     let change = Change::Record(record.clone());
                     self.outputs.push_back(Output::Publish(wire::encode(&change)));
                 }

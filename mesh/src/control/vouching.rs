@@ -1,8 +1,9 @@
 //! Who vouches for this node, and for whom it vouches.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use epsilon_proto::clock::Now;
+use epsilon_proto::clock::{Instant, Now};
 use epsilon_proto::document::{Signed, Verified};
 use epsilon_proto::id::{NodeId, PublicKey};
 use epsilon_proto::message::{Claims, Introduced, Request};
@@ -25,15 +26,32 @@ impl Control {
             || !facts(&|facts| facts.name.is_some() && facts.name == self.identity.name)
     }
 
-    pub(super) fn ask_for_introduction(&mut self) {
-        if self.identity.ipv4.is_none() || !self.unwitnessed() {
+    fn wishes_introduction(&self) -> bool {
+        self.identity.ipv4.is_some() && self.unwitnessed()
+    }
+
+    /// When somebody may be asked to vouch for this node, if that is wanted.
+    pub(super) fn introduction_due(&self) -> Option<Instant> {
+        let linked = || self.peers.values().filter(|peer| peer.link.is_some());
+        let busy = linked().filter_map(|peer| peer.wish.busy_until()).max();
+        let due = linked().map(|peer| peer.wish.due()).min()?;
+        self.wishes_introduction().then(|| due.max(busy.unwrap_or_default()))
+    }
+
+    /// Asks one linked member after the other.
+    pub(super) fn ask_for_introduction(&mut self, now: Now) {
+        if self.introduction_due().is_none_or(|due| now.instant < due) {
             return;
         }
-        if self.peers.values().any(|peer| peer.link.is_some() && peer.asked_to_introduce) {
+        let ready = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.link.is_some() && peer.wish.due() <= now.instant);
+        let Some(node) = ready.min_by_key(|(_, peer)| peer.wish.in_vain).map(|(node, _)| *node)
+        else {
             return;
-        }
-        let Some(node) = self.linked().into_iter().next() else { return };
-        self.peer(node).asked_to_introduce = true;
+        };
+        self.peer(node).wish.asked(now.instant);
         let claims = Claims { ipv4: self.identity.ipv4, name: self.identity.name.clone() };
         self.request(node, &Request::Introduce(claims));
     }
@@ -94,10 +112,16 @@ impl Control {
 
     /// A member answered to the wish to be vouched for.
     pub(super) fn introduced(&mut self, node: NodeId, answer: Introduced, now: Now) {
-        self.peer(node).asked_to_introduce = false;
+        let is_taken = answer.ipv4_taken || answer.name_taken;
         if let Some(signed) = answer.introduction {
+            let before = self.own_record.introductions.clone();
             self.take_introduction(node, &signed);
+            let is_news = self.own_record.introductions != before;
+            let worth = if is_news { Answer::Useful } else { Answer::Useless };
+            self.peer(node).wish.ended(worth, now.instant);
         } else {
+            let worth = if is_taken { Answer::Taken } else { Answer::Useless };
+            self.peer(node).wish.ended(worth, now.instant);
             if answer.ipv4_taken && self.trust.pin(self.own).is_none_or(|pin| pin.ipv4.is_none()) {
                 self.identity.ipv4 = None;
             }
@@ -151,6 +175,11 @@ impl Control {
         self.is_grounded = true;
         let believed =
             |node: &NodeId| grounded.contains(node) || self.members.vouched().contains_key(node);
+        for node in std::mem::take(&mut self.taken_on_trust) {
+            if !believed(&node) {
+                self.admitted_by.remove(&node);
+            }
+        }
         let mut doubtful: Vec<NodeId> =
             self.members.iter().map(|(node, _)| node).filter(|node| !believed(node)).collect();
         doubtful.extend(self.linked().into_iter().filter(|node| {
@@ -165,6 +194,63 @@ impl Control {
         }
         self.refresh_members(now);
         self.refresh_token_calls(now);
+    }
+}
+
+/// How an answer to the wish to be vouched for helped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Useful,
+    /// Another has what was claimed.
+    Taken,
+    Useless,
+}
+
+/// How a peer took the wish to be vouched for. One that is of no use is asked
+/// again only after a while, so that it cannot keep this node busy.
+#[derive(Debug, Default)]
+pub(super) struct Wish {
+    asked: Option<Instant>,
+    in_vain: u32,
+    not_before: Instant,
+}
+
+impl Wish {
+    /// A peer that is silent for longer holds the others up no more.
+    const PATIENCE: Duration = Duration::from_secs(2);
+    /// After so many claims that it says are taken it is doubted.
+    const DENIALS: u32 = 4;
+    /// For so long.
+    const DOUBT: Duration = Duration::from_secs(5);
+
+    fn asked(&mut self, now: Instant) {
+        self.asked = Some(now);
+        // Until it answers.
+        self.not_before = now + Self::DOUBT;
+        self.in_vain = self.in_vain.saturating_add(1);
+    }
+
+    pub(super) fn ended(&mut self, answer: Answer, now: Instant) {
+        self.asked = None;
+        let doubted = match answer {
+            Answer::Useful => {
+                self.in_vain = 0;
+                false
+            }
+            Answer::Taken => self.in_vain >= Self::DENIALS,
+            Answer::Useless => true,
+        };
+        self.not_before = if doubted { now + Self::DOUBT } else { now };
+    }
+
+    /// Until when others wait for its answer.
+    fn busy_until(&self) -> Option<Instant> {
+        self.asked.map(|asked| asked + Self::PATIENCE)
+    }
+
+    /// From when on it may be asked.
+    fn due(&self) -> Instant {
+        self.not_before
     }
 }
 

@@ -56,12 +56,14 @@ impl Membership {
             if introduction.node != subject
                 || came_by.is_some_and(|came_by| invite != Some(came_by))
                 || invite.is_none_or(|invite| trust.are_members_revoked(invite))
-                || refuse_banned(introducer, trust).is_err()
             {
                 return false;
             }
             if self.may_introduce(introduction.signer(), trust) {
                 return true;
+            }
+            if refuse_banned(introducer, trust).is_err() {
+                return false;
             }
             (subject, came_by) = (introducer, None);
         }

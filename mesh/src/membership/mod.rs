@@ -279,7 +279,7 @@ impl Membership {
         // divided network may each have used them up, but not more.
         let uses = trust.invite(invite).and_then(|invite| invite.uses);
         match uses {
-            Some(uses) if self.uses_of(invite, trust) >= (uses as usize).saturating_mul(2) => {
+            Some(uses) if self.members_by(invite) >= (uses as usize).saturating_mul(2) => {
                 Err(Refused::Full)
             }
             _ => Ok(()),
@@ -288,8 +288,11 @@ impl Membership {
 
     /// How many came by an invite, those who are members no more included.
     pub fn uses_of(&self, invite: PublicKey, trust: &Trust) -> usize {
-        let members = self.members.values().filter(|member| member.invite() == invite);
-        members.count() + trust.gone(invite)
+        self.members_by(invite) + trust.gone(invite)
+    }
+
+    fn members_by(&self, invite: PublicKey) -> usize {
+        self.members.values().filter(|member| member.invite() == invite).count()
     }
 
     /// Whether an address lies inside the mesh.
@@ -304,6 +307,15 @@ impl Membership {
     /// invite.
     pub fn vouch(&mut self, node: NodeId, invite: PublicKey) -> bool {
         self.vouched.insert(node, invite) != Some(invite)
+    }
+
+    /// Takes back the word for those that are no members and that `keeps` does
+    /// not name; says whether there were any.
+    pub fn forget_vouched(&mut self, keeps: impl Fn(&NodeId) -> bool) -> bool {
+        let before = self.vouched.len();
+        let members = &self.members;
+        self.vouched.retain(|node, _| members.contains_key(node) || keeps(node));
+        self.vouched.len() != before
     }
 
     /// The nodes that this node itself let in, and by which invites.

@@ -347,28 +347,32 @@ fn departures_are_one_a_node_and_all_keep_the_same() {
 
 #[test]
 fn made_up_departures_never_keep_a_revocation_out_and_go_with_their_invite() {
-    let mut trust = trust_of(&[grant(1), invite(1, 50, 7)]);
-    let mut flood = (0..).map(|number: u32| {
-        let mut seed = [0; 32];
-        seed[..4].copy_from_slice(&number.to_le_bytes());
-        let stranger = SecretKey::from_seed(&seed);
-        departure_by(50, &stranger, 1)
-    });
-    for _ in 0..MAX_DEPARTURES {
-        assert_eq!(trust.merge(&flood.next().unwrap(), &Holds), Ok(true));
+    let invites = [50, 51, 52, 53, 54].map(|number| invite(1, number, 7));
+    let mut trust = trust_of(&[&[grant(1)][..], &invites].concat());
+    let leave = |by: u8, number: usize| {
+        let mut seed = [by; 32];
+        seed[..8].copy_from_slice(&number.to_le_bytes());
+        departure_by(by, &SecretKey::from_seed(&seed), 1)
+    };
+    for by in [50, 51, 52, 53] {
+        for number in 0..MAX_DEPARTURES_BY_INVITE {
+            assert_eq!(trust.merge(&leave(by, number), &Holds), Ok(true));
+        }
+        let more = leave(by, MAX_DEPARTURES_BY_INVITE);
+        assert_eq!(trust.merge(&more, &Holds), Err(TrustError::Full));
     }
-    assert_eq!(trust.merge(&flood.next().unwrap(), &Holds), Err(TrustError::Full));
+    assert_eq!(MAX_DEPARTURES, 4 * MAX_DEPARTURES_BY_INVITE);
+    assert_eq!(trust.merge(&leave(54, 0), &Holds), Err(TrustError::Full));
     let revocation = revoke(Revoked::Node(node(9)), &key(1));
     assert_eq!(trust.merge(&revocation, &Strict), Ok(true));
     assert!(trust.is_node_revoked(node(9)));
+
     let cleared = revoke(Revoked::InviteAndMembers(key(50).public()), &key(1));
     assert_eq!(trust.merge(&cleared, &Strict), Ok(true));
-    assert_eq!(trust.digests().len(), 4, "grant, invite and two revocations");
-    assert_eq!(trust.merge(&flood.next().unwrap(), &Holds), Ok(false));
-    let other = [invite(1, 51, 7), departure_by(51, &key(9), 1)];
-    for document in &other {
-        assert_eq!(trust.merge(document, &Strict), Ok(true));
-    }
+    let kept = 1 + invites.len() + 2 + 3 * MAX_DEPARTURES_BY_INVITE;
+    assert_eq!(trust.digests().len(), kept);
+    assert_eq!(trust.merge(&leave(50, 0), &Holds), Ok(false));
+    assert_eq!(trust.merge(&leave(54, 0), &Strict), Ok(true));
 }
 
 #[test]

@@ -200,6 +200,10 @@ impl Daemon {
         let (name, id) = (token.network.name.clone(), token.id);
         if let Some(network) = self.networks.get(&name) {
             let snapshot = network.client().snapshot().await.map_err(stopped)?;
+            if snapshot.view.id == id && provisional::marked(network.dir()).is_some() {
+                // Under way: both hear how it ends.
+                return Ok(Begun::Under(name, network.client(), token.expired(now)));
+            }
             if snapshot.view.id == id {
                 return Ok(Begun::Already(Box::new(joined(&snapshot, true, None))));
             }

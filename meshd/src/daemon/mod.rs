@@ -83,6 +83,9 @@ impl Daemon {
     }
 
     async fn start_networks(&mut self) -> Result<(), Error> {
+        if let Err(error) = provisional::sweep(&self.config.state_dir) {
+            tracing::warn!(%error, "cannot remove the rest of a network that was left");
+        }
         for (name, dir) in self.directories()? {
             if self.networks.keys().any(|served| served.as_str() == name) {
                 continue;

@@ -81,7 +81,11 @@ impl Names {
 async fn look_up(host: HostPort) -> Option<(HostPort, Vec<SocketAddr>)> {
     let found = async {
         let found = tokio::net::lookup_host((host.host(), host.port())).await?;
-        Ok::<_, std::io::Error>(found.filter(|address| !address.ip().is_unspecified()).collect())
+        let mut usable: Vec<SocketAddr> =
+            found.filter(|address| !address.ip().is_unspecified()).collect();
+        // Servers answer in turns: the order is no news.
+        usable.sort_unstable();
+        Ok::<_, std::io::Error>(usable)
     };
     let reason = match timeout(PATIENCE, found).await {
         Ok(Ok(usable)) => return Some((host, usable)),

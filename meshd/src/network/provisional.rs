@@ -14,6 +14,9 @@ use epsilon_sys::netlink::Netlink;
 use super::is_mesh_name;
 
 const MARKER: &str = "provisional";
+/// What the name of a directory begins with that is being removed; no network
+/// can have such a name.
+const GONE: &str = ".gone-";
 /// The longest name that an interface can have.
 const MAX: usize = 15;
 
@@ -39,7 +42,8 @@ pub(crate) fn keep(dir: &Path) -> Result<(), io::Error> {
 }
 
 /// Removes `interface` and the state in `dir`, in this order, so that what is
-/// cut off in between still has its marker.
+/// cut off in between still has its marker: the directory goes all at once, by
+/// another name, and is emptied then.
 pub(crate) async fn remove(dir: &Path, interface: &str) -> Result<(), io::Error> {
     if is_mesh_name(interface) {
         let deleted = async { Netlink::open()?.delete_link(interface).await }.await;
@@ -47,6 +51,29 @@ pub(crate) async fn remove(dir: &Path, interface: &str) -> Result<(), io::Error>
             tracing::warn!(interface, %error, "cannot delete the interface");
         }
     }
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else { return Ok(()) };
+    let gone = parent.join(format!("{GONE}{}", name.to_string_lossy()));
+    remove_all(&gone)?;
+    match std::fs::rename(dir, &gone) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        renamed => renamed?,
+    }
+    std::fs::File::open(parent)?.sync_all()?;
+    remove_all(&gone)
+}
+
+/// Empties what [`remove`] could not because it was cut off.
+pub(crate) fn sweep(state: &Path) -> Result<(), io::Error> {
+    for entry in std::fs::read_dir(state)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(GONE)) {
+            remove_all(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_all(dir: &Path) -> Result<(), io::Error> {
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

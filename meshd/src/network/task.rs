@@ -406,10 +406,13 @@ impl Task {
     /// A member let this node in, which may have used up its token: whatever
     /// happens from now on, the state must be there at the next start.
     fn keep_state(&mut self) {
-        if std::mem::take(&mut self.provisional)
-            && let Err(error) = provisional::keep(&self.config.dir)
-        {
-            tracing::warn!(network = %self.name, %error, "cannot keep the state yet");
+        if self.provisional {
+            match provisional::keep(&self.config.dir) {
+                Ok(()) => self.provisional = false,
+                Err(error) => {
+                    tracing::warn!(network = %self.name, %error, "cannot keep the state yet");
+                }
+            }
         }
     }
 

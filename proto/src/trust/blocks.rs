@@ -47,6 +47,7 @@ check |block| if (block.generation == 0) == block.mode.is_none()
 });
 impl Document for GenesisBlock {
     const TYPE: &'static str = "genesis";
+    const MAX_BYTES: usize = 64 * 1024;
 }
 
 /// Who may initialise the cluster.

@@ -133,6 +133,8 @@ pub struct GateEpoch {
 wire_struct!(GateEpoch { 0 => epoch, 1 => check, 2 => boxes });
 impl Document for GateEpoch {
     const TYPE: &'static str = "gate-epoch";
+    /// Some 130 bytes for each member.
+    const MAX_BYTES: usize = 320 * 1024;
 }
 
 /// A document that every member keeps for ever: a grow-only set.
