@@ -4,11 +4,17 @@
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
+use epsilon_mesh::founding;
+use epsilon_mesh::saved::Settings;
 use epsilon_proto::address::DEFAULT_PORT;
 use epsilon_proto::id::Digest;
+use epsilon_proto::key::{SecretKey, Strict};
+use epsilon_proto::token::Token;
+use epsilon_proto::trust::Roles;
+use meshd::store::Store;
 use tokio::time::Instant;
 
-use crate::support::{Fleet, holds, until};
+use crate::support::{Fleet, Node, holds, until};
 
 const PREFIX: &str = "epsilon1_";
 
@@ -85,7 +91,7 @@ async fn every_kind_of_damaged_token_has_its_own_error_and_leaves_nothing() {
         let whole = [&bytes[..4], &body, &check.0[..4]].concat();
         let text = format!("{PREFIX}{}", BASE64URL_NOPAD.encode(&whole));
         let error = text
-            .parse::<epsilon_proto::token::Token>()
+            .parse::<Token>()
             .and_then(|token| token.verify(&epsilon_proto::key::Strict))
             .err()?
             .to_string();
@@ -98,6 +104,98 @@ async fn every_kind_of_damaged_token_has_its_own_error_and_leaves_nothing() {
     }
     assert!(tried > 3, "only {tried} forged tokens");
     assert_eq!(fleet.node("n1").is_well().await.unwrap().members.total, 1);
+}
+
+/// Puts the state of a member on a host that gave itself more than its token
+/// allows.
+async fn forge(node: &Node, token: &str) {
+    let token: Token = token.parse().unwrap();
+    let key = SecretKey::generate(&mut meshd::random::system());
+    let settings = Settings {
+        name: None,
+        site: None,
+        labels: Vec::new(),
+        advertise: Vec::new(),
+        port: DEFAULT_PORT,
+        interface: "eps0".to_owned(),
+        token_addresses: token.addresses.clone(),
+    };
+    let token = token.verify(&Strict).unwrap();
+    let saved = founding::join(token, &key, Roles::ALL, settings, meshd::clock::wall());
+    let dir = tempfile::tempdir().unwrap();
+    drop(Store::create(&dir.path().join("state.redb"), &saved.writes()).unwrap());
+    std::fs::write(dir.path().join("identity.key"), *key.seed()).unwrap();
+    let from = dir.path().display();
+    node.shell(&format!(
+        "cp -a {from} /var/lib/epsilon/mesh && chmod -R go= /var/lib/epsilon/mesh"
+    ))
+    .await
+    .ok();
+}
+
+#[tokio::test]
+async fn a_certificate_that_says_more_than_its_token_is_refused_and_both_sides_say_why() {
+    let Some((mut fleet, _)) = Fleet::joined([2]).await else { return };
+    let token = fleet.node("n1").run("token create --role worker").await.ok();
+    fleet.lab.add_host(1).await.unwrap();
+    let intruder = fleet.node("n3");
+    forge(&intruder, token.trim()).await;
+    fleet.start("n3").await;
+    until("it is told why", async || {
+        let ran = intruder.run("status").await;
+        holds(ran.code == 5 && ran.stdout.contains("certificate does not hold"), ran)
+    })
+    .await;
+    for name in ["n1", "n2"] {
+        let events = fleet.node(name).run("events").await.ok();
+        assert!(events.contains("certificate"), "{name} does not say so: {events}");
+        assert_eq!(fleet.node(name).is_well().await.unwrap().members.total, 2);
+    }
+    fleet.all_reach(&["n1", "n2"]).await;
+    // As somebody would who changed the file by hand.
+    fleet.stop("n3").await;
+    let damaged = "cd /var/lib/epsilon/mesh && head -c 32 /dev/urandom > identity.key";
+    intruder.shell(damaged).await.ok();
+    fleet.start("n3").await;
+    let ran = intruder.run("status").await.exits(5);
+    assert!(ran.stdout.contains("not this node's"), "{ran:?}");
+    intruder.run("mesh leave --network mesh").await.ok();
+    intruder.is_untouched().await;
+}
+
+#[tokio::test]
+async fn a_network_that_cannot_be_served_is_said_and_can_be_left_while_another_goes_on() {
+    let Some(mut fleet) = Fleet::up([1]).await else { return };
+    fleet.start("n1").await;
+    let node = fleet.node("n1");
+    node.create("--name one --range 10.90.0.0/16").await;
+    node.create("--name two --range 10.91.0.0/16").await;
+    fleet.stop("n1").await;
+    node.shell("cd /var/lib/epsilon/one && mv identity.key kept").await.ok();
+    fleet.start("n1").await;
+    let ran = node.run("status").await.exits(5);
+    assert!(ran.stdout.contains("one") && ran.stdout.contains("identity.key"), "{ran:?}");
+    assert!(ran.stdout.contains("mesh leave --network one"), "{ran:?}");
+    node.run("status --network two").await.ok();
+    // Its range and its port are still its own.
+    let ran = node.run("mesh create --name three --range 10.90.0.0/16").await.exits(1);
+    assert!(ran.stderr.contains("overlaps that of network one"), "{ran:?}");
+    node.create("--name three --range 10.92.0.0/16").await;
+    node.shell("cd /var/lib/epsilon/one && mv kept identity.key").await.ok();
+    until("it is served again", async || {
+        let ran = node.run("status").await;
+        holds(ran.code == 0 && ran.stdout.contains("● one"), ran)
+    })
+    .await;
+    let ports: std::collections::BTreeSet<u16> =
+        node.status().await.unwrap().networks.iter().map(|network| network.port).collect();
+    assert_eq!(ports.len(), 3);
+    fleet.stop("n1").await;
+    node.shell("rm /var/lib/epsilon/one/identity.key").await.ok();
+    fleet.start("n1").await;
+    node.run("mesh leave --network one").await.ok();
+    let ran = node.run("status").await.exits(0);
+    assert!(!ran.stdout.contains("● one"), "{ran:?}");
 }
 
 #[tokio::test]
