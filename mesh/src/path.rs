@@ -147,9 +147,10 @@ impl Paths {
 
     /// The next address to which a probe goes now.
     pub fn next_probe(&mut self, now: Instant) -> Option<SocketAddr> {
-        for (address, candidate) in &mut self.candidates {
+        let wanted = self.candidates.iter_mut().filter(|(_, candidate)| candidate.wanted);
+        for (address, candidate) in wanted {
             candidate.unanswered.retain(|sent| now.since(*sent) < SILENT_WINDOW);
-            if candidate.wanted && candidate.is_due(now) {
+            if candidate.is_due(now) {
                 candidate.unanswered.push(now);
                 candidate.wanted = candidate.unanswered.len() < SILENT_PROBES;
                 return Some(*address);

@@ -195,6 +195,7 @@ impl Control {
             self.outputs.push_back(Output::Disconnect(node));
             return;
         }
+        self.near.insert(node);
         let peer = self.peer(node);
         peer.link = Some(Link { remote, since: now.wall });
         peer.broke = None;
@@ -240,26 +241,22 @@ impl Control {
     }
 
     pub(super) fn expire_links(&mut self, now: Now) {
-        let down: Vec<_> = self
-            .peers
-            .iter_mut()
-            .filter(|(_, peer)| peer.broke.is_some_and(|broke| now.instant >= broke + GRACE))
-            .map(|(node, peer)| {
+        let (mut down, mut due) = (Vec::new(), Vec::new());
+        for node in &self.near {
+            let Some(peer) = self.peers.get_mut(node) else { continue };
+            if peer.grace_ends().is_some_and(|ends| now.instant >= ends) {
                 peer.broke = None;
-                *node
-            })
-            .collect();
+                down.push(*node);
+            }
+            if peer.resync.take_if(|resync| now.instant >= *resync).is_some() {
+                due.push(*node);
+            }
+        }
         for node in down {
+            self.near.remove(&node);
             self.event(Event::PeerDown(node));
             self.forget_unless_member(node);
         }
-        let due: Vec<_> = self
-            .peers
-            .iter_mut()
-            .filter_map(|(node, peer)| {
-                peer.resync.take_if(|resync| now.instant >= *resync).map(|_| *node)
-            })
-            .collect();
         for node in due {
             self.start_sync(node);
         }
@@ -433,7 +430,7 @@ impl Control {
     /// Calls the addresses of the token while nobody is linked, or only such
     /// as this node cannot tell from intruders.
     pub(super) fn refresh_token_calls(&mut self, now: Now) {
-        let is_alone = self.peers.values().all(|peer| peer.link.is_none());
+        let is_alone = self.near().all(|(_, peer)| peer.link.is_none());
         let lonely = !self.is_banned() && (is_alone || !self.is_grounded);
         for address in self.token_addresses.clone() {
             if lonely {
@@ -450,6 +447,7 @@ impl Control {
         self.dialer.forget(Callee::Node(node));
         self.sync.forget(node);
         self.peers.remove(&node);
+        self.near.remove(&node);
         self.own_record.forget_promise(node);
         if self.contacts.remove(&node).is_some() {
             self.persist(vec![Write::forget_contact(node)], None);
@@ -459,6 +457,11 @@ impl Control {
 
     /// The linked peers.
     pub(super) fn linked(&self) -> Vec<NodeId> {
-        self.peers.iter().filter(|(_, peer)| peer.link.is_some()).map(|(node, _)| *node).collect()
+        self.near().filter(|(_, peer)| peer.link.is_some()).map(|(node, _)| node).collect()
+    }
+
+    /// The peers that are linked, or were until just now.
+    pub(super) fn near(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
+        self.near.iter().filter_map(|node| Some((*node, self.peers.get(node)?)))
     }
 }

@@ -193,6 +193,9 @@ pub struct Control {
     /// node: until then it cannot tell members from intruders.
     is_grounded: bool,
     peers: BTreeMap<NodeId, links::Peer>,
+    /// Those of the peers that are linked, or were until just now: few in a
+    /// large fleet.
+    near: BTreeSet<NodeId>,
     contacts: BTreeMap<NodeId, SocketAddr>,
     admissions: BTreeMap<ExchangeId, admission::Admission>,
     /// The invites by which those came whom this run let in. They stay known,
@@ -300,6 +303,7 @@ impl Control {
             own_record: own::OwnRecord::new(introductions, newcomer, now.instant),
             is_grounded,
             peers: BTreeMap::new(),
+            near: BTreeSet::new(),
             contacts: saved.contacts.into_iter().collect(),
             admissions: BTreeMap::new(),
             admitted_by: BTreeMap::new(),
@@ -387,7 +391,7 @@ impl Control {
             self.own_due(),
             self.guard.due(),
             Some(self.sync.due()),
-            self.peers.values().filter_map(links::Peer::due).min(),
+            self.near().filter_map(|(_, peer)| peer.due()).min(),
             self.probes_due(now),
             self.retry_storage,
         ]
@@ -421,7 +425,7 @@ impl Control {
 
     /// What the network believes the time to be.
     pub fn trusted_time(&self, now: Now) -> Timestamp {
-        let linked = self.peers.values().filter_map(|peer| peer.clock(now.instant));
+        let linked = self.near().filter_map(|(_, peer)| peer.clock(now.instant));
         trusted_time(
             self.trust.newest_signed(),
             self.trust.founded(),

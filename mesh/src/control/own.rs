@@ -146,7 +146,7 @@ impl Control {
     fn may_speak(&self) -> bool {
         self.identity.ipv4.is_some()
             && !self.is_banned()
-            && (self.is_introduced() || self.peers.values().all(|peer| peer.link.is_none()))
+            && (self.is_introduced() || self.near().all(|(_, peer)| peer.link.is_none()))
     }
 
     /// Brings claims, vouching and the record as far as they come now.

@@ -269,14 +269,14 @@ impl Control {
 
     /// When the next probe is due.
     pub(super) fn probes_due(&self, now: Instant) -> Option<Instant> {
-        let keyed = self.peers.iter().filter(|(node, _)| self.plane.keyed.contains_key(node));
-        keyed.filter_map(|(_, peer)| peer.paths.due(now)).min()
+        let keyed = self.plane.keyed.keys().filter_map(|node| self.peers.get(node));
+        keyed.filter_map(|peer| peer.paths.due(now)).min()
     }
 
     pub(super) fn send_probes(&mut self, now: Now) {
         let mut due = Vec::new();
-        for (node, peer) in &mut self.peers {
-            if self.plane.keyed.contains_key(node) {
+        for node in self.plane.keyed.keys() {
+            if let Some(peer) = self.peers.get_mut(node) {
                 due.extend(
                     std::iter::from_fn(|| peer.paths.next_probe(now.instant)).map(|to| (*node, to)),
                 );

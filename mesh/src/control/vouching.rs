@@ -32,10 +32,13 @@ impl Control {
 
     /// When somebody may be asked to vouch for this node, if that is wanted.
     pub(super) fn introduction_due(&self) -> Option<Instant> {
-        let linked = || self.peers.values().filter(|peer| peer.link.is_some());
-        let busy = linked().filter_map(|peer| peer.wish.busy_until()).max();
-        let due = linked().map(|peer| peer.wish.due()).min()?;
-        self.wishes_introduction().then(|| due.max(busy.unwrap_or_default()))
+        if !self.wishes_introduction() {
+            return None;
+        }
+        let linked = || self.near().filter(|(_, peer)| peer.link.is_some());
+        let busy = linked().filter_map(|(_, peer)| peer.wish.busy_until()).max();
+        let due = linked().map(|(_, peer)| peer.wish.due()).min()?;
+        Some(due.max(busy.unwrap_or_default()))
     }
 
     /// Asks one linked member after the other.
@@ -43,11 +46,9 @@ impl Control {
         if self.introduction_due().is_none_or(|due| now.instant < due) {
             return;
         }
-        let ready = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.link.is_some() && peer.wish.due() <= now.instant);
-        let Some(node) = ready.min_by_key(|(_, peer)| peer.wish.in_vain).map(|(node, _)| *node)
+        let ready =
+            self.near().filter(|(_, peer)| peer.link.is_some() && peer.wish.due() <= now.instant);
+        let Some(node) = ready.min_by_key(|(_, peer)| peer.wish.in_vain).map(|(node, _)| node)
         else {
             return;
         };
