@@ -25,6 +25,8 @@ pub(crate) struct Peer {
 pub(crate) struct Plane {
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     owners: BTreeMap<Prefix, BTreeSet<NodeId>>,
+    /// Prefixes that two peers have at once.
+    shared: BTreeSet<Prefix>,
     pub(crate) own: Vec<Prefix>,
     pub(crate) probes: u64,
 }
@@ -37,7 +39,11 @@ impl Plane {
             Command::SetPeer { node, prefixes, .. } => {
                 self.withdraw(node);
                 for prefix in &prefixes {
-                    self.owners.entry(*prefix).or_default().insert(node);
+                    let owners = self.owners.entry(*prefix).or_default();
+                    owners.insert(node);
+                    if owners.len() > 1 {
+                        self.shared.insert(*prefix);
+                    }
                 }
                 self.peers.entry(node).or_default().prefixes = prefixes;
             }
@@ -73,6 +79,9 @@ impl Plane {
         for prefix in self.peers.get(&node).into_iter().flat_map(|peer| &peer.prefixes) {
             if let Some(owners) = self.owners.get_mut(prefix) {
                 owners.remove(&node);
+                if owners.len() < 2 {
+                    self.shared.remove(prefix);
+                }
                 if owners.is_empty() {
                     self.owners.remove(prefix);
                 }
@@ -82,6 +91,6 @@ impl Plane {
 
     /// A prefix that two peers have at once.
     pub(crate) fn overlap(&self) -> Option<Prefix> {
-        self.owners.iter().find(|(_, owners)| owners.len() > 1).map(|(prefix, _)| *prefix)
+        self.shared.first().copied()
     }
 }
