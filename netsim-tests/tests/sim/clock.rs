@@ -1,8 +1,9 @@
 //! Clocks that are wrong, and certificates that are back-dated.
 
+use epsilon_mesh::event::Event;
 use epsilon_netsim_tests::sim::{Death, Options, World, cases};
 
-use super::{MINUTE, SECOND, here, with_fleet};
+use super::{MINUTE, SECOND, here};
 
 const YEAR: i64 = 365 * 86_400_000;
 
@@ -30,8 +31,7 @@ fn a_machine_whose_clock_is_wrong_joins_within_three_seconds() {
 #[test]
 fn a_claimant_with_a_wrong_clock_takes_nobodys_name() {
     for skew in [-40 * YEAR, -YEAR, YEAR, 40 * YEAR] {
-        with_fleet(here!(), 3, 3, |case, world, token| {
-            drop((world, token));
+        cases(here!(), 3, 3, |case| {
             let mut world = World::new(Options::new(case.seed, 5));
             let token = world.found();
             world.join(1, &token);
@@ -53,6 +53,37 @@ fn a_claimant_with_a_wrong_clock_takes_nobodys_name() {
             assert_eq!(before, after);
         });
     }
+}
+
+#[test]
+fn a_half_whose_clocks_are_in_the_future_takes_nobodys_address() {
+    let mut lost = 0;
+    cases(here!(), 4, 48, |case| {
+        let half = case.nodes / 2;
+        let mut world = World::new(Options::new(case.seed, case.nodes).lan(half));
+        let token = world.found();
+        world.join(half, &token);
+        world.settle(SECOND * 10);
+        world.divide(|machine| machine / half);
+        for machine in (1..case.nodes).filter(|machine| *machine != half) {
+            // Most of them witness one another with clocks that are off.
+            if machine > half {
+                world.set_clock(machine, 40 * YEAR);
+            }
+            world.join(machine, &token);
+        }
+        world.run_for(MINUTE * 3);
+        let before: Vec<_> = (0..half).map(|one| world.seen(one, one).unwrap()).collect();
+        world.heal();
+        world.settle(MINUTE * 3);
+        let after: Vec<_> = (0..half).map(|one| world.seen(one, one).unwrap()).collect();
+        assert_eq!(before, after);
+        lost += (half..case.nodes)
+            .flat_map(|machine| world.happened(machine))
+            .filter(|(_, event)| matches!(event, Event::AddressLost(_)))
+            .count();
+    });
+    assert!(lost > 0, "no seed has two nodes that want one address");
 }
 
 #[test]
