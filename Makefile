@@ -1,6 +1,7 @@
 # What people and CI call. Everything a target needs, it installs or names.
 
 CARGO   ?= cargo
+PREFIX  ?= /usr/local
 TOOLS   := target/tools
 BIN     := target/debug
 DENY    := $(TOOLS)/bin/cargo-deny
@@ -12,11 +13,12 @@ FUZZ_VERSION := 0.13.2
 LAB_NEEDS  := cc:gcc ping:iputils-ping
 TEST_NEEDS := $(LAB_NEEDS) ip:iproute2 faketime:faketime
 
-.PHONY: help build lab lab-down test check unit sim e2e bench openapi deps clean soak
+.PHONY: help build release install lab lab-down test check unit sim e2e bench openapi deps clean soak
 
 help:
 	@echo "make lab        build, and bring up a fleet of three nodes on this machine"
 	@echo "make lab-down   remove it"
+	@echo "make release    build what make install copies to $(PREFIX)"
 	@echo "make test       everything CI runs: format, lints, docs, licences, tests"
 	@echo "make soak       the long runs: all seeds, fuzzing, idle traffic"
 	@echo "make bench      the figures of docs/benchmarks.md"
@@ -42,6 +44,20 @@ deps:
 build:
 	$(call require,$(LAB_NEEDS))
 	@$(CARGO) build --locked --quiet -p meshd -p epsilon-cli
+
+release:
+	$(call require,cc:gcc)
+	$(CARGO) build --locked --release -p meshd -p epsilon-cli
+
+# Copies what `make release` built; DESTDIR is for packagers.
+install:
+	@test -x target/release/meshd || { echo "run: make release"; exit 1; }
+	install -D -m 755 target/release/meshd $(DESTDIR)$(PREFIX)/bin/meshd
+	install -D -m 755 target/release/epsilon $(DESTDIR)$(PREFIX)/bin/epsilon
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/bin/meshd|$(PREFIX)/bin/meshd|' meshd/systemd/meshd.service \
+		> $(DESTDIR)$(PREFIX)/lib/systemd/system/meshd.service
+	@[ -n "$(DESTDIR)" ] || getent group epsilon >/dev/null || groupadd --system epsilon
 
 lab: build
 	@$(BIN)/epsilon lab up --nodes 3
