@@ -297,3 +297,37 @@ fn prune(
     kept.truncate(MAX_INTRODUCTIONS);
     *introductions = kept;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn a_peer_that_is_silent_or_useless_is_left_alone_for_a_while() {
+        let mut wish = Wish::default();
+        assert_eq!((wish.due(), wish.busy_until()), (Instant::default(), None));
+        wish.asked(at(1_000));
+        assert_eq!(wish.busy_until(), Some(at(3_000)), "others are asked after this");
+        assert_eq!(wish.due(), at(6_000));
+        wish.ended(Answer::Useless, at(1_100));
+        assert_eq!((wish.due(), wish.busy_until()), (at(6_100), None));
+        wish.asked(at(6_100));
+        wish.ended(Answer::Useful, at(6_200));
+        assert_eq!(wish.due(), at(6_200));
+    }
+
+    #[test]
+    fn claims_may_be_taken_in_turn_but_not_for_ever() {
+        let mut wish = Wish::default();
+        for round in 1..=Wish::DENIALS {
+            assert_eq!(wish.due(), Instant::default(), "round {round}");
+            wish.asked(Instant::default());
+            wish.ended(Answer::Taken, Instant::default());
+        }
+        assert_eq!(wish.due(), Instant::default() + Wish::DOUBT);
+    }
+}

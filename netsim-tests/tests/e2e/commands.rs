@@ -113,3 +113,28 @@ async fn the_daemon_reads_its_configuration_again_and_refuses_what_it_does_not_k
     let ended = fleet.daemon("n1").term(Duration::from_secs(2)).await.unwrap();
     assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
 }
+
+#[tokio::test]
+async fn lab_up_shows_a_fleet_that_works_and_lab_down_leaves_nothing_of_it() {
+    // On a host of its own, so that it meets no other lab.
+    let Some(fleet) = Fleet::up([1]).await else { return };
+    let node = fleet.node("n1");
+    let processes = async || node.shell("ls -d /proc/[0-9]* | wc -l").await.ok();
+    let links = async || node.host.netlink().unwrap().links().await.unwrap().len();
+    let before = (processes().await, links().await);
+    let ran = node.run("lab up --nodes 2 --sites 2").await.exits(0);
+    for shown in ["n1", "n2", "IPv4", "IPv6"] {
+        assert!(ran.stdout.contains(shown), "{shown} is not in {ran:?}");
+    }
+    assert!(ran.stderr.contains("lab exec n1 -- epsilon ping n2"), "{ran:?}");
+    node.run("lab up").await.exits(1).says("exists already");
+    let ran = node.run("lab exec n2 -- epsilon ping n1 -c 1").await.exits(0);
+    assert!(ran.stdout.contains("1 answered, 0% loss"), "{ran:?}");
+    let ran = node.run("lab exec n2 -- false").await.exits(1);
+    assert!(ran.stdout.is_empty(), "{ran:?}");
+    node.run("lab status").await.exits(0);
+    node.run("lab down").await.exits(0);
+    assert_eq!((processes().await, links().await), before);
+    node.run("lab exec n1 -- true").await.exits(1).says("no lab");
+    node.run("lab down").await.exits(0);
+}
