@@ -743,7 +743,7 @@ fn each_wrong_token_has_an_error_of_its_own() {
         ("epsilon1_a!c", "wrong character"),
     ] {
         let ended = epsilon(&["token", "inspect", "-"], token, &[]);
-        assert_eq!(ended.code, 1, "{ended:?}");
+        assert_eq!(ended.code, 2, "{ended:?}");
         assert!(ended.err.contains(expected), "{}", ended.err);
         assert_eq!(ended.err.matches("error:").count(), 1);
     }

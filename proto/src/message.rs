@@ -128,7 +128,7 @@ pub enum Refusal {
     InviteUsedUp,
     /// The certificate does not hold.
     #[error(
-        "the membership certificate does not hold: it, or the token it came from, was tampered with"
+        "the membership certificate does not hold: it, or the token it came from, was tampered with; leave, and join with a new token"
     )]
     Certificate,
     /// Another machine runs with the same identity.

@@ -1,8 +1,8 @@
 //! `token create | list | revoke | inspect`.
 
 use epsilon_proto::api::{
-    Invite, InviteState, Problem, ProblemKind, Role, Secret, Time, TokenCreateRequest,
-    TokenCreated, TokenFacts, TokenList, TokenRevokeRequest, TokenRevoked, paths,
+    Invite, InviteState, Problem, Role, Secret, Time, TokenCreateRequest, TokenCreated, TokenFacts,
+    TokenList, TokenRevokeRequest, TokenRevoked, paths,
 };
 use epsilon_proto::key::Strict;
 use epsilon_proto::trust::Roles;
@@ -72,7 +72,7 @@ fn inspect(token: &Secret) -> Result<TokenFacts, Problem> {
         .expose()
         .parse::<epsilon_proto::token::Token>()
         .and_then(|token| token.verify(&Strict))
-        .map_err(|error| Problem::new(ProblemKind::Error, error.to_string()))?;
+        .map_err(Problem::from)?;
     let invite = &token.invite;
     let roles = [
         (Roles::MEMBER, Role::Member),

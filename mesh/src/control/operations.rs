@@ -131,7 +131,9 @@ pub enum OperationError {
     )]
     TooMany,
     /// It could not be made durable.
-    #[error("the change could not be written to disk, nothing was changed: {0}")]
+    #[error(
+        "the change could not be written to disk, nothing was changed: {0}; make room or make the file system writable, then try again"
+    )]
     Storage(String),
     /// Randomness or keys are unusable.
     #[error("a secret for {0} could not be sealed; that node's key is not usable")]

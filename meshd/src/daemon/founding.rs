@@ -15,7 +15,7 @@ use epsilon_proto::clock::Timestamp;
 use epsilon_proto::key::{SecretKey, Strict};
 use epsilon_proto::name::{Domain, NetworkName};
 use epsilon_proto::record::{Label, MAX_LABELS};
-use epsilon_proto::token::{HostPort, Token, TokenError};
+use epsilon_proto::token::{HostPort, Token};
 use epsilon_proto::trust::{Distribution, Roles};
 use epsilon_sys::file;
 
@@ -195,8 +195,8 @@ impl Daemon {
 
     async fn begin_join(&mut self, request: JoinRequest) -> Result<Begun, Problem> {
         let now = clock::wall();
-        let token: Token = request.token.expose().parse().map_err(|error| token_problem(&error))?;
-        let token = token.verify(&Strict).map_err(|error| token_problem(&error))?;
+        let token: Token = request.token.expose().parse().map_err(Problem::from)?;
+        let token = token.verify(&Strict).map_err(Problem::from)?;
         let (name, id) = (token.network.name.clone(), token.id);
         if let Some(network) = self.networks.get(&name) {
             let snapshot = network.client().snapshot().await.map_err(stopped)?;
@@ -483,14 +483,6 @@ fn joined(snapshot: &network::Snapshot, already: bool, token_expired: Option<Tim
         already,
         token_expired_at: token_expired.map(render::time),
     }
-}
-
-fn token_problem(problem: &TokenError) -> Problem {
-    let kind = match problem {
-        TokenError::Tampered(_) | TokenError::Secret => ProblemKind::Error,
-        _ => ProblemKind::Usage,
-    };
-    Problem::new(kind, problem.to_string())
 }
 
 fn offline_invite(token: &Token) -> Result<epsilon_proto::api::Invite, Problem> {

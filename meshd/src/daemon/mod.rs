@@ -243,7 +243,10 @@ impl Daemon {
             .iter()
             .find(|(served, _)| served.as_str() == name)
             .map(|(_, network)| network)
-            .ok_or_else(|| Problem::new(ProblemKind::NotJoined, format!("no network {name:?}")))
+            .ok_or_else(|| {
+                Problem::new(ProblemKind::NotJoined, format!("no network {name:?}"))
+                    .hint("epsilon status shows those of this machine")
+            })
     }
 
     async fn list(&self) -> Result<Reply, Problem> {

@@ -96,6 +96,18 @@ impl fmt::Display for Problem {
     }
 }
 
+impl From<crate::token::TokenError> for Problem {
+    /// A text that is no token is a mistake in usage, a forged one an error.
+    fn from(error: crate::token::TokenError) -> Self {
+        use crate::token::TokenError;
+        let kind = match &error {
+            TokenError::Tampered(_) | TokenError::Secret => ProblemKind::Error,
+            _ => ProblemKind::Usage,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::ProblemKind;
