@@ -232,6 +232,20 @@ fn status_shows_what_is_wrong_and_the_next_step() {
 }
 
 #[test]
+fn status_shows_a_network_that_cannot_be_served_and_is_code_5() {
+    for networks in [json!([]), healthy()["networks"].clone()] {
+        let mut document = healthy();
+        document["networks"] = networks;
+        document["broken"] = json!([{"network": "red", "reason": "its disk is gone"}]);
+        let ended = Daemon::saying(document).run(&["status"]);
+        assert_eq!(ended.code, 5, "{ended:?}");
+        for shown in ["red", "cannot be served", "its disk is gone", "mesh leave --network red"] {
+            assert!(ended.out.contains(shown), "{}", ended.out);
+        }
+    }
+}
+
+#[test]
 fn status_of_a_machine_without_a_network_says_how_to_get_one() {
     let mut document = status();
     document["networks"] = json!([]);
