@@ -221,3 +221,29 @@ async fn a_port_that_another_program_has_is_said_so_and_nothing_is_left() {
     drop(taken);
     node.create("").await;
 }
+
+#[tokio::test]
+async fn systemd_is_told_when_the_daemon_is_ready_and_when_it_stops_and_logs_can_be_json() {
+    use std::os::unix::net::UnixDatagram;
+
+    let Some(mut fleet) = Fleet::up([1]).await else { return };
+    let node = fleet.node("n1");
+    node.shell("printf '[log]\\nformat = \"json\"\\n' > /etc/epsilon/meshd.toml").await.ok();
+    let systemd = UnixDatagram::bind(format!("/proc/{}/root/run/notify", node.host.pid())).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let heard = || {
+        let mut buffer = [0; 512];
+        let length = systemd.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    fleet.launch_with("n1", &[("NOTIFY_SOCKET", "/run/notify".to_owned())]);
+    assert!(heard().contains("READY=1"));
+    // Ready means that it answers.
+    node.run("status").await.exits(4);
+    fleet.stop("n1").await;
+    assert!(heard().contains("STOPPING=1"));
+    let log = fleet.daemon("n1").log().unwrap();
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().any(|line| line["fields"]["message"] == "ready"), "{log}");
+}
