@@ -432,8 +432,14 @@ impl Trust {
     fn in_order(&self, fits: impl Fn(&NetworkDocument) -> bool) -> Vec<NetworkDocument> {
         let mut documents: Vec<_> =
             self.documents.values().filter(|document| fits(document)).cloned().collect();
-        documents.sort_by_key(NetworkDocument::rank);
+        documents.sort_by_key(|document| self.urgency(document));
         documents
+    }
+
+    /// What comes first when there is no room for all: what others build on,
+    /// and of that what revoked admins signed last.
+    pub(crate) fn urgency(&self, document: &NetworkDocument) -> (u8, bool) {
+        (document.rank(), self.revoked_admins.contains(&document.signer()))
     }
 
     /// The digests of all documents.

@@ -105,6 +105,12 @@ impl Guard {
     }
 }
 
+impl Admission {
+    pub(super) fn node(&self) -> NodeId {
+        self.node
+    }
+}
+
 impl Control {
     /// Something happened to an admission.
     pub fn handle_admission(&mut self, exchange: ExchangeId, input: AdmissionInput, now: Now) {
@@ -128,18 +134,20 @@ impl Control {
         }
     }
 
-    /// Forgets an admission, and the applicant unless it was let in: those
-    /// who come with a token that admits nobody any more could otherwise
-    /// leave something behind with each new identity.
+    /// Forgets an admission, and the applicant unless it is a member, or linked
+    /// or about to be: who comes with one new identity after the other must
+    /// leave nothing behind.
     fn end_admission(&mut self, exchange: ExchangeId) {
         let Some(admission) = self.admissions.remove(&exchange) else { return };
         let node = admission.node;
-        if !admission.outbound
-            && !self.admitted_by.contains_key(&node)
-            && self.members.get(node).is_none()
+        if self.members.get(node).is_none()
+            && !self.near.contains(&node)
             && self.admissions.values().all(|other| other.node != node)
         {
-            self.peers.remove(&node);
+            self.forget_admitted(node);
+            if !admission.outbound {
+                self.peers.remove(&node);
+            }
         }
     }
 
@@ -354,6 +362,7 @@ impl Control {
             (Some(Ok(())), Some(hello), Ok(Verdict::Accepted(welcome))) => {
                 self.take_welcome(node, *welcome, now);
                 self.peer_said_hello(node, &hello, now);
+                self.await_link(node, now);
                 Ok(())
             }
             (_, _, Ok(Verdict::Refused(refusal))) => {

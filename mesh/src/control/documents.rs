@@ -96,7 +96,9 @@ impl Control {
                 "pin"
             }
             NetworkDocument::GateEpoch(signed) => {
-                if let Ok(epoch) = signed.peek() {
+                if let Ok(epoch) = signed.peek()
+                    && self.trust.is_admin(signed.signer())
+                {
                     self.open_gate_epoch(&epoch);
                 }
                 "gate-epoch"

@@ -1,7 +1,7 @@
 //! The secrets of the gate that this node has, and how it comes by new ones.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use epsilon_proto::gate::GateSecret;
 use epsilon_proto::id::Digest;
@@ -17,47 +17,60 @@ use crate::saved::Write;
 /// and tokens of its time; each one costs a stranger's greeting two hashes.
 const MAX_SECRETS: usize = 256;
 
-/// The secrets, newest first, without those by admins that no longer are.
+/// The secrets, newest first; those by admins that no longer are come last.
 /// Secrets that two halves of a divided network made for one epoch are ordered
 /// by their hashes.
 #[derive(Default)]
-pub(super) struct Keyring(BTreeMap<Reverse<(u32, Digest)>, GateSecret>);
+pub(super) struct Keyring {
+    secrets: BTreeMap<Reverse<Stamp>, GateSecret>,
+    /// Minted by admins that no longer are: they open the slow lane to those
+    /// who have no other, and count for nothing else.
+    void: BTreeSet<Stamp>,
+}
+
+/// An epoch, and the hash of its secret.
+type Stamp = (u32, Digest);
 
 impl Keyring {
     pub(super) fn newest(&self) -> Option<&GateSecret> {
-        self.0.values().next()
+        self.iter().next()
     }
 
     /// The epoch and the hash of the newest.
-    pub(super) fn newest_stamp(&self) -> Option<(u32, Digest)> {
-        self.0.keys().next().map(|Reverse(stamp)| *stamp)
+    pub(super) fn newest_stamp(&self) -> Option<Stamp> {
+        self.newest().map(|secret| (secret.epoch, secret.check()))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &GateSecret> {
-        self.0.values()
+        let of = |void: bool| {
+            self.secrets.iter().filter(move |(stamp, _)| self.void.contains(&stamp.0) == void)
+        };
+        of(false).chain(of(true)).map(|(_, secret)| secret)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.secrets.len()
     }
 
     fn has(&self, epoch: u32, check: Digest) -> bool {
-        self.0.contains_key(&Reverse((epoch, check)))
+        self.secrets.contains_key(&Reverse((epoch, check)))
     }
 
-    /// Removes a secret; says whether it was there.
-    fn remove(&mut self, stamp: (u32, Digest)) -> bool {
-        self.0.remove(&Reverse(stamp)).is_some()
+    /// Says which stamps are void; tells whether the order changed.
+    fn set_void(&mut self, void: BTreeSet<Stamp>) -> bool {
+        let before = std::mem::replace(&mut self.void, void);
+        self.secrets.keys().any(|stamp| before.contains(&stamp.0) != self.void.contains(&stamp.0))
     }
 
     /// Adds a secret; says whether that is news.
     fn insert(&mut self, secret: GateSecret) -> bool {
         let stamp = Reverse((secret.epoch, secret.check()));
-        let is_new = self.0.insert(stamp, secret).is_none();
-        if self.0.len() > MAX_SECRETS {
+        let is_new = self.secrets.insert(stamp, secret).is_none();
+        if self.secrets.len() > MAX_SECRETS {
+            let void = self.secrets.keys().rev().find(|stamp| self.void.contains(&stamp.0));
             // The oldest stays: all who were there from the beginning know it.
-            let second_oldest = self.0.keys().rev().nth(1).copied();
-            second_oldest.and_then(|stamp| self.0.remove(&stamp));
+            let goes = void.or(self.secrets.keys().rev().nth(1)).copied();
+            goes.and_then(|stamp| self.secrets.remove(&stamp));
         }
         is_new
     }
@@ -68,7 +81,7 @@ impl Control {
         for secret in secrets {
             self.gate.insert(secret);
         }
-        self.drop_void_secrets();
+        self.gate.set_void(self.trust.void_gate_epochs().collect());
         self.open_gate();
         // A box may have come that a crash kept from being opened.
         let mut epochs: Vec<GateEpoch> =
@@ -82,20 +95,9 @@ impl Control {
     /// An admin no longer is one: whoever stole its key must not decide which
     /// secret is the newest.
     pub(super) fn revoke_gate_epochs(&mut self) {
-        if self.drop_void_secrets() {
+        if self.gate.set_void(self.trust.void_gate_epochs().collect()) {
             self.open_gate();
         }
-    }
-
-    fn drop_void_secrets(&mut self) -> bool {
-        let void: Vec<(u32, Digest)> = self.trust.void_gate_epochs().collect();
-        // Without any secret at all this node would be shut in.
-        let keeps_one = self.gate.iter().any(|one| !void.contains(&(one.epoch, one.check())));
-        let mut dropped = false;
-        for stamp in void.into_iter().filter(|_| keeps_one) {
-            dropped |= self.gate.remove(stamp);
-        }
-        dropped
     }
 
     fn open_gate(&mut self) {
@@ -167,5 +169,24 @@ mod tests {
         });
         assert_eq!(rings[0].newest(), rings[1].newest());
         assert_eq!(rings[0].len(), 2);
+    }
+
+    #[test]
+    fn a_void_secret_is_kept_for_those_who_have_no_other_and_never_the_newest() {
+        let mut random = ChaCha20Rng::from_seed([3; 32]);
+        let mut ring = Keyring::default();
+        let [old, stolen] = [1, u32::MAX].map(|epoch| GateSecret::generate(epoch, &mut random));
+        ring.insert(old.clone());
+        ring.insert(stolen.clone());
+        assert_eq!(ring.newest(), Some(&stolen));
+        assert!(ring.set_void(BTreeSet::from([(stolen.epoch, stolen.check())])));
+        assert_eq!(ring.iter().collect::<Vec<_>>(), [&old, &stolen]);
+        assert!(!ring.set_void(BTreeSet::from([(stolen.epoch, stolen.check())])));
+        // Room is made at its cost.
+        for epoch in 2..=MAX_SECRETS as u32 {
+            ring.insert(GateSecret::generate(epoch, &mut random));
+        }
+        assert!(ring.iter().all(|secret| *secret != stolen));
+        assert_eq!(ring.iter().last(), Some(&old));
     }
 }

@@ -127,7 +127,7 @@ impl Control {
         if self.is_expired(invite, now) {
             return Err(Refusal::InviteExpired);
         }
-        // Let in by this invite and linked, while the record is on its way.
+        // Let in by this invite, while link or record are on their way.
         let waiting = self
             .members
             .vouched()
@@ -135,7 +135,7 @@ impl Control {
             .filter(|(node, invite)| {
                 **invite == key
                     && self.members.get(**node).is_none()
-                    && self.peers.get(*node).is_some_and(|peer| peer.link.is_some())
+                    && self.admitted_by.contains_key(*node)
             })
             .count();
         let used = self.members.uses_of(key, &self.trust) + waiting;

@@ -61,6 +61,8 @@ pub(super) struct Peer {
     pub(super) link: Option<Link>,
     /// When its link broke, while it may still come back.
     broke: Option<Instant>,
+    /// Until when its first link is waited for.
+    awaited: Option<Instant>,
     /// When it was last heard on the control plane.
     pub(super) last_seen: Option<Timestamp>,
     pub(super) forward: Budget,
@@ -94,6 +96,7 @@ impl Peer {
             probes: VecDeque::new(),
             link: None,
             broke: None,
+            awaited: None,
             last_seen: None,
             forward: Budget::new(FORWARD_BURST, FORWARD_EVERY, Instant::default()),
             wish: Wish::default(),
@@ -116,7 +119,7 @@ impl Peer {
 
     /// When its link wants something done.
     pub(super) fn due(&self) -> Option<Instant> {
-        [self.grace_ends(), self.resync].into_iter().flatten().min()
+        [self.grace_ends(), self.awaited, self.resync].into_iter().flatten().min()
     }
 
     /// Remembers a clone; says whether that is news.
@@ -199,6 +202,7 @@ impl Control {
         let peer = self.peer(node);
         peer.link = Some(Link { remote, since: now.wall });
         peer.broke = None;
+        peer.awaited = None;
         peer.last_seen = Some(now.wall);
         peer.wish = Wish::default();
         peer.resync = outbound.then(|| now.instant + RESYNC);
@@ -241,12 +245,16 @@ impl Control {
     }
 
     pub(super) fn expire_links(&mut self, now: Now) {
-        let (mut down, mut due) = (Vec::new(), Vec::new());
+        let (mut down, mut due, mut vain) = (Vec::new(), Vec::new(), Vec::new());
         for node in &self.near {
             let Some(peer) = self.peers.get_mut(node) else { continue };
             if peer.grace_ends().is_some_and(|ends| now.instant >= ends) {
                 peer.broke = None;
                 down.push(*node);
+            }
+            if peer.awaited.take_if(|until| now.instant >= *until).is_some() && peer.broke.is_none()
+            {
+                vain.push(*node);
             }
             if peer.resync.take_if(|resync| now.instant >= *resync).is_some() {
                 due.push(*node);
@@ -255,6 +263,10 @@ impl Control {
         for node in down {
             self.near.remove(&node);
             self.event(Event::PeerDown(node));
+            self.forget_unless_member(node);
+        }
+        for node in vain {
+            self.near.remove(&node);
             self.forget_unless_member(node);
         }
         for node in due {
@@ -282,9 +294,13 @@ impl Control {
             Change::Record(record) => {
                 let owner = NodeId::from(record.signer());
                 if let Some(known) = self.members.get(owner) {
-                    let is_newer =
-                        record.peek().is_ok_and(|said| said.stamp() >= known.record.stamp());
-                    if !is_newer || known.record.signed() == record {
+                    // An older one matters only when a second machine made it.
+                    let matters = record.peek().is_ok_and(|said| {
+                        said.stamp() >= known.record.stamp()
+                            || (said.incarnation == known.record.incarnation
+                                && said.boot != known.record.boot)
+                    });
+                    if !matters || known.record.signed() == record {
                         return None;
                     }
                     // Nobody but its owner spends the budget.
@@ -357,19 +373,36 @@ impl Control {
     /// Forgets one that was let in, gave no record and went away: new keys
     /// cost nothing, and must leave nothing.
     fn forget_unless_member(&mut self, node: NodeId) {
-        if self.members.get(node).is_none() {
+        if self.members.get(node).is_none()
+            && self.admissions.values().all(|other| other.node() != node)
+        {
             self.forget_peer(node);
-            self.admitted_by.remove(&node);
-            self.taken_on_trust.remove(&node);
-            self.forget_vouched();
+            self.forget_admitted(node);
         }
     }
 
-    /// Keeps word only for members, and for those that are linked or about to
-    /// be.
+    /// A node that was let in is no more.
+    pub(super) fn forget_admitted(&mut self, node: NodeId) {
+        self.admitted_by.remove(&node);
+        self.taken_on_trust.remove(&node);
+        if self.members.take_back(node) {
+            self.save_vouched();
+        }
+    }
+
+    /// A node was let in: its link comes up, or not.
+    pub(super) fn await_link(&mut self, node: NodeId, now: Now) {
+        self.near.insert(node);
+        let peer = self.peer(node);
+        if peer.link.is_none() {
+            peer.awaited = Some(now.instant + GRACE);
+        }
+    }
+
+    /// Takes back the word of an earlier run for those that never came.
     pub(super) fn forget_vouched(&mut self) {
-        let (admitted, started) = (&self.admitted_by, &self.peers);
-        let keeps = |node: &NodeId| admitted.contains_key(node) || started.contains_key(node);
+        let (admitted, near) = (&self.admitted_by, &self.near);
+        let keeps = |node: &NodeId| admitted.contains_key(node) || near.contains(node);
         if self.members.forget_vouched(keeps) {
             self.save_vouched();
         }

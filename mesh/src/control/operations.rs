@@ -329,6 +329,10 @@ impl Control {
             Some(root) => root,
             None => admin.clone()?,
         };
+        let revoked_admin = match &revoked {
+            Revoked::Admin(key) => Some(*key),
+            _ => None,
+        };
         let came_by = match &revoked {
             Revoked::Node(node) => self.members.get(*node).map(Member::invite),
             Revoked::Invite(_) | Revoked::InviteAndMembers(_) | Revoked::Admin(_) => None,
@@ -337,7 +341,10 @@ impl Control {
         documents.push(NetworkDocument::Revocation(Signed::sign(&revocation, self.id, signer)));
         // With the root key at hand but no admin's, the next admin to revoke
         // something mints the epoch.
-        if let Ok(admin) = admin.cloned() {
+        let is_own = revoked_admin == Some(self.own.key());
+        if let Ok(admin) = admin.cloned()
+            && !is_own
+        {
             let epoch = self.gate.newest().map_or(0, |secret| secret.epoch).saturating_add(1);
             let secret = GateSecret::generate(epoch, &mut self.random);
             let recipients: Vec<NodeId> = self

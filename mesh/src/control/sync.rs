@@ -183,6 +183,7 @@ impl Control {
             self.start_sync(node);
             return;
         }
+        self.become_grounded(now);
         self.vouch_for_orphans(now);
         self.first_sync_done(now);
     }
@@ -246,10 +247,12 @@ impl Control {
 
     fn delivery(&self, documents: &[epsilon_proto::id::Digest], records: &[NodeId]) -> Delivery {
         let (mut document_room, mut record_room) = (Room(MAX_DELIVERY / 2), Room(MAX_DELIVERY / 2));
+        let mut wanted: Vec<_> =
+            documents.iter().filter_map(|digest| self.trust.document(digest)).collect();
+        wanted.sort_by_key(|document| self.trust.urgency(document));
         Delivery {
-            documents: documents
-                .iter()
-                .filter_map(|digest| self.trust.document(digest))
+            documents: wanted
+                .into_iter()
                 .filter(|document| document_room.takes(*document))
                 .cloned()
                 .collect(),

@@ -16,18 +16,19 @@ use crate::membership::Member;
 use crate::saved::Write;
 
 impl Control {
-    /// What nobody has vouched for yet.
-    fn unwitnessed(&self) -> bool {
+    /// How much of what this node claims nobody has vouched for yet: that it
+    /// is a member, its address, its name.
+    fn unwitnessed(&self) -> usize {
         let facts = |holds: &dyn Fn(&NodeFacts) -> bool| {
             self.own_record.introductions.iter().any(|one| holds(&one.facts))
         };
-        !self.is_introduced()
-            || !facts(&|facts| facts.ipv4.is_some() && facts.ipv4 == self.identity.ipv4)
-            || !facts(&|facts| facts.name.is_some() && facts.name == self.identity.name)
+        let ipv4 = facts(&|facts| facts.ipv4.is_some() && facts.ipv4 == self.identity.ipv4);
+        let name = facts(&|facts| facts.name.is_some() && facts.name == self.identity.name);
+        [self.is_introduced(), ipv4, name].into_iter().filter(|witnessed| !witnessed).count()
     }
 
     fn wishes_introduction(&self) -> bool {
-        self.identity.ipv4.is_some() && self.unwitnessed()
+        self.identity.ipv4.is_some() && self.unwitnessed() > 0
     }
 
     /// When somebody may be asked to vouch for this node, if that is wanted.
@@ -115,10 +116,10 @@ impl Control {
     pub(super) fn introduced(&mut self, node: NodeId, answer: Introduced, now: Now) {
         let is_taken = answer.ipv4_taken || answer.name_taken;
         if let Some(signed) = answer.introduction {
-            let before = self.own_record.introductions.clone();
+            let before = self.unwitnessed();
             self.take_introduction(node, &signed);
-            let is_news = self.own_record.introductions != before;
-            let worth = if is_news { Answer::Useful } else { Answer::Useless };
+            let helped = self.unwitnessed() < before;
+            let worth = if helped { Answer::Useful } else { Answer::Useless };
             self.peer(node).wish.ended(worth, now.instant);
         } else {
             let worth = if is_taken { Answer::Taken } else { Answer::Useless };
@@ -192,6 +193,8 @@ impl Control {
             }
             self.outputs.push_back(Output::Disconnect(node));
             self.forget_peer(node);
+            // Another of its connections may be about to come up.
+            self.admitted_by.remove(&node);
         }
         self.refresh_members(now);
         self.refresh_token_calls(now);

@@ -309,6 +309,11 @@ impl Membership {
         self.vouched.insert(node, invite) != Some(invite)
     }
 
+    /// Takes back the word for a node; says whether there was one.
+    pub fn take_back(&mut self, node: NodeId) -> bool {
+        self.vouched.remove(&node).is_some()
+    }
+
     /// Takes back the word for those that are no members and that `keeps` does
     /// not name; says whether there were any.
     pub fn forget_vouched(&mut self, keeps: impl Fn(&NodeId) -> bool) -> bool {

@@ -153,6 +153,7 @@ impl Daemon {
         // Nobody else is there: alone is as good as admitted.
         let asked =
             Asked { name: name.clone(), dir: network.dir().to_owned(), client: network.client() };
+        self.broken.remove(name.as_str());
         self.networks.insert(name.clone(), network);
         let made = match asked.client.joined().await {
             Ok(Ok(_)) => self.keep(&name),
@@ -237,6 +238,7 @@ impl Daemon {
         let saved = join(token, &key, roles, settings, now);
         let network = self.settle_in(&name, &key, None, &saved, false).await?;
         let client = network.client();
+        self.broken.remove(name.as_str());
         self.networks.insert(name.clone(), network);
         Ok(Begun::Under(name, client, token_expired))
     }
@@ -342,6 +344,9 @@ impl Daemon {
 
     /// The broken network that is meant, if one is.
     fn broken_one(&self, requested: Option<&str>) -> Option<NetworkName> {
+        if requested.is_some_and(|name| self.networks.keys().any(|one| one.as_str() == name)) {
+            return None;
+        }
         let name = match requested {
             Some(name) => self.broken.get_key_value(name).map(|(name, _)| name),
             None if self.networks.is_empty() && self.broken.len() == 1 => self.broken.keys().next(),

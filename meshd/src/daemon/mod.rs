@@ -86,7 +86,12 @@ impl Daemon {
         if let Err(error) = provisional::sweep(&self.config.state_dir) {
             tracing::warn!(%error, "cannot remove the rest of a network that was left");
         }
-        for (name, dir) in self.directories()? {
+        let directories = self.directories()?;
+        self.broken.retain(|name, _| {
+            directories.iter().any(|(there, _)| there == name)
+                && !self.networks.keys().any(|served| served.as_str() == name)
+        });
+        for (name, dir) in directories {
             if self.networks.keys().any(|served| served.as_str() == name) {
                 continue;
             }
@@ -95,6 +100,7 @@ impl Daemon {
                 if let Err(error) = provisional::remove(&dir, &interface).await {
                     tracing::warn!(network = name, %error, "cannot remove it");
                 }
+                self.broken.remove(&name);
                 continue;
             }
             match self.start_network(dir, false).await {

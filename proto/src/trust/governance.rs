@@ -174,6 +174,20 @@ impl NetworkDocument {
         Digest::of(&wire::encode(self))
     }
 
+    /// Who claims to have signed it.
+    pub fn signer(&self) -> PublicKey {
+        match self {
+            Self::Grant(signed) => signed.signer(),
+            Self::Revocation(signed) => signed.signer(),
+            Self::Genesis(signed) => signed.signer(),
+            Self::Charter(signed) => signed.signer(),
+            Self::Invite(signed) => signed.signer(),
+            Self::Pin(signed) => signed.signer(),
+            Self::GateEpoch(signed) => signed.signer(),
+            Self::Departure(signed) => signed.signer(),
+        }
+    }
+
     /// Documents with a lower rank never depend on those with a higher one.
     pub fn rank(&self) -> u8 {
         match self {
