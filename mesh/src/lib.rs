@@ -16,4 +16,6 @@ pub mod membership;
 pub mod path;
 pub mod saved;
 pub mod shard;
+#[cfg(test)]
+mod testing;
 pub mod trust;

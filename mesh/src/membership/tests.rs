@@ -2,9 +2,8 @@ use std::net::SocketAddr;
 
 use epsilon_proto::address::DEFAULT_RANGE;
 use epsilon_proto::clock::HybridTime;
-use epsilon_proto::document::Document;
 use epsilon_proto::id::BootId;
-use epsilon_proto::key::{SecretKey, Strict};
+use epsilon_proto::key::Strict;
 use epsilon_proto::record::{Endpoint, EndpointSource};
 use epsilon_proto::trust::{
     AdminGrant, Charter, Departure, Invite, NetworkDocument, NodeFacts, Pin, Revocation, Revoked,
@@ -13,6 +12,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
+use crate::testing::{key, node, root, sign};
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
 /// The admin, and the node whose view is tested.
@@ -20,22 +20,6 @@ const ADMIN: u8 = 1;
 const OWN: u8 = 2;
 const INVITE: u8 = 50;
 const OTHER_INVITE: u8 = 51;
-
-fn key(seed: u8) -> SecretKey {
-    SecretKey::from_seed(&[seed; 32])
-}
-
-fn root() -> SecretKey {
-    key(100)
-}
-
-fn node(seed: u8) -> NodeId {
-    key(seed).node()
-}
-
-fn sign<T: Document>(document: &T, signer: &SecretKey) -> Signed<T> {
-    Signed::sign(document, root().network(), signer)
-}
 
 fn address(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 1, last)

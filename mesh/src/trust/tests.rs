@@ -1,13 +1,13 @@
 use std::net::Ipv4Addr;
 
 use epsilon_proto::clock::HybridTime;
-use epsilon_proto::document::Document;
 use epsilon_proto::key::{SecretKey, Strict};
 use epsilon_proto::trust::{Distribution, GenesisMode, MemberCertificate, Roles};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
+use crate::testing::{key, node, root, sign};
 
 const FOUNDED: Timestamp = Timestamp(1_000);
 
@@ -18,22 +18,6 @@ impl SignatureCheck for Holds {
     fn holds(&self, _: &PublicKey, _: &[u8], _: &epsilon_proto::key::Signature) -> bool {
         true
     }
-}
-
-fn key(seed: u8) -> SecretKey {
-    SecretKey::from_seed(&[seed; 32])
-}
-
-fn root() -> SecretKey {
-    key(100)
-}
-
-fn node(seed: u8) -> NodeId {
-    key(seed).node()
-}
-
-fn sign<T: Document>(document: &T, signer: &SecretKey) -> Signed<T> {
-    Signed::sign(document, root().network(), signer)
 }
 
 fn grant(admin: u8) -> NetworkDocument {

@@ -3,7 +3,7 @@
 use epsilon_mesh::event::Event;
 use epsilon_netsim_tests::sim::{Death, Options, World, cases};
 
-use super::{MINUTE, SECOND, here};
+use super::{MINUTE, SECOND, halves_that_claim, here};
 
 const YEAR: i64 = 365 * 86_400_000;
 
@@ -60,19 +60,8 @@ fn a_half_whose_clocks_are_in_the_future_takes_nobodys_address() {
     let mut lost = 0;
     cases(here!(), 4, 48, |case| {
         let half = case.nodes / 2;
-        let mut world = World::new(Options::new(case.seed, case.nodes).lan(half));
-        let token = world.found();
-        world.join(half, &token);
-        world.settle(SECOND * 10);
-        world.divide(|machine| machine / half);
-        for machine in (1..case.nodes).filter(|machine| *machine != half) {
-            // Most of them witness one another with clocks that are off.
-            if machine > half {
-                world.set_clock(machine, 40 * YEAR);
-            }
-            world.join(machine, &token);
-        }
-        world.run_for(MINUTE * 3);
+        // Most of them witness one another with clocks that are off.
+        let mut world = halves_that_claim(case, Some(40 * YEAR));
         let before: Vec<_> = (0..half).map(|one| world.seen(one, one).unwrap()).collect();
         world.heal();
         world.settle(MINUTE * 3);

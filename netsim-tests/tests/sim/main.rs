@@ -41,6 +41,26 @@ fn fleet(options: Options) -> (World, Token) {
     (world, token)
 }
 
+/// A divided fleet: in each half one node that was there before, and as many
+/// as there is room for that joined since, in the second with clocks that are
+/// off by so many milliseconds.
+fn halves_that_claim(case: &Case, skew: Option<i64>) -> World {
+    let half = case.nodes / 2;
+    let mut world = World::new(Options::new(case.seed, case.nodes).lan(half));
+    let token = world.found();
+    world.join(half, &token);
+    world.settle(SECOND * 10);
+    world.divide(|machine| machine / half);
+    for machine in (1..case.nodes).filter(|machine| *machine != half) {
+        if let Some(skew) = skew.filter(|_| machine > half) {
+            world.set_clock(machine, skew);
+        }
+        world.join(machine, &token);
+    }
+    world.run_for(MINUTE * 3);
+    world
+}
+
 /// Runs a scenario at some seeds, on a fleet of so many nodes that settled.
 fn with_fleet(
     name: &'static str,

@@ -4,7 +4,7 @@ use epsilon_mesh::control::Operation;
 use epsilon_mesh::event::Event;
 use epsilon_netsim_tests::sim::{Options, World, cases};
 
-use super::{MINUTE, SECOND, here, with_fleet};
+use super::{MINUTE, SECOND, halves_that_claim, here, with_fleet};
 
 #[test]
 fn two_halves_that_both_changed_become_one_view_again() {
@@ -77,16 +77,7 @@ fn any_divide_heals() {
 fn an_address_that_both_halves_gave_away_ends_with_one_of_the_two() {
     let mut lost = 0;
     cases(here!(), 4, 48, |case| {
-        let half = case.nodes / 2;
-        let mut world = World::new(Options::new(case.seed, case.nodes).lan(half));
-        let token = world.found();
-        world.join(half, &token);
-        world.settle(SECOND * 10);
-        world.divide(|machine| machine / half);
-        for machine in (1..case.nodes).filter(|machine| *machine != half) {
-            world.join(machine, &token);
-        }
-        world.run_for(MINUTE * 3);
+        let mut world = halves_that_claim(case, None);
         let before: Vec<_> = (0..case.nodes).map(|one| world.seen(one, one).unwrap()).collect();
         let healed = world.now();
         world.heal();
