@@ -25,7 +25,27 @@ impl Control {
         credentials: &Credentials,
         now: Now,
     ) -> Result<(), Refusal> {
-        self.taken_on_trust.remove(&node);
+        self.judge_applicant(node, hello, credentials, now)?;
+        let invite = credentials.certificate.signer();
+        let (check, chain) = (&*self.config.check, &credentials.chain);
+        let is_proven = self.is_grounded
+            || self.members.has_vouched(node, invite)
+            || self.members.is_proven(node, invite, chain, &self.trust, check);
+        if is_proven {
+            self.taken_on_trust.remove(&node);
+        } else {
+            self.taken_on_trust.insert(node);
+        }
+        Ok(())
+    }
+
+    fn judge_applicant(
+        &mut self,
+        node: NodeId,
+        hello: &Hello,
+        credentials: &Credentials,
+        now: Now,
+    ) -> Result<(), Refusal> {
         if node == self.own {
             self.cloned(node, [self.config.boot, hello.boot], now);
             return Err(Refusal::Cloned);
@@ -75,7 +95,6 @@ impl Control {
         // chain to show. It takes them for members until it knows better, and
         // vouches for none of them.
         if self.is_credulous(now) && !introductions.is_empty() {
-            self.taken_on_trust.insert(node);
             return Ok(());
         }
         self.judge_invite(invite_key, now)?;

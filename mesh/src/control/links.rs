@@ -461,10 +461,12 @@ impl Control {
     }
 
     /// Calls the addresses of the token while nobody is linked, or only such
-    /// as this node cannot tell from intruders.
+    /// as this node cannot tell from intruders, or who do not know those that
+    /// let it in.
     pub(super) fn refresh_token_calls(&mut self, now: Now) {
         let is_alone = self.near().all(|(_, peer)| peer.link.is_none());
-        let lonely = !self.is_banned() && (is_alone || !self.is_grounded);
+        let is_lost = is_alone || !self.is_grounded || !self.knows_introducer();
+        let lonely = !self.is_banned() && is_lost;
         for address in self.token_addresses.clone() {
             if lonely {
                 self.dialer.want(Callee::Address(address), vec![address], now.instant);

@@ -184,6 +184,7 @@ impl Control {
             return;
         }
         self.become_grounded(now);
+        self.refresh_token_calls(now);
         self.vouch_for_orphans(now);
         self.first_sync_done(now);
     }

@@ -165,6 +165,17 @@ impl Control {
         self.own_record.touch();
     }
 
+    /// Whether somebody who introduced this node is known here, or is no more.
+    pub(super) fn knows_introducer(&self) -> bool {
+        self.own_record.introductions.iter().any(|one| {
+            let node = NodeId::from(one.signer());
+            one.signer() == self.id.root()
+                || self.members.get(node).is_some()
+                || self.trust.has_departed(node)
+                || self.trust.is_node_revoked(node)
+        })
+    }
+
     /// From when on a chain leads to this node it knows whom to believe:
     /// those to whom one leads as well, and those whom it judged itself. What
     /// others told it before is forgotten; if it was true, members tell it
@@ -175,18 +186,23 @@ impl Control {
             return;
         }
         self.is_grounded = true;
-        let believed =
-            |node: &NodeId| grounded.contains(node) || self.members.vouched().contains_key(node);
-        for node in std::mem::take(&mut self.taken_on_trust) {
-            if !believed(&node) {
-                self.admitted_by.remove(&node);
-            }
-        }
+        let on_trust = std::mem::take(&mut self.taken_on_trust);
+        let believed = |node: &NodeId| {
+            grounded.contains(node)
+                || self.members.vouched().contains_key(node)
+                || (self.admitted_by.contains_key(node) && !on_trust.contains(node))
+        };
+        let unproven: Vec<_> = on_trust.iter().copied().filter(|node| !believed(node)).collect();
         let mut doubtful: Vec<NodeId> =
             self.members.iter().map(|(node, _)| node).filter(|node| !believed(node)).collect();
-        doubtful.extend(self.linked().into_iter().filter(|node| {
-            self.members.get(*node).is_none() && !self.members.vouched().contains_key(node)
-        }));
+        doubtful.extend(
+            self.linked()
+                .into_iter()
+                .filter(|node| self.members.get(*node).is_none() && !believed(node)),
+        );
+        for node in unproven {
+            self.admitted_by.remove(&node);
+        }
         for node in doubtful {
             if self.members.remove(node).is_some() {
                 self.persist(vec![Write::forget_record(node)], None);

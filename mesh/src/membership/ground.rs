@@ -48,6 +48,32 @@ impl Membership {
         trust: &Trust,
         check: &dyn SignatureCheck,
     ) -> bool {
+        let believed = |signer| self.may_introduce(signer, trust);
+        self.leads_to(believed, node, invite, chain, trust, check)
+    }
+
+    /// Whether a chain of introductions leads to the root or an admin.
+    pub fn is_proven(
+        &self,
+        node: NodeId,
+        invite: PublicKey,
+        chain: &[Signed<Introduction>],
+        trust: &Trust,
+        check: &dyn SignatureCheck,
+    ) -> bool {
+        let ground = |signer| self.is_ground(signer, trust);
+        self.leads_to(ground, node, invite, chain, trust, check)
+    }
+
+    fn leads_to(
+        &self,
+        is_end: impl Fn(PublicKey) -> bool,
+        node: NodeId,
+        invite: PublicKey,
+        chain: &[Signed<Introduction>],
+        trust: &Trust,
+        check: &dyn SignatureCheck,
+    ) -> bool {
         let (mut subject, mut came_by) = (node, Some(invite));
         for signed in chain.iter().take(MAX_CHAIN) {
             let Ok(introduction) = signed.verify(self.network, check) else { return false };
@@ -59,7 +85,7 @@ impl Membership {
             {
                 return false;
             }
-            if self.may_introduce(introduction.signer(), trust) {
+            if is_end(introduction.signer()) {
                 return true;
             }
             if refuse_banned(introducer, trust).is_err() {
