@@ -52,8 +52,8 @@ release:
 # Copies what `make release` built; DESTDIR is for packagers.
 install:
 	@test -x target/release/meshd || { echo "run: make release"; exit 1; }
-	install -D -m 755 target/release/meshd $(DESTDIR)$(PREFIX)/bin/meshd
-	install -D -m 755 target/release/epsilon $(DESTDIR)$(PREFIX)/bin/epsilon
+	install -D -s -m 755 target/release/meshd $(DESTDIR)$(PREFIX)/bin/meshd
+	install -D -s -m 755 target/release/epsilon $(DESTDIR)$(PREFIX)/bin/epsilon
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/bin/meshd|$(PREFIX)/bin/meshd|' meshd/systemd/meshd.service \
 		> $(DESTDIR)$(PREFIX)/lib/systemd/system/meshd.service
