@@ -7,11 +7,11 @@
 //! shell carries them, and everything else, between the engine and the world.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
-mod budget;
 pub mod control;
 pub mod dial;
 pub mod event;
 pub mod founding;
+mod limit;
 pub mod membership;
 pub mod path;
 pub mod saved;

@@ -15,9 +15,9 @@ use rand_core::Rng as _;
 use super::documents::{Source, Taken};
 use super::vouching::Wish;
 use super::{Control, Output};
-use crate::budget::Budget;
 use crate::dial::Callee;
 use crate::event::Event;
+use crate::limit::Limit;
 use crate::path::Paths;
 use crate::saved::Write;
 
@@ -65,7 +65,7 @@ pub(super) struct Peer {
     awaited: Option<Instant>,
     /// When it was last heard on the control plane.
     pub(super) last_seen: Option<Timestamp>,
-    pub(super) forward: Budget,
+    pub(super) forward: Limit,
     /// The wish to be vouched for.
     pub(super) wish: Wish,
     /// When to sync once more, because gossip of the link's first moments may
@@ -98,7 +98,7 @@ impl Peer {
             broke: None,
             awaited: None,
             last_seen: None,
-            forward: Budget::new(FORWARD_BURST, FORWARD_EVERY, Instant::default()),
+            forward: Limit::new(FORWARD_BURST, FORWARD_EVERY),
             wish: Wish::default(),
             resync: None,
             refused_us: None,
@@ -309,7 +309,8 @@ impl Control {
                     }
                 }
                 // Only members have a budget, so that strangers cost nothing.
-                if self.members.get(owner).is_some() && !self.peer(owner).forward.spend(now.instant)
+                if self.members.get(owner).is_some()
+                    && !self.peer(owner).forward.allows(now.instant)
                 {
                     // What is not taken now is fetched once the budget allows.
                     let resync = now.instant + FORWARD_EVERY;

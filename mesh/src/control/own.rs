@@ -16,8 +16,8 @@ use epsilon_proto::wire;
 use super::documents::Taken;
 use super::storage::Then;
 use super::{Control, Output};
-use crate::budget::Budget;
 use crate::event::Event;
+use crate::limit::Limit;
 use crate::saved::{Introductions, Write};
 
 /// A new node waits so long for a member to sync with before it claims an
@@ -53,7 +53,7 @@ pub(super) struct OwnRecord {
     pub(super) synced: bool,
     pub(super) address_attempt: u32,
     pub(super) name_attempt: u32,
-    budget: Budget,
+    budget: Limit,
     pub(super) retry: Option<Instant>,
     /// Where members saw this node's datagrams come from.
     pub(super) observed: BTreeMap<NodeId, SocketAddr>,
@@ -83,7 +83,7 @@ impl OwnRecord {
             synced: false,
             address_attempt: 0,
             name_attempt: 0,
-            budget: Budget::new(PUBLISH_BURST, PUBLISH_EVERY, now),
+            budget: Limit::new(PUBLISH_BURST, PUBLISH_EVERY),
             retry: None,
             observed: BTreeMap::new(),
             promises: BTreeMap::new(),
@@ -226,7 +226,7 @@ impl Control {
         if same {
             return;
         }
-        self.own_record.budget.spend(now.instant);
+        self.own_record.budget.allows(now.instant);
         let record = Verified::sign(record, self.id, &self.config.key);
         let introductions = Introductions { introductions: self.own_record.introductions() };
         let writes = vec![

@@ -287,7 +287,7 @@ impl Control {
                 let taken = self.take_record(record, source, now);
                 // Gossip lost it here, so it did elsewhere; a newcomer, which
                 // knows nothing yet, cannot tell.
-                if taken == Taken::New && spreads && self.peer(owner).forward.spend(now.instant) {
+                if taken == Taken::New && spreads && self.peer(owner).forward.allows(now.instant) {
                     let change = Change::Record(record.clone());
                     self.outputs.push_back(Output::Publish(wire::encode(&change)));
                 }

@@ -12,7 +12,6 @@ use epsilon_proto::key::AgreementKey;
 use super::batch::Output;
 use super::command::{Command, Path, Report};
 use super::inner::Addresses;
-use super::limit::Limit;
 use super::peer::{Context, Peer, Refusal, Reports};
 use super::probe::{self, Probe};
 use super::prober::{Heard, canonical};
@@ -20,6 +19,7 @@ use super::routes::{Prefix, Routes};
 use super::session::{HANDSHAKE_LENGTH, Initiator, ReceiveFilter, SessionFactory};
 use super::stats::{Dropped, Stats};
 use super::unreachable;
+use crate::limit::Limit;
 
 /// Beacons handed to Control per second, from all sources together.
 pub const BEACONS_PER_SECOND: u32 = 64;

@@ -31,7 +31,6 @@ mod batch;
 mod command;
 mod engine;
 mod inner;
-mod limit;
 mod peer;
 mod probe;
 mod prober;

@@ -10,10 +10,10 @@ use epsilon_proto::key::AgreementKey;
 
 use super::batch::{HostBatch, SendBatch};
 use super::command::{Path, Report};
-use super::limit::Limit;
 use super::prober::Prober;
 use super::session::{HANDSHAKE_LENGTH, Handshake, OVERHEAD, Session, SessionFactory, Tick};
 use super::stats::{PeerDropped, PeerStats, Traffic};
+use crate::limit::Limit;
 
 /// How long after something was sent to a peer, and nothing was heard, it is
 /// reported as silent: a bit more than the 10 s after which a peer that has

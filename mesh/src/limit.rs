@@ -5,7 +5,8 @@ use std::time::Duration;
 use epsilon_proto::clock::Instant;
 
 /// A token bucket: `burst` at once, then one per `interval`.
-pub(super) struct Limit {
+#[derive(Debug)]
+pub(crate) struct Limit {
     interval: Duration,
     burst: u32,
     left: u32,
@@ -14,12 +15,18 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    pub(super) const fn new(burst: u32, interval: Duration) -> Self {
+    /// A full one.
+    pub(crate) const fn new(burst: u32, interval: Duration) -> Self {
         Self { interval, burst, left: burst, filled: Instant(Duration::ZERO) }
     }
 
+    /// From when on [`Limit::allows`] says yes.
+    pub(crate) fn due(&self) -> Instant {
+        if self.left > 0 { Instant::default() } else { self.filled + self.interval }
+    }
+
     /// Takes a token, if there is one.
-    pub(super) fn allows(&mut self, now: Instant) -> bool {
+    pub(crate) fn allows(&mut self, now: Instant) -> bool {
         let elapsed = now.since(self.filled);
         let earned = elapsed.as_nanos() / self.interval.as_nanos().max(1);
         if let Ok(earned) = u32::try_from(earned)
@@ -51,5 +58,7 @@ mod tests {
         assert_eq!(passed(&mut limit, 100_000, 100_200), 4);
         assert_eq!(passed(&mut limit, 100_200, 102_200), 8);
         assert_eq!(passed(&mut limit, 200_000, 200_100), 4);
+        assert_eq!(limit.due(), at(200_250));
+        assert!(!limit.allows(at(200_249)) && limit.allows(at(200_250)));
     }
 }
