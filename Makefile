@@ -11,7 +11,7 @@ FUZZ_VERSION := 0.13.2
 
 # command:package, as Debian and Ubuntu call them
 LAB_NEEDS  := cc:gcc ping:iputils-ping
-TEST_NEEDS := $(LAB_NEEDS) ip:iproute2 faketime:faketime
+TEST_NEEDS := $(LAB_NEEDS) ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs script:bsdutils
 
 .PHONY: help build release install lab lab-down test check unit sim e2e bench openapi deps clean soak
 

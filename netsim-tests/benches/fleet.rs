@@ -128,15 +128,12 @@ async fn bench() {
         }
     }
 
-    let mut statuses = Vec::new();
+    let (mut statuses, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..runs * 3 {
         let start = Instant::now();
         text(first, &epsilon, &["status"]).await;
         statuses.push(start.elapsed());
-    }
-    // What entering a host costs by itself, so that it can be taken off.
-    let mut bare = Vec::new();
-    for _ in 0..runs * 3 {
+        // What entering a host and running any program there costs by itself.
         let start = Instant::now();
         first.run("true", [""; 0]).await.expect("true");
         bare.push(start.elapsed());
@@ -154,9 +151,10 @@ async fn bench() {
     println!("start of a member to ready, median of {runs}: {}", millis(median(starts)));
     println!("join to first ping, median of {runs}: {}", millis(median(joins)));
     println!(
-        "epsilon status, median of {}: {}",
+        "epsilon status, median of {}: {} (running true there: {})",
         runs * 3,
-        millis(median(statuses).saturating_sub(median(bare)))
+        millis(median(statuses)),
+        millis(median(bare))
     );
     println!("idle for {} s, three members:", idle.as_secs());
     for ((host, daemon), (bytes, used)) in lab.hosts().iter().zip(&daemons).zip(before) {

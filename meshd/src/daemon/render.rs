@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use epsilon_mesh::control::{Condition, InviteView, MemberView, PeerState};
-use epsilon_proto::address::{DEFAULT_MTU, Ipv6Range};
+use epsilon_proto::address::Ipv6Range;
 use epsilon_proto::api::{
     Admin, AdminState, Alarm, Certificate, Finding, Health, InterfaceStatus, Introduction, Invite,
     InviteCounts, InviteState, MemberCounts, Membership, NetworkStatus, NetworkSummary, Node,
@@ -224,7 +224,7 @@ fn problems(snapshot: &Snapshot) -> Vec<Finding> {
             format!("the interface {} is not set up: {problem}", snapshot.settings.interface),
             "look at `ip address` for what is in the way; restart meshd afterwards",
         ));
-    } else if !snapshot.interface_up {
+    } else if !snapshot.interface.up {
         problems.push(finding(
             format!("the interface {} is down", snapshot.settings.interface),
             format!("bring it up with: ip link set {} up", snapshot.settings.interface),
@@ -339,8 +339,8 @@ pub(super) fn status(snapshot: &Snapshot) -> NetworkStatus {
         node: own(snapshot),
         interface: InterfaceStatus {
             name: snapshot.settings.interface.clone(),
-            mtu: DEFAULT_MTU,
-            up: snapshot.interface_up,
+            mtu: snapshot.interface.mtu,
+            up: snapshot.interface.up,
         },
         port: snapshot.settings.port,
         endpoints: own_member

@@ -55,6 +55,15 @@ pub async fn collision(netlink: &Netlink, range: Ipv4Range) -> Result<Option<Str
         .next())
 }
 
+/// What a mesh interface was when it was looked at last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether it is there and up.
+    pub up: bool,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+}
+
 /// Keeps the addresses of one mesh interface.
 pub(super) struct Interface {
     pub(super) name: String,
@@ -62,12 +71,13 @@ pub(super) struct Interface {
     range6: Ipv6Range,
     wanted: Vec<Prefix>,
     problem: Option<String>,
-    up: bool,
+    seen: Seen,
 }
 
 impl Interface {
     pub(super) fn new(name: String, range: Ipv4Range, range6: Ipv6Range) -> Self {
-        Self { name, range, range6, wanted: Vec::new(), problem: None, up: true }
+        let seen = Seen { up: true, mtu: DEFAULT_MTU.into() };
+        Self { name, range, range6, wanted: Vec::new(), problem: None, seen }
     }
 
     /// Why it does not have the addresses that it should have.
@@ -75,9 +85,8 @@ impl Interface {
         self.problem.as_deref()
     }
 
-    /// Whether it was up when it was looked at last.
-    pub(super) fn is_up(&self) -> bool {
-        self.up
+    pub(super) fn seen(&self) -> Seen {
+        self.seen
     }
 
     /// Brings it up. An interface that outlived the last run keeps its
@@ -113,7 +122,10 @@ impl Interface {
     /// that somebody took away.
     pub(super) async fn look_at(&mut self, netlink: &Netlink, links: &[Link], all: &[Address]) {
         let link = links.iter().find(|link| link.name == self.name);
-        self.up = link.is_some_and(|link| link.up);
+        self.seen.up = link.is_some_and(|link| link.up);
+        if let Some(link) = link {
+            self.seen.mtu = link.mtu;
+        }
         let has = |wanted: &Prefix| {
             all.iter().any(|address| {
                 Some(address.interface) == link.map(|link| link.index) && address.prefix == *wanted

@@ -38,7 +38,7 @@ use crate::data::DataStats;
 use crate::store::StoreError;
 use crate::{control, data};
 
-pub use interface::{collision, free_name, is_mesh_name, reachable_addresses};
+pub use interface::{Seen, collision, free_name, is_mesh_name, reachable_addresses};
 pub use join::{JoinError, Joined};
 
 /// The file with the node's secret key, in the network's directory.
@@ -122,8 +122,8 @@ pub struct Snapshot {
     pub refusal: Option<Refusal>,
     /// What is wrong with the interface, if something is.
     pub interface_problem: Option<String>,
-    /// Whether the interface is up.
-    pub interface_up: bool,
+    /// What the interface was when it was looked at last.
+    pub interface: Seen,
     /// The directory of the state.
     pub dir: PathBuf,
     /// When the network was started by this daemon.

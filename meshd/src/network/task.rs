@@ -308,7 +308,7 @@ impl Task {
                         .collect(),
                     refusal: self.refusal,
                     interface_problem: self.interface.problem().map(str::to_owned),
-                    interface_up: self.interface.is_up(),
+                    interface: self.interface.seen(),
                     dir: self.config.dir.clone(),
                     started: self.started,
                     keeps_root: self.config.dir.join(ROOT_FILE).exists(),

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use epsilon_sys::process::Signal;
 
-use crate::support::{Fleet, holds, until};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::ChildStdout;
+
+use crate::support::{Fleet, SOON, holds, until};
 
 #[tokio::test]
 async fn every_state_of_the_daemon_has_its_exit_code() {
@@ -42,6 +45,58 @@ async fn every_state_of_the_daemon_has_its_exit_code() {
         holds(ran.code == 5, ran)
     })
     .await;
+}
+
+#[tokio::test]
+async fn events_are_followed_as_they_happen_until_the_daemon_ends() {
+    let Some((mut fleet, token)) = Fleet::joined([1]).await else { return };
+    let node = fleet.node("n1");
+    let mut command = node.host.command("epsilon").unwrap();
+    command.args(["-o", "json", "events", "--follow"]);
+    let mut follower = command.spawn().unwrap();
+    let stdout = ChildStdout::from_std(follower.stdout.take().unwrap()).unwrap();
+    let mut lines = BufReader::new(stdout).lines();
+    let mut hears = async |text: &str| {
+        let heard = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+                assert_eq!(event["schema"], "epsilon/v1", "{line}");
+                if event["message"].as_str().unwrap().contains(text) {
+                    return;
+                }
+            }
+            panic!("the events ended before {text:?}");
+        };
+        tokio::time::timeout(SOON, heard).await.expect(text);
+    };
+    // What was before comes first.
+    hears("mesh").await;
+    fleet.lab.add_host(1).await.unwrap();
+    fleet.start("n2").await;
+    fleet.node("n2").join(&token).await;
+    hears("n2 is a member").await;
+    node.run("node revoke n2").await.ok();
+    hears("revoked").await;
+    fleet.stop("n1").await;
+    let ended = follower.process.wait().await.unwrap();
+    assert_eq!(ended.code(), Some(3), "{ended:?}");
+}
+
+#[tokio::test]
+async fn on_a_terminal_long_work_shows_that_it_goes_on_and_nothing_of_it_stays() {
+    let Some((fleet, _)) = Fleet::joined([1]).await else { return };
+    let node = fleet.node("n1");
+    let wait = "epsilon wait --for peers=1 --timeout 2s";
+    let shown = node.shell(&format!("script -qec '{wait}' /dev/null")).await.exits(6).stdout;
+    let progress = shown.matches("waiting for 1 peer to be up (").count();
+    assert!(progress >= 3, "{shown:?}");
+    let end = shown.rsplit("\r\u{1b}[K").next().unwrap();
+    assert!(!end.contains("waiting for") && end.contains("waited 2 s for 1 peer"), "{shown:?}");
+    // Neither where it is read by programs, nor where it is not wanted.
+    let ran = node.shell(wait).await.exits(6);
+    assert!(!ran.stderr.contains('\u{1b}') && !ran.stderr.contains("waiting for"), "{ran:?}");
+    let quiet = node.shell(&format!("script -qec '{wait} -q' /dev/null")).await.exits(6).stdout;
+    assert!(!quiet.contains("waiting for"), "{quiet:?}");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Machines become a fleet: in any order, alone, by beacon and by address.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use epsilon_proto::address::DEFAULT_PORT;
@@ -105,6 +106,45 @@ async fn on_one_lan_a_token_without_a_useful_address_joins_by_the_beacon() {
     }
     fleet.meets(&["n1", "n2", "n3"]).await;
     fleet.all_reach(&["n1", "n2", "n3"]).await;
+}
+
+/// A LAN of one family, on which a token without a useful address leads to
+/// the fleet.
+async fn joins_by_beacon_where_only(is_there: impl Fn(&IpAddr) -> bool) {
+    let Some(mut fleet) = Fleet::up([2]).await else { return };
+    for host in fleet.hosts() {
+        let netlink = host.netlink().unwrap();
+        let eth0 = netlink.link("eth0").await.unwrap().index;
+        for address in netlink.addresses().await.unwrap() {
+            if address.interface == eth0 && !is_there(&address.prefix.address) {
+                netlink.remove_address(eth0, address.prefix).await.unwrap();
+            }
+        }
+    }
+    for name in ["n1", "n2"] {
+        fleet.start(name).await;
+    }
+    let token = unreachable_token(&fleet).await;
+    let ran = fleet.node("n2").run(&format!("mesh join {token}")).await.exits(0);
+    assert!(!ran.stderr.contains("works alone"), "{ran:?}");
+    fleet.meets(&["n1", "n2"]).await;
+    fleet.all_reach(&["n1", "n2"]).await;
+    for (name, other) in [("n1", "n2"), ("n2", "n1")] {
+        let peers = fleet.node(name).network().await.unwrap().peers;
+        let underlay: Vec<_> = peers.iter().filter_map(|peer| peer.path.endpoint).collect();
+        assert!(underlay.iter().all(|end| is_there(&end.ip())), "{name} to {other}: {peers:?}");
+        assert_eq!(underlay.len(), 1, "{name} to {other}: {peers:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_beacon_is_heard_where_there_is_only_ipv4() {
+    joins_by_beacon_where_only(IpAddr::is_ipv4).await;
+}
+
+#[tokio::test]
+async fn the_beacon_is_heard_where_there_is_only_ipv6() {
+    joins_by_beacon_where_only(IpAddr::is_ipv6).await;
 }
 
 #[tokio::test]

@@ -195,9 +195,16 @@ async fn an_interface_that_somebody_removes_is_made_anew() {
     let Some((fleet, _)) = Fleet::joined([2]).await else { return };
     fleet.all_reach(&["n1", "n2"]).await;
     let node = fleet.node("n2");
-    fleet.host("n2").unwrap().netlink().unwrap().delete_link("eps0").await.unwrap();
+    let netlink = fleet.host("n2").unwrap().netlink().unwrap();
+    netlink.set_mtu("eps0", 1380).await.unwrap();
+    until("its MTU is shown", async || {
+        let mtu = node.network().await?.interface.mtu;
+        holds(mtu == 1380, mtu)
+    })
+    .await;
+    netlink.delete_link("eps0").await.unwrap();
     until("it is there again", async || {
-        let links = fleet.host("n2").unwrap().netlink().unwrap().links().await.unwrap();
+        let links = netlink.links().await.unwrap();
         holds(links.iter().any(|link| link.name == "eps0" && link.up), links)?;
         node.is_well().await
     })

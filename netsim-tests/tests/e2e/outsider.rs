@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use epsilon_cli::lab::Host;
 use epsilon_proto::address::DEFAULT_PORT;
+use nix::libc;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::support::{Dice, Fleet, holds, until, within};
 
@@ -178,6 +180,120 @@ fn read_what_is_there(stream: &mut TcpStream) -> usize {
             0
         }
     }
+}
+
+/// The sum of RFC 1071 over what a TCP checksum covers.
+fn tcp_checksum(from: IpAddr, to: IpAddr, segment: &[u8]) -> u16 {
+    let octets = |address| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let length = u8::try_from(segment.len()).unwrap();
+    let whole = [&octets(from)[..], &octets(to), &[0, 6, 0, length], segment].concat();
+    let words = whole.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).unwrap()
+}
+
+/// The first segment of a TCP handshake, from whatever address is wanted.
+fn opening(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    let [from_port, to_port] = [from, to].map(|address| address.port().to_be_bytes());
+    let mut segment =
+        [&from_port[..], &to_port, &[0; 8], &[5 << 4, 2, 0xff, 0xff, 0, 0, 0, 0]].concat();
+    let sum = tcp_checksum(from.ip(), to.ip(), &segment);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    let header = match (from.ip(), to.ip()) {
+        // The kernel fills in length, identification and checksum.
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            [&[0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0][..], &from.octets(), &to.octets()].concat()
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            [&[0x60, 0, 0, 0, 0, 20, 6, 64][..], &from.octets(), &to.octets()].concat()
+        }
+        _ => panic!("two families"),
+    };
+    [header, segment].concat()
+}
+
+/// Opens TCP handshakes with the control port from addresses where nobody is,
+/// and leaves them half open.
+fn half_open(dice: &Dice, targets: &[SocketAddr]) {
+    let sockets = targets.iter().map(|target| {
+        // Raw: packets come with their headers.
+        let (domain, raw) = (Domain::for_address(*target), Protocol::from(libc::IPPROTO_RAW));
+        Socket::new(domain, Type::RAW, Some(raw)).unwrap()
+    });
+    let sockets: Vec<Socket> = sockets.collect();
+    let mut random = [0; 4];
+    for number in 0..CONNECTIONS {
+        if number % 50 == 0 {
+            thread::sleep(Duration::from_millis(3));
+        }
+        let target = targets[number % targets.len()];
+        dice.fill(&mut random);
+        let from = match target.ip() {
+            IpAddr::V4(address) => {
+                let [a, b, c, _] = address.octets();
+                IpAddr::from([a, b, c, 100 + random[0] % 100])
+            }
+            IpAddr::V6(address) => {
+                let mut octets = address.octets();
+                octets[14..].copy_from_slice(&[0x77, random[0]]);
+                IpAddr::from(octets)
+            }
+        };
+        let from = SocketAddr::from((from, u16::from_be_bytes([random[2] | 4, random[3]])));
+        // The port of a raw socket's address means something else.
+        let to = SockAddr::from(SocketAddr::from((target.ip(), 0)));
+        let socket = &sockets[number % sockets.len()];
+        socket.send_to(&opening(from, target), &to).unwrap();
+    }
+}
+
+/// How many handshakes with the control port of a host are half open.
+fn half_open_at(host: &Host) -> usize {
+    const SYN_RECV: &str = "03";
+    let tables = ["tcp", "tcp6"].map(|table| {
+        let path = format!("/proc/{}/net/{table}", host.pid());
+        std::fs::read_to_string(path).unwrap()
+    });
+    let lines = tables.iter().flat_map(|table| table.lines());
+    let port = format!(":{DEFAULT_PORT:04X}");
+    lines
+        .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields[1].ends_with(&port) && fields[3] == SYN_RECV)
+        .count()
+}
+
+#[tokio::test]
+async fn ten_thousand_half_open_handshakes_keep_nobody_out() {
+    let Some((mut fleet, token)) = Fleet::joined([2]).await else { return };
+    let outsider = fleet.lab.add_host(1).await.unwrap();
+    fleet.all_reach(&["n1", "n2"]).await;
+    let daemon = fleet.daemon("n1").pid();
+    let (before, cost) = (resident(daemon), used(daemon));
+    let host = fleet.host("n1").unwrap().clone();
+    let targets = [IpAddr::V4(host.ipv4()), IpAddr::V6(host.ipv6())]
+        .map(|address| SocketAddr::from((address, DEFAULT_PORT)));
+    let dice = Dice::shown();
+    nobody_notices(&fleet, &outsider, move || half_open(&dice, &targets)).await;
+    costs_little(used(daemon) - cost, CONNECTIONS);
+    let waiting = half_open_at(&host);
+    assert!(waiting >= 100, "only {waiting} handshakes are half open");
+    // Members and newcomers get in all the same.
+    fleet.restart("n2").await;
+    let late = fleet.lab.add_host(1).await.unwrap();
+    fleet.start(late.name()).await;
+    fleet.node(late.name()).join(&token).await;
+    fleet.meets(&["n1", "n2", late.name()]).await;
+    let waiting = half_open_at(&host);
+    assert!(waiting >= 100, "only {waiting} handshakes are still half open");
+    let after = resident(daemon);
+    assert!(after < before + GROWTH, "from {before} kB to {after} kB");
+    fleet.node("n1").is_well().await.unwrap();
 }
 
 #[tokio::test]

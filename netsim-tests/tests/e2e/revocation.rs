@@ -18,6 +18,15 @@ async fn forgets(node: &Node, id: &str, limit: Duration) {
     .await;
 }
 
+/// Checks that `revoked` reaches `other` in neither family.
+async fn shut_out(fleet: &Fleet, revoked: &str, other: &str) {
+    let target = fleet.node(other).network().await.unwrap().node;
+    for address in [target.ipv4.unwrap().to_string(), target.ipv6.unwrap().to_string()] {
+        let answer = fleet.node(revoked).echo(&address).await;
+        assert!(answer.is_err(), "{revoked} still reaches {other} at {address}");
+    }
+}
+
 #[tokio::test]
 async fn every_connected_peer_cuts_a_revoked_node_off_within_two_seconds() {
     let Some((mut fleet, token)) = Fleet::joined([4]).await else { return };
@@ -34,6 +43,7 @@ async fn every_connected_peer_cuts_a_revoked_node_off_within_two_seconds() {
     }
     for name in ["n1", "n2", "n3"] {
         assert!(fleet.node(name).echo(&address).await.is_err(), "{name} still reaches n4");
+        shut_out(&fleet, "n4", name).await;
     }
     let ran = fleet.node("n4").run("status").await.exits(5);
     assert!(ran.stdout.contains("revoked"), "{ran:?}");
@@ -48,6 +58,7 @@ async fn every_connected_peer_cuts_a_revoked_node_off_within_two_seconds() {
     fleet.meets(&["n1", "n2", "n3"]).await;
     for name in ["n1", "n2", "n3"] {
         assert!(fleet.node(name).echo(&address).await.is_err(), "{name} reaches a revoked node");
+        shut_out(&fleet, "n4", name).await;
         let network = fleet.node(name).is_well().await.unwrap();
         assert!(network.peers.iter().all(|peer| peer.id != revoked.id), "{network:?}");
     }

@@ -110,6 +110,63 @@ async fn a_daemon_that_starts_on_a_read_only_directory_serves_what_is_there() {
 }
 
 #[tokio::test]
+async fn a_disk_that_turns_read_only_under_the_daemon_is_said_and_costs_nothing() {
+    if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/loop-control") {
+        eprintln!("not tested: a disk of its own needs loop devices: {error}");
+        return;
+    }
+    let Some(mut fleet) = Fleet::up([2]).await else { return };
+    let node = fleet.node("n1");
+    let disk = format!(
+        "truncate -s 32M /run/disk && mkfs.ext4 -q /run/disk && mount -o loop /run/disk {STATE}"
+    );
+    node.shell(&disk).await.ok();
+    for name in ["n1", "n2"] {
+        fleet.start(name).await;
+    }
+    let token = node.create("").await;
+    fleet.node("n2").join(&token).await;
+    fleet.meets(&["n1", "n2"]).await;
+    let token = node.run("token create").await.ok();
+    let before = node.network().await.unwrap().node;
+
+    // As the kernel does it after an error of the disk.
+    node.shell(&format!("mount -o remount,abort {STATE}; ! touch {STATE}/x")).await.ok();
+    for refused in ["token create", "node rename n1 other", "node revoke n2"] {
+        let ran = node.run(refused).await.exits(5);
+        assert!(ran.stderr.to_lowercase().contains("read-only"), "{ran:?}");
+    }
+    says(&node, StorageState::ReadOnly).await;
+    fleet.all_reach(&["n1", "n2"]).await;
+    // Others come and go meanwhile.
+    fleet.restart("n2").await;
+    fleet.meets(&["n1", "n2"]).await;
+    fleet.all_reach(&["n1", "n2"]).await;
+
+    fleet.restart("n1").await;
+    fleet.meets(&["n1", "n2"]).await;
+    fleet.all_reach(&["n1", "n2"]).await;
+    assert_eq!(node.network().await.unwrap().node, before);
+    says(&node, StorageState::ReadOnly).await;
+
+    // The operator repairs it.
+    fleet.stop("n1").await;
+    let repair =
+        format!("umount {STATE} && fsck.ext4 -p /run/disk; mount -o loop /run/disk {STATE}");
+    node.shell(&repair).await.ok();
+    fleet.start("n1").await;
+    fleet.meets(&["n1", "n2"]).await;
+    until("it recovers", async || {
+        node.run("token create").await.succeeded()?;
+        node.is_well().await
+    })
+    .await;
+    assert_eq!(node.network().await.unwrap().node, before);
+    let listed = node.run("-o json token list").await.ok();
+    assert!(listed.contains(&invite_of(&node, &token).await), "an acknowledged token is lost");
+}
+
+#[tokio::test]
 async fn a_join_with_no_room_for_its_state_fails_and_leaves_nothing() {
     let Some((mut fleet, token)) = Fleet::joined([1]).await else { return };
     fleet.lab.add_host(1).await.unwrap();

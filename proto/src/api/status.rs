@@ -135,8 +135,8 @@ pub struct OwnNode {
 pub struct InterfaceStatus {
     /// Its name, such as `eps0`.
     pub name: String,
-    /// Its MTU in bytes.
-    pub mtu: u16,
+    /// Its MTU in bytes, as it was seen last.
+    pub mtu: u32,
     /// Whether it exists and is up.
     pub up: bool,
 }
