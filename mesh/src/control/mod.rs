@@ -425,7 +425,13 @@ impl Control {
 
     /// What the network believes the time to be.
     pub fn trusted_time(&self, now: Now) -> Timestamp {
-        let linked = self.near().filter_map(|(_, peer)| peer.clock(now.instant));
+        self.time_without(None, now)
+    }
+
+    /// The same, as if one peer showed no clock.
+    fn time_without(&self, claimant: Option<NodeId>, now: Now) -> Timestamp {
+        let others = self.near().filter(|(node, _)| Some(*node) != claimant);
+        let linked = others.filter_map(|(_, peer)| peer.clock(now.instant));
         trusted_time(
             self.trust.newest_signed(),
             self.trust.founded(),

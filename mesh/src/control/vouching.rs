@@ -84,7 +84,8 @@ impl Control {
     }
 
     fn vouch(&self, node: NodeId, facts: NodeFacts, now: Now) -> Signed<Introduction> {
-        let introduction = Introduction { node, at: self.trusted_time(now), facts };
+        // Where few are linked, the clock of who claims could decide.
+        let introduction = Introduction { node, at: self.time_without(Some(node), now), facts };
         Signed::sign(&introduction, self.id, &self.config.key)
     }
 

@@ -56,6 +56,35 @@ fn a_claimant_with_a_wrong_clock_takes_nobodys_name() {
 }
 
 #[test]
+fn who_claimed_first_keeps_the_name_however_wrong_the_claimants_clocks_are() {
+    let past = -180_000;
+    for (first, second) in [(0, past), (0, 40 * YEAR), (40 * YEAR, 0), (40 * YEAR, past)] {
+        cases(here!(), 4, 4, |case| {
+            // Each half has one witness, whose clock is right.
+            let mut world = World::new(Options::new(case.seed, 4).lan(2));
+            let token = world.found();
+            world.join(2, &token);
+            world.settle(SECOND * 10);
+            world.run_for(MINUTE * 5);
+            world.divide(|machine| machine / 2);
+            for (machine, skew) in [(1, first), (3, second)] {
+                world.set_clock(machine, skew);
+                world.set_hostname(machine, "web");
+                world.join(machine, &token);
+                world.run_for(MINUTE);
+                let name = world.seen(machine, machine).unwrap().1;
+                assert_eq!(name.as_deref(), Some("web"), "nobody disputes it yet");
+            }
+            world.heal();
+            world.settle(MINUTE * 3);
+            let names = [1, 3].map(|machine| world.seen(0, machine).unwrap().1.unwrap());
+            assert_eq!(names[0], "web", "n3 took it with its clock at {second}");
+            assert_ne!(names[1], "web");
+        });
+    }
+}
+
+#[test]
 fn a_half_whose_clocks_are_in_the_future_takes_nobodys_address() {
     let mut lost = 0;
     cases(here!(), 4, 48, |case| {
