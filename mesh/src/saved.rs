@@ -8,13 +8,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use epsilon_proto::document::Signed;
 use epsilon_proto::gate::GateSecret;
-use epsilon_proto::id::{BootId, NodeId, PublicKey};
+use epsilon_proto::id::{BootId, Digest, NodeId};
 use epsilon_proto::name::{NodeName, Site};
 use epsilon_proto::record::{Label, NodeRecord};
 use epsilon_proto::token::HostPort;
 use epsilon_proto::trust::{Introduction, MemberCertificate, NetworkBlock, NetworkDocument};
 use epsilon_proto::wire::{self, Wire, WireError};
 use epsilon_proto::wire_struct;
+
+use crate::membership::Word;
 
 /// The tables of a network's store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,8 +79,10 @@ impl Write {
         Self { table: Table::Records, key: node.0.to_vec(), value: None }
     }
     pub(crate) fn gate(secret: &GateSecret) -> Self {
-        let key = [&secret.epoch.to_be_bytes()[..], &secret.check().0].concat();
-        Self::put(Table::Gate, &key, secret)
+        Self::put(Table::Gate, &gate_key(secret.epoch, secret.check()), secret)
+    }
+    pub(crate) fn forget_gate(epoch: u32, check: Digest) -> Self {
+        Self { table: Table::Gate, key: gate_key(epoch, check), value: None }
     }
     pub(crate) fn forget_contact(node: NodeId) -> Self {
         Self { table: Table::Contacts, key: node.0.to_vec(), value: None }
@@ -100,6 +104,10 @@ impl Write {
     pub fn settings(settings: &Settings) -> Self {
         Self::put(Table::Meta, b"settings", settings)
     }
+}
+
+fn gate_key(epoch: u32, check: Digest) -> Vec<u8> {
+    [&epoch.to_be_bytes()[..], &check.0].concat()
 }
 
 /// What the node must never forget about itself.
@@ -148,7 +156,7 @@ wire_struct!(Settings {
 /// The nodes whose admission this node decided itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Vouched {
-    pub(crate) nodes: Vec<(NodeId, PublicKey)>,
+    pub(crate) nodes: Vec<(NodeId, Word)>,
 }
 wire_struct!(Vouched { 0 => nodes });
 

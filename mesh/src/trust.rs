@@ -175,7 +175,11 @@ impl Trust {
                 self.pins.entry(pin.node).or_default().insert(digest, pin);
             }
             NetworkDocument::GateEpoch(signed) => {
-                let epoch = self.by_admin(signed, check)?;
+                let epoch = if signed.signer() == network.root() {
+                    signed.verify_by(network.root(), network, check)?
+                } else {
+                    self.by_admin(signed, check)?
+                };
                 self.gate_epochs.insert(digest, epoch);
             }
             NetworkDocument::Departure(signed) => {
@@ -267,9 +271,8 @@ impl Trust {
             && !self.revoked_nodes.contains(&NodeId::from(key))
     }
 
-    /// Whether the word of a key counts for a claim although it is no
-    /// member's: the root's, or an admin's.
-    pub(crate) fn may_witness(&self, key: PublicKey) -> bool {
+    /// Whether a key is the root's or an admin's.
+    pub(crate) fn is_authority(&self, key: PublicKey) -> bool {
         key == self.network.root() || self.is_admin(key)
     }
 
@@ -318,10 +321,16 @@ impl Trust {
         self.departed.contains_key(&node)
     }
 
-    /// The epochs and hashes of gate secrets by admins that no longer are.
-    pub(crate) fn void_gate_epochs(&self) -> impl Iterator<Item = (u32, Digest)> {
-        let void = self.gate_epochs.values().filter(|epoch| !self.is_admin(epoch.signer()));
-        void.map(|epoch| (epoch.epoch, epoch.check))
+    /// The epochs and hashes of gate secrets that nobody minted but admins
+    /// that no longer are, or will not be without this one.
+    pub(crate) fn void_gate_epochs(&self, without: Option<PublicKey>) -> BTreeSet<(u32, Digest)> {
+        let counts = |key: PublicKey| self.is_authority(key) && Some(key) != without;
+        let minted = |by: &dyn Fn(PublicKey) -> bool| -> BTreeSet<(u32, Digest)> {
+            let epochs = self.gate_epochs.values().filter(|epoch| by(epoch.signer()));
+            epochs.map(|epoch| (epoch.epoch, epoch.check)).collect()
+        };
+        // Anybody can repeat what an honest admin minted.
+        &minted(&|key| !counts(key)) - &minted(&counts)
     }
 
     /// Whether one more document by an admin is kept.
@@ -399,15 +408,14 @@ impl Trust {
             .collect()
     }
 
-    /// The gate epochs by admins that still are.
+    /// The gate epochs by the root and by admins that still are.
     pub(crate) fn gate_epochs(&self) -> impl Iterator<Item = &Verified<GateEpoch>> {
-        self.gate_epochs.values().filter(|epoch| self.is_admin(epoch.signer()))
+        self.gate_epochs.values().filter(|epoch| self.is_authority(epoch.signer()))
     }
 
     /// The newest time that the root, or an admin that still is one, signed.
     pub fn newest_signed(&self) -> Timestamp {
-        let counts = |key: PublicKey| key == self.network.root() || self.is_admin(key);
-        let counting = self.signed_times.iter().filter(|(key, _)| counts(**key));
+        let counting = self.signed_times.iter().filter(|(key, _)| self.is_authority(**key));
         counting.map(|(_, time)| *time).max().unwrap_or_default().max(self.founded)
     }
 
@@ -439,7 +447,10 @@ impl Trust {
     /// What comes first when there is no room for all: what others build on,
     /// and of that what revoked admins signed last.
     pub(crate) fn urgency(&self, document: &NetworkDocument) -> (u8, bool) {
-        (document.rank(), self.revoked_admins.contains(&document.signer()))
+        (
+            document.rank(),
+            self.grants.contains_key(&document.signer()) && !self.is_admin(document.signer()),
+        )
     }
 
     /// The digests of all documents.

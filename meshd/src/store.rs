@@ -249,6 +249,29 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_file_is_an_error_or_is_read_but_never_a_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let all: Vec<Write> = (0..50).map(row).collect();
+        drop(Store::create(&path, &all).unwrap());
+        let whole = std::fs::read(&path).unwrap();
+        let mut panics = Vec::new();
+        for position in 0..whole.len() {
+            if whole[position] == 0 && position % 61 != 0 {
+                continue;
+            }
+            let mut damaged = whole.clone();
+            damaged[position] ^= 0xff;
+            std::fs::write(&path, &damaged).unwrap();
+            if std::panic::catch_unwind(|| Store::open(&path).is_ok()).is_err() {
+                panics.push(position);
+            }
+        }
+        eprintln!("{} of {}", panics.len(), whole.len());
+        assert!(panics.is_empty(), "{panics:?}");
+    }
+
+    #[test]
     fn a_file_whose_writer_was_killed_after_any_commit_can_be_read_where_nothing_can_be_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);

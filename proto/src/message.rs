@@ -11,12 +11,12 @@ use crate::clock::Timestamp;
 use crate::document::{Document, Signed};
 use crate::id::{BootId, Digest, NodeId};
 use crate::name::NodeName;
-use crate::record::NodeRecord;
+use crate::record::{MAX_INTRODUCTIONS, NodeRecord};
 use crate::sealed::SealedBox;
 use crate::trust::{
     AdminGrant, GateEpoch, Introduction, Invite, MemberCertificate, NetworkDocument,
 };
-use crate::wire::{wire_enum, wire_struct, wire_unit_enum};
+use crate::wire::{WireError, wire_enum, wire_struct, wire_unit_enum};
 
 /// The first round: who speaks, and which revocations it knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,17 @@ wire_struct!(Credentials {
     3 => introductions,
     4 => chain,
     5 => gate,
+} check |shown| if shown.introductions.len() > MAX_INTRODUCTIONS {
+    Err(WireError::Invalid("credentials: too many introductions"))
+} else if shown.chain.len() > Credentials::MAX_CHAIN {
+    Err(WireError::Invalid("credentials: too long a chain"))
+} else {
+    Ok(())
 });
+impl Credentials {
+    /// The most introductions that a chain to the root or an admin may have.
+    pub const MAX_CHAIN: usize = 64;
+}
 
 /// The last round.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 //! Each side first says what it knows to be revoked, then why it is a member,
 //! then whether it takes the other. Both must.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use epsilon_proto::sealed::{Purpose, SealedBox};
 use epsilon_proto::trust::NetworkDocument;
 use epsilon_proto::wire;
 
+use super::gate::Stamp;
 use super::{Control, Output};
 use crate::event::Event;
 use crate::trust::is_ban;
@@ -60,7 +61,6 @@ const MAX_BANS_FRAMES: usize = 64;
 /// An admission under way.
 pub(super) struct Admission {
     node: NodeId,
-    outbound: bool,
     stage: Stage,
     hello: Option<Hello>,
     /// The hash of this node's bans, as its Hello said.
@@ -105,6 +105,23 @@ impl Guard {
     }
 }
 
+/// Refusals that were said, so that they are not said at each attempt.
+#[derive(Default)]
+pub(super) struct Refusals(BTreeMap<NodeId, (Refusal, Instant)>);
+
+impl Refusals {
+    /// Whether this one was not said just now.
+    fn is_news(&mut self, node: NodeId, refusal: Refusal, now: Instant) -> bool {
+        self.0.retain(|_, (_, said)| now.since(*said) < SAY_AGAIN);
+        let is_news = self.0.len() < MAX_REFUSED
+            && self.0.get(&node).is_none_or(|(said, _)| *said != refusal);
+        if is_news {
+            self.0.insert(node, (refusal, now));
+        }
+        is_news
+    }
+}
+
 impl Admission {
     pub(super) fn node(&self) -> NodeId {
         self.node
@@ -115,11 +132,13 @@ impl Control {
     /// Something happened to an admission.
     pub fn handle_admission(&mut self, exchange: ExchangeId, input: AdmissionInput, now: Now) {
         match input {
-            AdmissionInput::Begin { node, remote: _, outbound } => {
+            AdmissionInput::Begin { node, remote, outbound } => {
+                if outbound && self.token_addresses.contains(&remote) {
+                    self.answered.insert(remote, node);
+                }
                 let hello = self.hello(node, now);
                 let admission = Admission {
                     node,
-                    outbound,
                     stage: Stage::Hello,
                     hello: None,
                     bans: hello.bans,
@@ -134,20 +153,9 @@ impl Control {
         }
     }
 
-    /// Forgets an admission, and the applicant unless it is a member, or linked
-    /// or about to be: who comes with one new identity after the other must
-    /// leave nothing behind.
     fn end_admission(&mut self, exchange: ExchangeId) {
-        let Some(admission) = self.admissions.remove(&exchange) else { return };
-        let node = admission.node;
-        if self.members.get(node).is_none()
-            && !self.near.contains(&node)
-            && self.admissions.values().all(|other| other.node != node)
-        {
-            self.forget_admitted(node);
-            if !admission.outbound {
-                self.peers.remove(&node);
-            }
+        if let Some(admission) = self.admissions.remove(&exchange) {
+            self.forget_stranger(admission.node);
         }
     }
 
@@ -289,10 +297,7 @@ impl Control {
                 None => Err(Refusal::Protocol),
             };
             let verdict = match judgement {
-                Ok(()) => {
-                    self.admitted_by.insert(node, credentials.certificate.signer());
-                    Verdict::Accepted(Box::new(self.welcome(node, credentials.gate)))
-                }
+                Ok(()) => Verdict::Accepted(Box::new(self.welcome(node, credentials.gate))),
                 Err(refusal) => {
                     self.note_refused(node, refusal, now);
                     Verdict::Refused(refusal)
@@ -307,30 +312,21 @@ impl Control {
 
     /// Says that a node was refused, but not at each of its attempts.
     fn note_refused(&mut self, node: NodeId, refusal: Refusal, now: Now) {
-        self.refused.retain(|_, (_, said)| now.instant.since(*said) < SAY_AGAIN);
-        if self.refused.len() < MAX_REFUSED
-            && self.refused.get(&node).is_none_or(|(said, _)| *said != refusal)
-        {
-            self.refused.insert(node, (refusal, now.instant));
+        if self.refused.is_news(node, refusal, now.instant) {
             self.event(Event::Refused(node, refusal));
         }
     }
 
     /// Says that a member refused this node, but not at each attempt.
     fn note_refused_by(&mut self, node: NodeId, refusal: Refusal, now: Now) {
-        let peer = self.peer(node);
-        if peer.refused_us.is_none_or(|said| now.instant.since(said) >= SAY_AGAIN) {
-            peer.refused_us = Some(now.instant);
+        if self.refused_by.is_news(node, refusal, now.instant) {
             self.event(Event::RefusedBy(node, refusal));
         }
     }
 
     /// The current gate secret for a node whose newest is an older one.
-    fn welcome(&mut self, node: NodeId, theirs: Option<(u32, Digest)>) -> Welcome {
-        // Two halves of a divided network may each have minted an epoch of
-        // the same number.
-        let is_newer = self.gate.newest_stamp() > theirs;
-        let Some(secret) = self.gate.newest().filter(|_| is_newer).cloned() else {
+    fn welcome(&mut self, node: NodeId, theirs: Option<Stamp>) -> Welcome {
+        let Some(secret) = self.gate.newer_than(theirs).cloned() else {
             return Welcome::default();
         };
         let sealed =
@@ -346,7 +342,7 @@ impl Control {
 
     /// Whether a node is a member, or was let in by this run.
     pub(super) fn is_admitted(&self, node: NodeId) -> bool {
-        self.members.get(node).is_some() || self.admitted_by.contains_key(&node)
+        self.members.get(node).is_some() || self.admitted.contains_key(&node)
     }
 
     /// The other side's verdict is here.

@@ -1,5 +1,7 @@
 //! Network documents that come in, and what they change at once.
 
+use std::collections::BTreeSet;
+
 use epsilon_proto::clock::Now;
 use epsilon_proto::document::Signed;
 use epsilon_proto::id::{BootId, NodeId};
@@ -96,9 +98,8 @@ impl Control {
                 "pin"
             }
             NetworkDocument::GateEpoch(signed) => {
-                if let Ok(epoch) = signed.peek()
-                    && self.trust.is_admin(signed.signer())
-                {
+                self.sort_gate();
+                if let Ok(epoch) = signed.peek() {
                     self.open_gate_epoch(&epoch);
                 }
                 "gate-epoch"
@@ -125,8 +126,9 @@ impl Control {
             Revoked::Admin(key) => self.event(Event::AdminRevoked(*key)),
             Revoked::Node(_) | Revoked::Invite(_) | Revoked::InviteAndMembers(_) => {}
         }
-        self.revoke_gate_epochs();
-        self.drop_banned(now);
+        self.sort_gate();
+        let gone = self.drop_banned(now);
+        self.doubt(&gone, now);
         if self.is_banned() {
             let callees: Vec<_> = self.dialer.callees().collect();
             for callee in callees {
@@ -136,9 +138,9 @@ impl Control {
         self.vouch_for_orphans(now);
     }
 
-    /// Cuts off everybody who is revoked or departed now.
-    pub(super) fn drop_banned(&mut self, now: Now) {
-        let mut banned: Vec<_> =
+    /// Cuts off everybody who is revoked or departed now, and says who that is.
+    pub(super) fn drop_banned(&mut self, now: Now) -> BTreeSet<NodeId> {
+        let mut banned: BTreeSet<_> =
             self.members.banned(&self.trust).into_iter().filter(|node| *node != self.own).collect();
         // Linked, but without a record yet.
         banned.extend(
@@ -147,7 +149,7 @@ impl Control {
                 .copied()
                 .filter(|node| self.members.get(*node).is_none() && self.is_peer_banned(*node)),
         );
-        for node in banned {
+        for node in banned.iter().copied() {
             let name = self.members.name_of(node, &self.trust);
             if self.members.remove(node).is_some() {
                 self.persist(vec![Write::forget_record(node)], None);
@@ -157,8 +159,7 @@ impl Control {
                     Event::MemberRevoked(node, name)
                 });
             }
-            self.outputs.push_back(Output::Disconnect(node));
-            self.forget_peer(node);
+            self.cut(node);
         }
         // Those who are banned, and admins that no longer are, witness no
         // claims any more: anybody's may rank differently now.
@@ -167,6 +168,8 @@ impl Control {
             self.plane.touch(node);
         }
         self.refresh_members(now);
+        self.refresh_token_calls(now);
+        banned
     }
 
     /// Whether a peer is banned, also one that has no record here yet.
@@ -174,9 +177,9 @@ impl Control {
         self.trust.is_node_revoked(node)
             || self.trust.has_departed(node)
             || self
-                .admitted_by
+                .admitted
                 .get(&node)
-                .is_some_and(|invite| self.trust.are_members_revoked(*invite))
+                .is_some_and(|admitted| self.trust.are_members_revoked(admitted.invite))
     }
 
     /// Takes a record and does what follows from it.

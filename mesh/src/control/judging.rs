@@ -1,5 +1,6 @@
 //! Whether an applicant is a member, or may become one.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use epsilon_proto::clock::Now;
@@ -10,11 +11,21 @@ use epsilon_proto::trust::{Introduction, Invite, NetworkDocument};
 
 use super::Control;
 use super::documents::Source;
-use crate::membership::Refused;
+use crate::membership::{Refused, Word};
 
 /// For so long a newcomer that no chain leads to takes those who were there
 /// before it for members without proof.
 const CREDULOUS: Duration = Duration::from_mins(10);
+
+/// Somebody whom this run let in.
+pub(super) struct Admitted {
+    /// By which invite it came. A ban may arrive at any moment.
+    pub(super) invite: PublicKey,
+    /// Whether it proved to be a member: a newcomer takes others on trust.
+    pub(super) is_proven: bool,
+    /// By whose words.
+    by: BTreeSet<NodeId>,
+}
 
 impl Control {
     /// Whether this node takes an applicant, by what it says and shows.
@@ -31,11 +42,9 @@ impl Control {
         let is_proven = self.is_grounded
             || self.members.has_vouched(node, invite)
             || self.members.is_proven(node, invite, chain, &self.trust, check);
-        if is_proven {
-            self.taken_on_trust.remove(&node);
-        } else {
-            self.taken_on_trust.insert(node);
-        }
+        let words = credentials.introductions.iter().chain(chain);
+        let by = words.map(|one| one.signer().into()).collect();
+        self.admitted.insert(node, Admitted { invite, is_proven, by });
         Ok(())
     }
 
@@ -79,6 +88,10 @@ impl Control {
             let same = member.invite() == invite_key;
             return if same { Ok(()) } else { Err(Refusal::Certificate) };
         }
+        // Whoever comes by the word of others is limited here alone.
+        if !self.admitted.contains_key(&node) && self.is_full() {
+            return Err(Refusal::Full);
+        }
         if self.members.has_vouched(node, invite_key) {
             return Ok(());
         }
@@ -98,14 +111,53 @@ impl Control {
             return Ok(());
         }
         self.judge_invite(invite_key, now)?;
-        self.members.vouch(node, invite_key);
+        self.members.vouch(node, Word { invite: invite_key, is_out: false });
         self.save_vouched();
         Ok(())
     }
 
+    /// Whether there are as many as the network admits: members, and those
+    /// that are linked, or about to be, and have no record here yet.
+    fn is_full(&self) -> bool {
+        let strangers = self.admitted.keys().filter(|node| self.members.get(**node).is_none());
+        self.members.len() + strangers.count() >= self.trust.max_members() as usize
+    }
+
+    fn is_newcomer(&self, now: Now) -> bool {
+        self.identity.incarnation == 1 && now.instant.since(self.started) < CREDULOUS
+    }
+
+    /// The word of some counts no more: whoever came by it has to be judged
+    /// anew, which those are who come again.
+    pub(super) fn doubt(&mut self, gone: &BTreeSet<NodeId>, now: Now) {
+        let trust = &self.trust;
+        let is_void = |node: &NodeId| {
+            let key = node.key();
+            let was_admin = trust.grant(key).is_some() && !trust.is_admin(key);
+            was_admin || trust.is_node_revoked(*node) || gone.contains(node)
+        };
+        let mut doubtful = Vec::new();
+        for (node, admitted) in &mut self.admitted {
+            if admitted.by.iter().any(is_void) && !self.members.vouched().contains_key(node) {
+                admitted.is_proven = false;
+                if self.members.get(*node).is_none() {
+                    doubtful.push(*node);
+                }
+            }
+        }
+        for node in doubtful {
+            self.cut(node);
+        }
+        self.refresh_token_calls(now);
+        // What a newcomer has learned so far may have come by that word.
+        if self.is_newcomer(now) && std::mem::take(&mut self.is_grounded) {
+            self.become_grounded(now);
+        }
+    }
+
     /// Whether this node knows so little that it has to believe others.
     fn is_credulous(&self, now: Now) -> bool {
-        let is_new = self.identity.incarnation == 1 && now.instant.since(self.started) < CREDULOUS;
+        let is_new = self.is_newcomer(now);
         let own = self.trust.invite(self.certificate.signer());
         let still_admits =
             own.is_some_and(|own| !self.trust.is_invite_revoked(own) && !self.is_expired(own, now));
@@ -146,15 +198,16 @@ impl Control {
         if self.is_expired(invite, now) {
             return Err(Refusal::InviteExpired);
         }
-        // Let in by this invite, while link or record are on their way.
+        // Let in by this invite, while link or record are on their way; or with
+        // the word for it in hands, by which others would let it in.
         let waiting = self
             .members
             .vouched()
             .iter()
-            .filter(|(node, invite)| {
-                **invite == key
+            .filter(|(node, word)| {
+                word.invite == key
                     && self.members.get(**node).is_none()
-                    && self.admitted_by.contains_key(*node)
+                    && (word.is_out || self.admitted.contains_key(*node))
             })
             .count();
         let used = self.members.uses_of(key, &self.trust) + waiting;

@@ -50,6 +50,8 @@ pub(super) struct Peer {
     pub(super) boot: Option<BootId>,
     earlier_boots: VecDeque<BootId>,
     cloned: Option<Instant>,
+    /// The runs of second machines that older records told of.
+    twins: VecDeque<BootId>,
     said_clock: Option<(Timestamp, Instant)>,
     /// The port of its data plane.
     pub(super) port: Option<u16>,
@@ -59,10 +61,10 @@ pub(super) struct Peer {
     pub(super) probes: VecDeque<(u64, SocketAddr)>,
     /// The link, when there is one.
     pub(super) link: Option<Link>,
-    /// When its link broke, while it may still come back.
-    broke: Option<Instant>,
-    /// Until when its first link is waited for.
+    /// Until when its link is waited for: its first, or one that comes back.
     awaited: Option<Instant>,
+    /// Whether it had one before.
+    was_linked: bool,
     /// When it was last heard on the control plane.
     pub(super) last_seen: Option<Timestamp>,
     pub(super) forward: Limit,
@@ -71,8 +73,6 @@ pub(super) struct Peer {
     /// When to sync once more, because gossip of the link's first moments may
     /// have missed it.
     pub(super) resync: Option<Instant>,
-    /// When it was said that it refuses this node.
-    pub(super) refused_us: Option<Instant>,
 }
 
 /// A link to a peer.
@@ -90,18 +90,18 @@ impl Peer {
             boot: None,
             earlier_boots: VecDeque::new(),
             cloned: None,
+            twins: VecDeque::new(),
             said_clock: None,
             port: None,
             paths: Paths::default(),
             probes: VecDeque::new(),
             link: None,
-            broke: None,
             awaited: None,
+            was_linked: false,
             last_seen: None,
             forward: Limit::new(FORWARD_BURST, FORWARD_EVERY),
             wish: Wish::default(),
             resync: None,
-            refused_us: None,
         }
     }
 
@@ -112,14 +112,9 @@ impl Peer {
         Some(wall.after(now.since(at)))
     }
 
-    /// When its link counts as gone for good.
-    pub(super) fn grace_ends(&self) -> Option<Instant> {
-        self.broke.map(|broke| broke + GRACE)
-    }
-
     /// When its link wants something done.
     pub(super) fn due(&self) -> Option<Instant> {
-        [self.grace_ends(), self.awaited, self.resync].into_iter().flatten().min()
+        [self.awaited, self.resync].into_iter().flatten().min()
     }
 
     /// Remembers a clone; says whether that is news.
@@ -135,7 +130,7 @@ impl Peer {
 
     /// Whether its link broke just now.
     pub(super) fn is_in_grace(&self) -> bool {
-        self.broke.is_some()
+        self.was_linked && self.awaited.is_some()
     }
 }
 
@@ -159,6 +154,22 @@ impl Control {
             Some(current) => linked && current != boot && self.peer(node).is_cloned(now.instant),
             None => false,
         }
+    }
+
+    /// An older record of a peer by a run beside the one that is known: a
+    /// second machine made it. Anybody may repeat it, so it counts once; says
+    /// whether it did.
+    fn saw_twin(&mut self, node: NodeId, boots: [BootId; 2], now: Now) -> bool {
+        let twins = &mut self.peer(node).twins;
+        if twins.contains(&boots[1]) {
+            return false;
+        }
+        twins.push_back(boots[1]);
+        if twins.len() > BOOTS {
+            twins.pop_front();
+        }
+        self.cloned(node, boots, now);
+        true
     }
 
     /// An accepted peer's first words, before its link is up.
@@ -201,8 +212,8 @@ impl Control {
         self.near.insert(node);
         let peer = self.peer(node);
         peer.link = Some(Link { remote, since: now.wall });
-        peer.broke = None;
         peer.awaited = None;
+        peer.was_linked = true;
         peer.last_seen = Some(now.wall);
         peer.wish = Wish::default();
         peer.resync = outbound.then(|| now.instant + RESYNC);
@@ -235,7 +246,7 @@ impl Control {
             return;
         }
         peer.last_seen = Some(now.wall);
-        peer.broke = Some(now.instant);
+        peer.awaited = peer.awaited.max(Some(now.instant + GRACE));
         peer.wish = Wish::default();
         peer.resync = None;
         self.sync.forget(node);
@@ -245,29 +256,22 @@ impl Control {
     }
 
     pub(super) fn expire_links(&mut self, now: Now) {
-        let (mut down, mut due, mut vain) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut gone, mut due) = (Vec::new(), Vec::new());
         for node in &self.near {
             let Some(peer) = self.peers.get_mut(node) else { continue };
-            if peer.grace_ends().is_some_and(|ends| now.instant >= ends) {
-                peer.broke = None;
-                down.push(*node);
-            }
-            if peer.awaited.take_if(|until| now.instant >= *until).is_some() && peer.broke.is_none()
-            {
-                vain.push(*node);
+            if peer.awaited.take_if(|until| now.instant >= *until).is_some() {
+                gone.push((*node, std::mem::take(&mut peer.was_linked)));
             }
             if peer.resync.take_if(|resync| now.instant >= *resync).is_some() {
                 due.push(*node);
             }
         }
-        for node in down {
+        for (node, was_linked) in gone {
             self.near.remove(&node);
-            self.event(Event::PeerDown(node));
-            self.forget_unless_member(node);
-        }
-        for node in vain {
-            self.near.remove(&node);
-            self.forget_unless_member(node);
+            if was_linked {
+                self.event(Event::PeerDown(node));
+            }
+            self.forget_stranger(node);
         }
         for node in due {
             self.start_sync(node);
@@ -294,18 +298,20 @@ impl Control {
             Change::Record(record) => {
                 let owner = NodeId::from(record.signer());
                 if let Some(known) = self.members.get(owner) {
-                    // An older one matters only when a second machine made it.
-                    let matters = record.peek().is_ok_and(|said| {
-                        said.stamp() >= known.record.stamp()
-                            || (said.incarnation == known.record.incarnation
-                                && said.boot != known.record.boot)
-                    });
-                    if !matters || known.record.signed() == record {
+                    let said = record.peek().ok()?;
+                    let is_older = said.stamp() < known.record.stamp();
+                    let is_twin = said.incarnation == known.record.incarnation
+                        && said.boot != known.record.boot;
+                    if known.record.signed() == record || (is_older && !is_twin) {
                         return None;
                     }
                     // Nobody but its owner spends the budget.
                     if record.verify(self.id, &*self.config.check).is_err() {
                         return Some(false);
+                    }
+                    if is_older {
+                        let boots = [known.record.boot, said.boot];
+                        return self.saw_twin(owner, boots, now).then_some(true);
                     }
                 }
                 // Only members have a budget, so that strangers cost nothing.
@@ -371,24 +377,29 @@ impl Control {
         )
     }
 
-    /// Forgets one that was let in, gave no record and went away: new keys
-    /// cost nothing, and must leave nothing.
-    fn forget_unless_member(&mut self, node: NodeId) {
-        if self.members.get(node).is_none()
-            && self.admissions.values().all(|other| other.node() != node)
-        {
-            self.forget_peer(node);
-            self.forget_admitted(node);
+    /// Forgets one that is no member, not linked or about to be, and not being
+    /// judged: new keys cost nothing, and must leave nothing. Whether it is
+    /// called is decided elsewhere.
+    pub(super) fn forget_stranger(&mut self, node: NodeId) {
+        let is_known = self.members.get(node).is_some()
+            || self.near.contains(&node)
+            || self.admissions.values().any(|other| other.node() == node);
+        if is_known {
+            return;
         }
-    }
-
-    /// A node that was let in is no more.
-    pub(super) fn forget_admitted(&mut self, node: NodeId) {
-        self.admitted_by.remove(&node);
-        self.taken_on_trust.remove(&node);
+        self.forget_peer(node);
+        self.admitted.remove(&node);
         if self.members.take_back(node) {
             self.save_vouched();
         }
+    }
+
+    /// Ends everything with a node that is no member, or must come again.
+    pub(super) fn cut(&mut self, node: NodeId) {
+        self.outputs.push_back(Output::Disconnect(node));
+        self.dialer.forget(Callee::Node(node));
+        self.forget_peer(node);
+        self.admitted.remove(&node);
     }
 
     /// A node was let in: its link comes up, or not.
@@ -396,15 +407,14 @@ impl Control {
         self.near.insert(node);
         let peer = self.peer(node);
         if peer.link.is_none() {
-            peer.awaited = Some(now.instant + GRACE);
+            peer.awaited = peer.awaited.max(Some(now.instant + GRACE));
         }
     }
 
     /// Takes back the word of an earlier run for those that never came.
     pub(super) fn forget_vouched(&mut self) {
-        let (admitted, near) = (&self.admitted_by, &self.near);
-        let keeps = |node: &NodeId| admitted.contains_key(node) || near.contains(node);
-        if self.members.forget_vouched(keeps) {
+        let admitted = &self.admitted;
+        if self.members.forget_vouched(&self.trust, |node| admitted.contains_key(node)) {
             self.save_vouched();
         }
     }
@@ -463,13 +473,15 @@ impl Control {
 
     /// Calls the addresses of the token while nobody is linked, or only such
     /// as this node cannot tell from intruders, or who do not know those that
-    /// let it in.
+    /// let it in. Not where somebody answered who is linked now.
     pub(super) fn refresh_token_calls(&mut self, now: Now) {
         let is_alone = self.near().all(|(_, peer)| peer.link.is_none());
         let is_lost = is_alone || !self.is_grounded || !self.knows_introducer();
         let lonely = !self.is_banned() && is_lost;
         for address in self.token_addresses.clone() {
-            if lonely {
+            let answered = self.answered.get(&address).and_then(|node| self.peers.get(node));
+            let is_linked = answered.is_some_and(|peer| peer.link.is_some());
+            if lonely && !is_linked {
                 self.dialer.want(Callee::Address(address), vec![address], now.instant);
             } else {
                 self.dialer.forget(Callee::Address(address));
@@ -478,9 +490,8 @@ impl Control {
         self.make_calls(now);
     }
 
-    /// Forgets what was known of a peer in this run, but for its index.
-    pub(super) fn forget_peer(&mut self, node: NodeId) {
-        self.dialer.forget(Callee::Node(node));
+    /// Forgets what was known of a peer in this run.
+    fn forget_peer(&mut self, node: NodeId) {
         self.sync.forget(node);
         self.peers.remove(&node);
         self.near.remove(&node);

@@ -38,7 +38,7 @@ use epsilon_proto::address::{Ipv4Range, Ipv6Range};
 use epsilon_proto::clock::{Instant, Now, Timestamp, trusted_time};
 use epsilon_proto::document::{DocumentError, Verified};
 use epsilon_proto::gate::GateSecret;
-use epsilon_proto::id::{BootId, NetworkId, NodeId, PublicKey};
+use epsilon_proto::id::{BootId, NetworkId, NodeId};
 use epsilon_proto::key::{SecretKey, SignatureCheck};
 use epsilon_proto::message::Refusal;
 use epsilon_proto::name::NodeName;
@@ -149,8 +149,13 @@ pub enum Output {
     },
     /// Send a beacon on every interface.
     Beacon(Vec<u8>),
-    /// The gate opens to these secrets now; the first is the current one.
-    Gate(Vec<GateSecret>),
+    /// The gate opens to these secrets now.
+    Gate {
+        /// In the order in which they are tried at a gate that is shut.
+        secrets: Vec<GateSecret>,
+        /// How many of the first are current; the others open the slow lane.
+        current: usize,
+    },
     /// Something happened.
     Event(Event),
     /// A probe of [`Control::ping`] was answered.
@@ -198,18 +203,19 @@ pub struct Control {
     near: BTreeSet<NodeId>,
     contacts: BTreeMap<NodeId, SocketAddr>,
     admissions: BTreeMap<ExchangeId, admission::Admission>,
-    /// The invites by which those came whom this run let in. They stay known,
-    /// for a ban may arrive at any moment until the link is up.
-    admitted_by: BTreeMap<NodeId, PublicKey>,
-    /// Those of them that this node took without proof, as a newcomer.
-    taken_on_trust: BTreeSet<NodeId>,
+    /// Whom this run let in: members, and those that are linked, about to be,
+    /// or being judged.
+    admitted: BTreeMap<NodeId, judging::Admitted>,
     guard: admission::Guard,
-    /// Who was refused and when, so that it is said once.
-    refused: BTreeMap<NodeId, (Refusal, Instant)>,
+    /// Whom this node refused, and who refused it.
+    refused: admission::Refusals,
+    refused_by: admission::Refusals,
     dialer: Dialer,
     sync: sync::Sync,
     plane: plane::Plane,
     token_addresses: Vec<SocketAddr>,
+    /// Who answered at those.
+    answered: BTreeMap<SocketAddr, NodeId>,
     configured: Vec<SocketAddr>,
     local: Vec<LocalPrefix>,
     beacon_due: Instant,
@@ -266,8 +272,8 @@ impl Control {
             }
         }
         let mut members = Membership::new(id, network.range, own);
-        for (node, invite) in saved.vouched.nodes {
-            members.vouch(node, invite);
+        for (node, word) in saved.vouched.nodes {
+            members.vouch(node, word);
         }
         restore_records(&mut members, &trust, saved.records, &config)?;
         let introductions = saved
@@ -306,14 +312,15 @@ impl Control {
             near: BTreeSet::new(),
             contacts: saved.contacts.into_iter().collect(),
             admissions: BTreeMap::new(),
-            admitted_by: BTreeMap::new(),
-            taken_on_trust: BTreeSet::new(),
+            admitted: BTreeMap::new(),
             guard: admission::Guard::new(now.instant, overlay_size),
-            refused: BTreeMap::new(),
+            refused: admission::Refusals::default(),
+            refused_by: admission::Refusals::default(),
             dialer: Dialer::default(),
             sync: sync::Sync::new(now.instant),
             plane: plane::Plane::default(),
             token_addresses: Vec::new(),
+            answered: BTreeMap::new(),
             configured: Vec::new(),
             local: Vec::new(),
             beacon_due: now.instant,
@@ -345,6 +352,7 @@ impl Control {
     pub fn handle_token_addresses(&mut self, addresses: Vec<SocketAddr>, now: Now) {
         for gone in std::mem::replace(&mut self.token_addresses, addresses) {
             if !self.token_addresses.contains(&gone) {
+                self.answered.remove(&gone);
                 self.dialer.forget(Callee::Address(gone));
             }
         }

@@ -324,52 +324,41 @@ impl Control {
         stays: impl Fn(NodeId, &Member) -> bool,
         now: Now,
     ) -> Result<(), OperationError> {
-        let admin = self.admin();
         let signer = match root {
-            Some(root) => root,
-            None => admin.clone()?,
+            Some(root) => root.clone(),
+            None => self.admin()?.clone(),
         };
-        let revoked_admin = match &revoked {
+        let revoked_key = match &revoked {
             Revoked::Admin(key) => Some(*key),
-            _ => None,
+            Revoked::Node(node) => Some(node.key()),
+            Revoked::Invite(_) | Revoked::InviteAndMembers(_) => None,
         };
         let came_by = match &revoked {
             Revoked::Node(node) => self.members.get(*node).map(Member::invite),
             Revoked::Invite(_) | Revoked::InviteAndMembers(_) | Revoked::Admin(_) => None,
         };
         let revocation = Revocation { revoked, issued: self.trusted_time(now), came_by };
-        documents.push(NetworkDocument::Revocation(Signed::sign(&revocation, self.id, signer)));
-        // With the root key at hand but no admin's, the next admin to revoke
-        // something mints the epoch.
-        let is_own = revoked_admin == Some(self.own.key());
-        if let Ok(admin) = admin.cloned()
-            && !is_own
-        {
-            let epoch = self.gate.newest().map_or(0, |secret| secret.epoch).saturating_add(1);
-            let secret = GateSecret::generate(epoch, &mut self.random);
-            let recipients: Vec<NodeId> = self
-                .members
-                .iter()
-                .filter(|(node, member)| stays(*node, member))
-                .map(|(node, _)| node)
-                .collect();
-            let mut boxes = Vec::with_capacity(recipients.len());
-            for node in recipients {
-                let sealed = SealedBox::seal(
-                    secret.bytes(),
-                    Purpose::GateSecret,
-                    self.id,
-                    node,
-                    &mut self.random,
-                )
-                .map_err(|_| OperationError::Seal(node.short()))?;
-                boxes.push((node, sealed));
-            }
-            let epoch = GateEpoch { epoch, check: secret.check(), boxes };
-            documents.push(NetworkDocument::GateEpoch(Signed::sign(&epoch, self.id, &admin)));
-        }
+        documents.push(NetworkDocument::Revocation(Signed::sign(&revocation, self.id, &signer)));
+        let recipients =
+            self.members.iter().filter(|(node, member)| stays(*node, member)).map(|(node, _)| node);
+        let epoch = self.mint(self.next_epoch(revoked_key), recipients.collect())?;
+        documents.push(NetworkDocument::GateEpoch(Signed::sign(&epoch, self.id, &signer)));
         self.commit(id, documents, Outcome::Done);
         Ok(())
+    }
+
+    /// A new secret for the gate, sealed to these nodes.
+    fn mint(&mut self, epoch: u32, recipients: Vec<NodeId>) -> Result<GateEpoch, OperationError> {
+        let (id, random) = (self.id, &mut self.random);
+        let secret = GateSecret::generate(epoch, random);
+        let boxes = recipients
+            .into_iter()
+            .map(|node| {
+                let sealed = SealedBox::seal(secret.bytes(), Purpose::GateSecret, id, node, random);
+                Ok((node, sealed.map_err(|_| OperationError::Seal(node.short()))?))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(GateEpoch { epoch, check: secret.check(), boxes })
     }
 
     fn rename(

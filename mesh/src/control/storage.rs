@@ -111,7 +111,7 @@ impl Control {
 
     pub(super) fn save_vouched(&mut self) {
         let vouched = self.members.vouched().iter();
-        let nodes = vouched.map(|(node, invite)| (*node, *invite)).collect();
+        let nodes = vouched.map(|(node, word)| (*node, *word)).collect();
         self.persist(vec![Write::vouched(&Vouched { nodes })], None);
     }
 }

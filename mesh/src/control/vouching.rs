@@ -1,5 +1,6 @@
 //! Who vouches for this node, and for whom it vouches.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use epsilon_proto::name::NodeName;
 use epsilon_proto::record::MAX_INTRODUCTIONS;
 use epsilon_proto::trust::{Introduction, NodeFacts};
 
-use super::{Control, Output};
+use super::Control;
 use crate::membership::Member;
 use crate::saved::Write;
 
@@ -73,6 +74,9 @@ impl Control {
             || self.members.vouched().contains_key(&node)
             || self.members.grounded(&self.trust).contains(&node);
         let invite = invite.filter(|_| is_sure);
+        if invite.is_some() && self.members.hand_out(node) {
+            self.save_vouched();
+        }
         let facts = NodeFacts { invite, ipv4: claims.ipv4, name: claims.name };
         let introduction = self.vouch(node, facts, now);
         Introduced { introduction: Some(introduction), ipv4_taken, name_taken }
@@ -80,7 +84,10 @@ impl Control {
 
     /// The invite of a linked node, by its record or by its admission.
     fn invite_of(&self, node: NodeId) -> Option<PublicKey> {
-        self.members.get(node).map(Member::invite).or_else(|| self.admitted_by.get(&node).copied())
+        self.members
+            .get(node)
+            .map(Member::invite)
+            .or_else(|| self.admitted.get(&node).map(|admitted| admitted.invite))
     }
 
     fn vouch(&self, node: NodeId, facts: NodeFacts, now: Now) -> Signed<Introduction> {
@@ -187,31 +194,22 @@ impl Control {
             return;
         }
         self.is_grounded = true;
-        let on_trust = std::mem::take(&mut self.taken_on_trust);
         let believed = |node: &NodeId| {
             grounded.contains(node)
                 || self.members.vouched().contains_key(node)
-                || (self.admitted_by.contains_key(node) && !on_trust.contains(node))
+                || self.admitted.get(node).is_some_and(|admitted| admitted.is_proven)
         };
-        let unproven: Vec<_> = on_trust.iter().copied().filter(|node| !believed(node)).collect();
-        let mut doubtful: Vec<NodeId> =
-            self.members.iter().map(|(node, _)| node).filter(|node| !believed(node)).collect();
-        doubtful.extend(
-            self.linked()
-                .into_iter()
-                .filter(|node| self.members.get(*node).is_none() && !believed(node)),
-        );
-        for node in unproven {
-            self.admitted_by.remove(&node);
-        }
+        let known = self.members.iter().map(|(node, _)| node).chain(self.admitted.keys().copied());
+        let doubtful: BTreeSet<NodeId> = known.filter(|node| !believed(node)).collect();
         for node in doubtful {
             if self.members.remove(node).is_some() {
                 self.persist(vec![Write::forget_record(node)], None);
             }
-            self.outputs.push_back(Output::Disconnect(node));
-            self.forget_peer(node);
-            // Another of its connections may be about to come up.
-            self.admitted_by.remove(&node);
+            self.cut(node);
+        }
+        // Those who are left are believed from now on, whatever comes later.
+        for admitted in self.admitted.values_mut() {
+            admitted.is_proven = true;
         }
         self.refresh_members(now);
         self.refresh_token_calls(now);

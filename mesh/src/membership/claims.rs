@@ -167,7 +167,7 @@ fn winner(
             .filter(|introduction| {
                 let signer = introduction.signer();
                 is_witnessed(&introduction.facts)
-                    && (trust.may_witness(signer) || members.contains_key(&signer.into()))
+                    && (trust.is_authority(signer) || members.contains_key(&signer.into()))
             })
             .map(|introduction| introduction.at.max(floor(node)))
             .min()

@@ -6,13 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use epsilon_proto::document::{Signed, Verified};
 use epsilon_proto::id::{NodeId, PublicKey};
 use epsilon_proto::key::SignatureCheck;
+use epsilon_proto::message::Credentials;
 use epsilon_proto::trust::Introduction;
 
 use super::{Membership, refuse_banned};
 use crate::trust::Trust;
-
-/// The most introductions that a chain to the root or an admin may have.
-const MAX_CHAIN: usize = 64;
 
 impl Membership {
     /// The members to whom a chain of introductions leads from the root or an
@@ -30,12 +28,12 @@ impl Membership {
         let mut next = node;
         while let Some(introduction) = ground.get(&next) {
             chain.push(introduction.signed().clone());
-            if self.is_ground(introduction.signer(), trust) {
+            if trust.is_authority(introduction.signer()) {
                 break;
             }
             next = introduction.signer().into();
         }
-        if chain.len() > MAX_CHAIN { Vec::new() } else { chain }
+        if chain.len() > Credentials::MAX_CHAIN { Vec::new() } else { chain }
     }
 
     /// Whether a chain of introductions leads from somebody unknown to
@@ -61,7 +59,7 @@ impl Membership {
         trust: &Trust,
         check: &dyn SignatureCheck,
     ) -> bool {
-        let ground = |signer| self.is_ground(signer, trust);
+        let ground = |signer| trust.is_authority(signer);
         self.leads_to(ground, node, invite, chain, trust, check)
     }
 
@@ -75,7 +73,7 @@ impl Membership {
         check: &dyn SignatureCheck,
     ) -> bool {
         let (mut subject, mut came_by) = (node, Some(invite));
-        for signed in chain.iter().take(MAX_CHAIN) {
+        for signed in chain {
             let Ok(introduction) = signed.verify(self.network, check) else { return false };
             let introducer = NodeId::from(introduction.signer());
             let invite = introduction.facts.invite;
@@ -96,10 +94,6 @@ impl Membership {
         false
     }
 
-    fn is_ground(&self, key: PublicKey, trust: &Trust) -> bool {
-        key == self.network.root() || trust.is_admin(key)
-    }
-
     /// For every member to whom a chain leads the introduction by which it
     /// does, over as few others as possible.
     fn ground(&self, trust: &Trust) -> BTreeMap<NodeId, &Verified<Introduction>> {
@@ -114,7 +108,7 @@ impl Membership {
             }
         }
         let mut due: VecDeque<PublicKey> =
-            introduced.keys().copied().filter(|key| self.is_ground(*key, trust)).collect();
+            introduced.keys().copied().filter(|key| trust.is_authority(*key)).collect();
         let mut ground = BTreeMap::new();
         while let Some(key) = due.pop_front() {
             for (node, introduction) in introduced.remove(&key).into_iter().flatten() {

@@ -19,6 +19,7 @@ use epsilon_proto::key::{AgreementKey, SignatureCheck};
 use epsilon_proto::name::NodeName;
 use epsilon_proto::record::NodeRecord;
 use epsilon_proto::trust::{Introduction, MemberCertificate, Roles};
+use epsilon_proto::wire_struct;
 
 use crate::trust::Trust;
 
@@ -94,6 +95,18 @@ pub enum Merged {
     Contradicts,
 }
 
+/// That this node itself decided to let a node in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Word {
+    /// By which invite.
+    pub invite: PublicKey,
+    /// Whether the node has it in its hands, as an introduction that others
+    /// believe: then it is one of the invite's uses, also while nothing more
+    /// is heard of the node.
+    pub is_out: bool,
+}
+wire_struct!(Word { 0 => invite, 1 => is_out });
+
 /// All members, oneself included.
 pub struct Membership {
     network: NetworkId,
@@ -102,7 +115,7 @@ pub struct Membership {
     own: NodeId,
     members: BTreeMap<NodeId, Member>,
     /// Nodes whose admission this node decided itself.
-    vouched: BTreeMap<NodeId, PublicKey>,
+    vouched: BTreeMap<NodeId, Word>,
     buckets: buckets::Buckets,
     claims: claims::Claims,
     /// Nodes whose address or name may have changed.
@@ -303,34 +316,47 @@ impl Membership {
         }
     }
 
-    /// Remembers that this node itself decided to let a node in, and by which
-    /// invite.
-    pub fn vouch(&mut self, node: NodeId, invite: PublicKey) -> bool {
-        self.vouched.insert(node, invite) != Some(invite)
+    /// Remembers that this node itself decided to let a node in.
+    pub fn vouch(&mut self, node: NodeId, word: Word) {
+        self.vouched.insert(node, word);
     }
 
-    /// Takes back the word for a node; says whether there was one.
+    /// The word for a node is in its hands, and with it whoever it shows it to
+    /// lets it in; says whether that is news.
+    pub fn hand_out(&mut self, node: NodeId) -> bool {
+        self.vouched.get_mut(&node).is_some_and(|word| !std::mem::replace(&mut word.is_out, true))
+    }
+
+    /// Takes back the word for a node that does not have it in its hands; says
+    /// whether there was one.
     pub fn take_back(&mut self, node: NodeId) -> bool {
-        self.vouched.remove(&node).is_some()
+        let goes = self.vouched.get(&node).is_some_and(|word| !word.is_out);
+        goes && self.vouched.remove(&node).is_some()
     }
 
-    /// Takes back the word for those that are no members and that `keeps` does
-    /// not name; says whether there were any.
-    pub fn forget_vouched(&mut self, keeps: impl Fn(&NodeId) -> bool) -> bool {
+    /// Takes back the word for those that are no members, that do not have it
+    /// in hands and that `keeps` does not name; says whether there were any.
+    pub fn forget_vouched(&mut self, trust: &Trust, keeps: impl Fn(&NodeId) -> bool) -> bool {
         let before = self.vouched.len();
         let members = &self.members;
-        self.vouched.retain(|node, _| members.contains_key(node) || keeps(node));
+        self.vouched.retain(|node, word| {
+            members.contains_key(node)
+                || keeps(node)
+                || (word.is_out
+                    && refuse_banned(*node, trust).is_ok()
+                    && !trust.are_members_revoked(word.invite))
+        });
         self.vouched.len() != before
     }
 
-    /// The nodes that this node itself let in, and by which invites.
-    pub fn vouched(&self) -> &BTreeMap<NodeId, PublicKey> {
+    /// The nodes that this node itself let in.
+    pub fn vouched(&self) -> &BTreeMap<NodeId, Word> {
         &self.vouched
     }
 
     /// Whether this node itself let a node in by an invite.
     pub fn has_vouched(&self, node: NodeId, invite: PublicKey) -> bool {
-        self.vouched.get(&node) == Some(&invite)
+        self.vouched.get(&node).is_some_and(|word| word.invite == invite)
     }
 
     /// Removes a node; gives back what was known of it.

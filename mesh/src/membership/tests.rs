@@ -284,12 +284,40 @@ fn invite_of(seed: u8) -> PublicKey {
     record(seed).certificate.signer()
 }
 
+fn word(seed: u8) -> Word {
+    Word { invite: invite_of(seed), is_out: false }
+}
+
+#[test]
+fn a_word_is_taken_back_unless_it_is_out_or_banned() {
+    let mut view = View::new();
+    for seed in 9..13 {
+        view.members.vouch(node(seed), word(seed));
+    }
+    for seed in [10, 11, 12] {
+        assert!(view.members.hand_out(node(seed)));
+        assert!(!view.members.hand_out(node(seed)), "it was out before");
+    }
+    assert!(!view.members.hand_out(node(20)), "there is none");
+    assert!(view.members.take_back(node(9)) && !view.members.take_back(node(9)));
+    assert!(!view.members.take_back(node(10)));
+    view.members.vouch(node(9), word(9));
+    view.revoke(Revoked::Node(node(11)));
+    assert!(view.members.forget_vouched(&view.trust, |kept| *kept == node(9)));
+    let left: Vec<_> = view.members.vouched().keys().copied().collect();
+    let mut expected = [node(9), node(10), node(12)];
+    expected.sort();
+    assert_eq!(left, expected);
+    view.revoke(Revoked::InviteAndMembers(invite_of(12)));
+    assert!(view.members.forget_vouched(&view.trust, |_| false));
+    assert!(view.members.vouched().is_empty(), "all came by that invite");
+}
+
 #[test]
 fn whom_this_node_vouched_for_needs_no_introduction() {
     let mut view = View::new();
     let bare = NodeRecord { introductions: Vec::new(), ..record(9) };
-    assert!(view.members.vouch(node(9), invite_of(9)));
-    assert!(!view.members.vouch(node(9), invite_of(9)));
+    view.members.vouch(node(9), word(9));
     assert!(view.members.has_vouched(node(9), invite_of(9)));
     assert_eq!(view.take(&bare), Ok(Merged::New));
     let own = NodeRecord { introductions: Vec::new(), ..record(OWN) };
@@ -314,7 +342,7 @@ fn the_banned_are_named_and_never_come_back() {
         assert!(view.members.remove(banned).is_none());
     }
     let newer = |seed| NodeRecord { incarnation: 99, ..record(seed) };
-    view.members.vouch(node(9), invite_of(9));
+    view.members.vouch(node(9), word(9));
     assert_eq!(view.take(&newer(9)), Err(Refused::Revoked));
     assert_eq!(view.take(&newer(8)), Err(Refused::Departed));
     assert_eq!(view.members.iter().map(|(node, _)| node).collect::<Vec<_>>(), [node(7)]);
@@ -636,7 +664,7 @@ fn answers(view: &mut View) -> impl PartialEq + std::fmt::Debug + use<> {
 #[test]
 fn a_chain_of_introductions_grounds_a_member_and_a_circle_does_not() {
     let mut view = View::with(&[record(3), introduced_by(4, 3)]);
-    view.members.vouch(node(5), invite_of(5));
+    view.members.vouch(node(5), word(5));
     for one in [introduced_by(5, 6), introduced_by(6, 5)] {
         assert_eq!(view.take(&one), Ok(Merged::New));
     }

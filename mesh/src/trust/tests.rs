@@ -187,7 +187,7 @@ fn what_a_revoked_admin_signed_has_no_effect_wherever_it_came_in() {
         documents.push(revoke_admin(2));
         documents.extend_from_slice(&signed[position..]);
         let trust = trust_of(&documents);
-        assert!(!trust.is_admin(key(2).public()) && !trust.may_witness(key(2).public()));
+        assert!(!trust.is_admin(key(2).public()) && !trust.is_authority(key(2).public()));
         assert_eq!(trust.charter().unwrap().version, 1);
         assert_eq!(pinned_host(&trust, 9), Some(5));
         assert_eq!(trust.newest_pin().wall, Timestamp(5));

@@ -15,8 +15,7 @@ const NONCE: usize = 32;
 /// quick and must not block.
 pub trait Gate: Send + Sync {
     /// A fresh greeting for one dial: nonce ‖ MAC. Which of the gate's secrets
-    /// makes it is said by its place, newest first; an old one where there are
-    /// fewer.
+    /// makes it is said by its place; the last where there are fewer.
     fn greet(&self, secret: usize) -> [u8; GREETING];
     /// The lane that a received greeting opens, or `None` when it opens none.
     ///

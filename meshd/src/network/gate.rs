@@ -11,7 +11,8 @@ use crate::random;
 /// Opens to every known secret.
 pub(super) struct Secrets {
     network: NetworkId,
-    secrets: RwLock<Vec<GateSecret>>,
+    /// And how many of the first are current.
+    secrets: RwLock<(Vec<GateSecret>, usize)>,
 }
 
 impl Secrets {
@@ -19,15 +20,16 @@ impl Secrets {
         Self { network, secrets: RwLock::default() }
     }
 
-    /// The secrets from now on, newest first.
-    pub(super) fn set(&self, secrets: Vec<GateSecret>) {
-        *self.secrets.write().unwrap_or_else(PoisonError::into_inner) = secrets;
+    /// The secrets from now on, in the order in which they are tried; so many
+    /// of the first are current.
+    pub(super) fn set(&self, secrets: Vec<GateSecret>, current: usize) {
+        *self.secrets.write().unwrap_or_else(PoisonError::into_inner) = (secrets, current);
     }
 }
 
 impl Gate for Secrets {
     fn greet(&self, secret: usize) -> [u8; GREETING] {
-        let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
+        let (secrets, _) = &*self.secrets.read().unwrap_or_else(PoisonError::into_inner);
         match secrets.get(secret).or(secrets.last()) {
             Some(secret) => secret.greeting(self.network, random::bytes()),
             // Opens nothing, as it should.
@@ -36,11 +38,8 @@ impl Gate for Secrets {
     }
 
     fn check(&self, greeting: &[u8; GREETING]) -> Option<Lane> {
-        let secrets = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
-        let current = secrets.first()?.epoch;
-        secrets
-            .iter()
-            .find(|secret| secret.admits(self.network, greeting))
-            .map(|secret| if secret.epoch == current { Lane::Current } else { Lane::Slow })
+        let (secrets, current) = &*self.secrets.read().unwrap_or_else(PoisonError::into_inner);
+        let place = secrets.iter().position(|secret| secret.admits(self.network, greeting))?;
+        Some(if place < *current { Lane::Current } else { Lane::Slow })
     }
 }

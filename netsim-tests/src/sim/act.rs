@@ -66,7 +66,7 @@ impl World {
                 self.machines[machine].addresses = (ipv4, ipv6);
             }
             Output::Beacon(datagram) => self.send_beacon(machine, &datagram),
-            Output::Gate(secrets) => self.machines[machine].gate = secrets,
+            Output::Gate { secrets, .. } => self.machines[machine].gate = secrets,
             Output::Event(event) => {
                 self.look_at_event(machine, &event);
                 self.trace.note(at, machine, "event", format!("{event:?}").as_bytes());

@@ -60,7 +60,7 @@ impl Task {
                     discovery.send(&datagram);
                 }
             }
-            Output::Gate(secrets) => self.gate.set(secrets),
+            Output::Gate { secrets, current } => self.gate.set(secrets, current),
             Output::Event(event) => self.note(&event),
             Output::Pong { transaction, from, rtt } => {
                 if let Some((reply, ..)) = self.waiting.pings.remove(&transaction) {
