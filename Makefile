@@ -8,10 +8,11 @@ DENY    := $(TOOLS)/bin/cargo-deny
 DENY_VERSION := 0.20.2
 FUZZ    := $(TOOLS)/bin/cargo-fuzz
 FUZZ_VERSION := 0.13.2
+FUZZING := netsim-tests/fuzz/Cargo.toml
 
 # command:package, as Debian and Ubuntu call them
 LAB_NEEDS  := cc:gcc ping:iputils-ping
-TEST_NEEDS := $(LAB_NEEDS) ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs script:bsdutils
+TEST_NEEDS := $(LAB_NEEDS) ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs script:bsdutils c++:g++
 
 .PHONY: help build release install lab lab-down test check unit sim e2e bench openapi deps clean soak
 
@@ -69,7 +70,9 @@ test: check unit sim e2e
 
 check: deps $(DENY)
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --check --manifest-path $(FUZZING)
 	$(CARGO) clippy --locked --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) clippy --locked --manifest-path $(FUZZING) --target-dir target --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 	$(DENY) --log-level error check bans licenses sources
 
@@ -93,7 +96,8 @@ soak: deps build $(FUZZ)
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" CARGO="$(CARGO)" netsim-tests/soak
 
 openapi:
-	$(CARGO) run --locked --quiet -p meshd -- --print-openapi > docs/openapi.json
+	$(CARGO) run --locked --quiet -p meshd -- --print-openapi > target/openapi.json
+	mv target/openapi.json docs/openapi.json
 
 $(DENY):
 	$(CARGO) install --quiet --locked --root $(TOOLS) cargo-deny --version $(DENY_VERSION)

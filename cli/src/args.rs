@@ -188,8 +188,8 @@ pub(crate) struct Create {
     /// Where others reach this machine; goes into the token, may be given several times
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Vec<String>,
-    /// Make the network and its token only: this machine does not join
-    #[arg(long)]
+    /// Make the network and its token only: this machine does not join; needs --root-key
+    #[arg(long, requires = "root_key")]
     pub(crate) offline: bool,
     /// Write the root key to FILE (mode 0600) and keep no copy on this machine
     #[arg(long, value_name = "FILE")]

@@ -214,7 +214,7 @@ impl Client {
 
 fn broken(target: &str, error: &hyper::Error) -> Problem {
     Problem::new(
-        ProblemKind::Error,
+        ProblemKind::DaemonNotRunning,
         format!("the connection to meshd broke during {target}: {error}"),
     )
     .hint("look at its log: journalctl -u meshd")

@@ -56,15 +56,19 @@ fn token_from(
 }
 
 fn token_file(path: &Path) -> Result<Zeroizing<String>, Problem> {
-    let bytes = file::read_limited(path, MAX)
-        .map_err(|error| Problem::new(ProblemKind::Error, format!("no token: {error}")))?;
+    let bytes = file::read_limited(path, MAX).map_err(|error| {
+        Problem::new(ProblemKind::Error, format!("no token: {error}"))
+            .hint("name the file with the token: @FILE, or EPSILON_TOKEN_FILE=FILE")
+    })?;
     text(bytes, &path.display().to_string())
 }
 
 /// The root key in `path`, a file that only its owner may read.
 pub(crate) fn root_key(path: &Path) -> Result<Secret, Problem> {
-    let bytes = file::read_secret(path, MAX)
-        .map_err(|error| Problem::new(ProblemKind::Error, format!("no root key: {error}")))?;
+    let bytes = file::read_secret(path, MAX).map_err(|error| {
+        Problem::new(ProblemKind::Error, format!("no root key: {error}"))
+            .hint("it is the file that mesh create --root-key wrote")
+    })?;
     let key = text(bytes.to_vec(), &path.display().to_string())?;
     match key.trim() {
         "" => Err(Problem::new(
@@ -81,7 +85,8 @@ fn limited(input: &mut dyn Read, name: &str) -> Result<Zeroizing<String>, Proble
     let read = input.take(MAX as u64 + 1).read_to_end(&mut bytes);
     let bytes = Zeroizing::new(bytes);
     if let Err(error) = read {
-        return Err(Problem::new(ProblemKind::Error, format!("cannot read {name}: {error}")));
+        return Err(Problem::new(ProblemKind::Error, format!("cannot read {name}: {error}"))
+            .hint("give the token as an argument or as @FILE instead"));
     }
     if bytes.len() > MAX {
         return Err(Problem::new(ProblemKind::Usage, format!("{name} is too long for a token"))

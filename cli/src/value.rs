@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use epsilon_proto::api::Expiry;
 
+/// No clock is sure to count further.
+const LONGEST: Duration = Duration::from_hours(36_500 * 24);
+
 /// Reads `500ms`, `10s`, `2m`, `24h`, `7d`; a bare number is seconds, and a
 /// fraction is fine.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -21,9 +24,9 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     };
     let number: f64 = number.parse().map_err(|_| "use a number and a unit, such as 10s")?;
     match Duration::try_from_secs_f64(number * seconds) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        Ok(_) => Err("it has to be more than nothing".into()),
-        Err(_) => Err("it is too long".into()),
+        Ok(duration) if duration.is_zero() => Err("it has to be more than nothing".into()),
+        Ok(duration) if duration <= LONGEST => Ok(duration),
+        _ => Err("it is too long; a hundred years, 36500d, are the most".into()),
     }
 }
 
@@ -114,9 +117,20 @@ mod tests {
 
     #[test]
     fn what_is_no_duration_is_refused() {
-        for text in
-            ["", "s", "10x", "-1s", "0", "1e400", "nan", "inf", "99999999999999999999d", "1.2.3s"]
-        {
+        for text in [
+            "",
+            "s",
+            "10x",
+            "36501d",
+            "110000000000000d",
+            "-1s",
+            "0",
+            "1e400",
+            "nan",
+            "inf",
+            "99999999999999999999d",
+            "1.2.3s",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

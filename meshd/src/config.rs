@@ -107,15 +107,14 @@ pub enum ConfigError {
 const MAX: usize = 1024 * 1024;
 
 impl Config {
-    /// Reads the file. Without one everything has its default, unless it was
-    /// asked for by name.
-    pub fn read(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let asked = path.is_some();
-        let path = path.unwrap_or(Path::new(DEFAULT_PATH));
+    /// Reads the file, or that at the default path. Where that is missing
+    /// everything has its default, unless it was asked for by name.
+    fn read(asked: Option<&Path>, default: &Path) -> Result<Self, ConfigError> {
+        let path = asked.unwrap_or(default);
         match epsilon_sys::file::read_limited(path, MAX) {
             Ok(bytes) => Self::parse(&bytes)
                 .map_err(|reason| ConfigError::Content { path: path.to_owned(), reason }),
-            Err(error) if error.is_not_found() && !asked => Ok(Self::default()),
+            Err(error) if error.is_not_found() && asked.is_none() => Ok(Self::default()),
             Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
         }
     }
@@ -151,6 +150,31 @@ impl Config {
     }
 }
 
+/// Where the configuration comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    /// The file; the default one, which need not exist, unless given.
+    pub file: Option<PathBuf>,
+    /// What the command line says instead of the file.
+    pub socket: Option<PathBuf>,
+    /// What the command line says instead of the file.
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Source {
+    /// Reads it.
+    pub fn read(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::read(self.file.as_deref(), Path::new(DEFAULT_PATH))?;
+        if let Some(socket) = &self.socket {
+            config.socket.clone_from(socket);
+        }
+        if let Some(state_dir) = &self.state_dir {
+            config.state_dir.clone_from(state_dir);
+        }
+        Ok(config)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,6 +207,24 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_an_error_only_when_asked_for() {
-        assert!(Config::read(Some(Path::new("/nonexistent/meshd.toml"))).is_err());
+        let missing = Path::new("/nonexistent/meshd.toml");
+        assert!(Config::read(Some(missing), missing).is_err());
+        assert_eq!(Config::read(None, missing).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn what_the_command_line_says_is_no_difference_to_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("meshd.toml");
+        std::fs::write(&file, "port = 7000").unwrap();
+        let source = Source {
+            file: Some(file.clone()),
+            socket: Some("/run/other.sock".into()),
+            state_dir: Some("/srv/state".into()),
+        };
+        let config = source.read().unwrap();
+        assert_eq!((config.port, &*config.state_dir), (7000, Path::new("/srv/state")));
+        std::fs::write(&file, "port = 7001\nsocket = \"/run/x\"").unwrap();
+        assert_eq!(config.differences(&source.read().unwrap()), ["port"]);
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser;
 use meshd::api::{self, Journal};
-use meshd::config::Config;
+use meshd::config::{Config, Source};
 use meshd::daemon::Daemon;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -55,27 +55,23 @@ fn explain(error: &anyhow::Error) -> String {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let mut config = Config::read(arguments.config.as_deref())?;
-    if let Some(socket) = arguments.socket {
-        config.socket = socket;
-    }
-    if let Some(state_dir) = arguments.state_dir {
-        config.state_dir = state_dir;
-    }
+    let source =
+        Source { file: arguments.config, socket: arguments.socket, state_dir: arguments.state_dir };
+    let config = source.read()?;
     meshd::log::start(&config.log).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    runtime.block_on(serve(config, arguments.config))
+    runtime.block_on(serve(config, source))
 }
 
-async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
+async fn serve(config: Config, source: Source) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
     let journal = Journal::new();
-    let daemon = Daemon::start(config.clone(), config_path, journal.clone()).await?;
+    let daemon = Daemon::start(config.clone(), source, journal.clone()).await?;
     let socket = api::bind(&config.socket, &config.group)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %config.socket.display(), "ready");
     notify(sd_notify::NotifyState::Ready);

@@ -71,7 +71,9 @@ pub enum TokenError {
     #[error("the token is empty; `epsilon token create` on a member prints one")]
     Empty,
     /// Does not start like a token.
-    #[error("this is not an epsilon token: it does not start with `{PREFIX}`")]
+    #[error(
+        "this is not an epsilon token: it does not start with `{PREFIX}`; `epsilon token create` on a member prints one"
+    )]
     NotAToken,
     /// Of a format that this version does not read.
     #[error(

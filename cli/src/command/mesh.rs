@@ -103,12 +103,14 @@ fn check_room(path: &Path) -> Result<(), Problem> {
     let removed = std::fs::remove_file(path);
     probe.map_err(|error| {
         Problem::new(ProblemKind::Error, format!("no place for the root key: {error}"))
+            .hint("choose another file for --root-key")
     })?;
     removed.map_err(|error| {
         Problem::new(
             ProblemKind::Error,
             format!("no place for the root key: cannot remove {}: {error}", path.display()),
         )
+        .hint("choose another file for --root-key")
     })
 }
 

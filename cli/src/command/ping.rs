@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use epsilon_proto::api::{Path, PathKind, Ping, PingRequest, ProblemKind, paths};
+use epsilon_proto::api::{Path, PathKind, Ping, PingRequest, Problem, ProblemKind, paths};
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -14,6 +14,8 @@ use crate::{Exit, Failure};
 
 /// How long one probe may take, unless told.
 const PROBE: Duration = Duration::from_secs(2);
+/// How long it may take at most; also in the daemon.
+const LONGEST: Duration = Duration::from_mins(1);
 /// What the daemon may take on top of it.
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -25,10 +27,19 @@ pub(super) async fn run(
 ) -> Result<Exit, Failure> {
     let screen = &context.screen;
     let wait = context.timeout.unwrap_or(PROBE);
+    if wait > LONGEST {
+        let longest = human::duration(LONGEST);
+        return Err(Problem::new(
+            ProblemKind::Usage,
+            format!("a probe waits for its answer for {longest} at most"),
+        )
+        .hint("give a shorter --timeout")
+        .into());
+    }
     let client = Client { timeout: wait.saturating_add(MARGIN), ..context.client.clone() };
     let request = PingRequest {
         peer: peer.to_owned(),
-        timeout_ms: Some(u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).clamp(1, 60_000)),
+        timeout_ms: Some(u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1)),
     };
     let mut summary = Summary::new(peer);
     let mut last_path = None;

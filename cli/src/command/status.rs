@@ -17,7 +17,7 @@ use crate::{Exit, Failure};
 pub(super) async fn run(context: &Context) -> Result<Exit, Failure> {
     let status: Status = context.client.get(paths::STATUS, &[]).await?;
     let screen = &context.screen;
-    if !screen.quiet {
+    if !screen.quiet || screen.format != Format::Table {
         screen.show(&status, |look| render(&status, look))?;
     }
     let exit = verdict(&status);

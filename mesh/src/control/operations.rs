@@ -135,9 +135,6 @@ pub enum OperationError {
         "the change could not be written to disk, nothing was changed: {0}; make room or make the file system writable, then try again"
     )]
     Storage(String),
-    /// Randomness or keys are unusable.
-    #[error("a secret for {0} could not be sealed; that node's key is not usable")]
-    Seal(String),
 }
 
 impl Control {
@@ -341,24 +338,24 @@ impl Control {
         documents.push(NetworkDocument::Revocation(Signed::sign(&revocation, self.id, &signer)));
         let recipients =
             self.members.iter().filter(|(node, member)| stays(*node, member)).map(|(node, _)| node);
-        let epoch = self.mint(self.next_epoch(revoked_key), recipients.collect())?;
+        let epoch = self.mint(self.next_epoch(revoked_key), recipients.collect());
         documents.push(NetworkDocument::GateEpoch(Signed::sign(&epoch, self.id, &signer)));
         self.commit(id, documents, Outcome::Done);
         Ok(())
     }
 
     /// A new secret for the gate, sealed to these nodes.
-    fn mint(&mut self, epoch: u32, recipients: Vec<NodeId>) -> Result<GateEpoch, OperationError> {
+    fn mint(&mut self, epoch: u32, recipients: Vec<NodeId>) -> GateEpoch {
         let (id, random) = (self.id, &mut self.random);
         let secret = GateSecret::generate(epoch, random);
-        let boxes = recipients
-            .into_iter()
-            .map(|node| {
-                let sealed = SealedBox::seal(secret.bytes(), Purpose::GateSecret, id, node, random);
-                Ok((node, sealed.map_err(|_| OperationError::Seal(node.short()))?))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(GateEpoch { epoch, check: secret.check(), boxes })
+        let sealed = recipients.into_iter().filter_map(|node| {
+            let sealed = SealedBox::seal(secret.bytes(), Purpose::GateSecret, id, node, random);
+            // Whoever has a key that nothing can be sealed to must not keep
+            // the others from being told.
+            Some((node, sealed.ok()?))
+        });
+        let boxes = sealed.collect();
+        GateEpoch { epoch, check: secret.check(), boxes }
     }
 
     fn rename(

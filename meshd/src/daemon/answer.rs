@@ -139,6 +139,7 @@ impl Asked {
             let seed = bytes.first_chunk::<32>().filter(|_| bytes.len() == 32);
             seed.map(SecretKey::from_seed).ok_or_else(|| {
                 Problem::new(ProblemKind::Error, format!("{} is not a root key", path.display()))
+                    .hint("restore it from a backup, or pass --root-key FILE")
             })?
         };
         if root.network() == id { Ok(root) } else { Err(failed(&OperationError::NotRoot)) }

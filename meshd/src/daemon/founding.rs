@@ -21,7 +21,7 @@ use epsilon_sys::file;
 
 use super::answer::{Asked, TOKEN_LIFE, root_to_text, stopped, usage};
 use super::place::Place;
-use super::{Daemon, render};
+use super::{Daemon, not_removed, render};
 use crate::api::{Answer, Entry, Reply};
 use crate::network::{self, IDENTITY_FILE, JoinError, Network, ROOT_FILE, provisional};
 use crate::store::{FILE, Store};
@@ -39,6 +39,7 @@ const MAX_MEMBERS: u32 = 1024;
 /// A join came to its end.
 pub(super) struct Settled {
     name: NetworkName,
+    client: network::Client,
     token_expired: Option<Timestamp>,
     outcome: Result<Result<network::Joined, JoinError>, network::Stopped>,
     answer: Answer,
@@ -100,9 +101,8 @@ impl Daemon {
             ));
         }
         if request.offline && !request.export_root_key {
-            return Err(usage(
-                "an offline network needs --root-key FILE: nobody else would keep the key",
-            ));
+            return Err(usage("nobody would keep the root key of an offline network")
+                .hint("say where it shall be written: --root-key FILE"));
         }
         let advertise = addresses(&request.advertise)?;
         let key = SecretKey::generate(&mut random::system());
@@ -184,7 +184,7 @@ impl Daemon {
                 tokio::spawn(async move {
                     let outcome = client.joined().await;
                     // The daemon may be stopping.
-                    let settled = Settled { name, token_expired, outcome, answer };
+                    let settled = Settled { name, client, token_expired, outcome, answer };
                     let _ = settle.send(settled).await;
                 });
             }
@@ -245,17 +245,18 @@ impl Daemon {
 
     /// A join is decided: keeps the network, or leaves nothing of it.
     pub(super) async fn settle_join(&mut self, settled: Settled) {
-        let Settled { name, token_expired, outcome, answer } = settled;
+        let Settled { name, client, token_expired, outcome, answer } = settled;
+        // There may be another network of that name by now.
+        let is_here =
+            self.networks.get(&name).is_some_and(|network| network.client().is_same(&client));
+        if is_here && !matches!(outcome, Ok(Ok(_))) {
+            self.discard(&name).await;
+        }
         let result = match outcome {
-            Ok(Ok(_)) => self.joined(&name, token_expired).await,
-            Ok(Err(reason)) => {
-                self.discard(&name).await;
-                Err(error(format!("cannot join {name}: {reason}")))
-            }
-            Err(ended) => {
-                self.discard(&name).await;
-                Err(stopped(ended))
-            }
+            Ok(Ok(_)) if is_here => self.joined(&name, token_expired).await,
+            Ok(Ok(_)) => Err(left_meanwhile(&name)),
+            Ok(Err(reason)) => Err(error(format!("cannot join {name}: {reason}"))),
+            Err(ended) => Err(stopped(ended)),
         };
         // The client may have hung up.
         let _ = answer.send(result.map(Reply::Join));
@@ -282,6 +283,7 @@ impl Daemon {
         let dir = network.dir();
         provisional::keep(dir).map_err(|reason| {
             error(format!("cannot keep the state in {}: {reason}", dir.display()))
+                .hint("make room or make the file system writable, then try again")
         })
     }
 
@@ -300,7 +302,8 @@ impl Daemon {
                 return Err(Problem::new(
                     ProblemKind::Degraded,
                     format!("cannot leave {name}, its state cannot be removed: {reason}"),
-                ));
+                )
+                .hint("make the file system writable, then leave again"));
             }
             // A full disk is no reason to stay.
             Err(reason) => tracing::warn!(network = %name, "{reason}"),
@@ -344,9 +347,6 @@ impl Daemon {
 
     /// The broken network that is meant, if one is.
     fn broken_one(&self, requested: Option<&str>) -> Option<NetworkName> {
-        if requested.is_some_and(|name| self.networks.keys().any(|one| one.as_str() == name)) {
-            return None;
-        }
         let name = match requested {
             Some(name) => self.broken.get_key_value(name).map(|(name, _)| name),
             None if self.networks.is_empty() && self.broken.len() == 1 => self.broken.keys().next(),
@@ -368,7 +368,7 @@ impl Daemon {
         }
         let removed = provisional::remove(&dir, &interface).await;
         if let Err(reason) = &removed {
-            tracing::error!(network = %name, dir = %dir.display(), %reason, "cannot remove the state");
+            self.note_broken(name.as_str(), not_removed(reason));
         }
         removed.is_ok()
     }

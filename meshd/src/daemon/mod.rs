@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::api::{Answer, Call, Journal, Reply, choose_network};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::network::{self, Network, provisional};
 
 /// A network that ended by itself is started again after this.
@@ -28,7 +28,7 @@ const RESTART: Duration = Duration::from_secs(5);
 /// The daemon's state; one task owns it.
 pub struct Daemon {
     config: Config,
-    config_path: Option<PathBuf>,
+    source: Source,
     journal: Journal,
     networks: BTreeMap<NetworkName, Network>,
     /// Networks that could not be served, and why.
@@ -59,16 +59,12 @@ pub enum Error {
 
 impl Daemon {
     /// Serves every network whose state is on disk.
-    pub async fn start(
-        config: Config,
-        config_path: Option<PathBuf>,
-        journal: Journal,
-    ) -> Result<Self, Error> {
+    pub async fn start(config: Config, source: Source, journal: Journal) -> Result<Self, Error> {
         let lock = lock(&config)?;
         let (settle, settled) = mpsc::channel(8);
         let mut daemon = Self {
             config,
-            config_path,
+            source,
             journal,
             networks: BTreeMap::new(),
             broken: BTreeMap::new(),
@@ -87,20 +83,17 @@ impl Daemon {
             tracing::warn!(%error, "cannot remove the rest of a network that was left");
         }
         let directories = self.directories()?;
-        self.broken.retain(|name, _| {
-            directories.iter().any(|(there, _)| there == name)
-                && !self.networks.keys().any(|served| served.as_str() == name)
-        });
+        self.broken.retain(|name, _| directories.iter().any(|(there, _)| there == name));
         for (name, dir) in directories {
             if self.networks.keys().any(|served| served.as_str() == name) {
                 continue;
             }
             if let Some(interface) = provisional::marked(&dir) {
                 tracing::warn!(network = name, "removing the rest of what was cut off");
-                if let Err(error) = provisional::remove(&dir, &interface).await {
-                    tracing::warn!(network = name, %error, "cannot remove it");
+                match provisional::remove(&dir, &interface).await {
+                    Ok(()) => drop(self.broken.remove(&name)),
+                    Err(error) => self.note_broken(&name, not_removed(&error)),
                 }
-                self.broken.remove(&name);
                 continue;
             }
             match self.start_network(dir, false).await {
@@ -108,16 +101,17 @@ impl Daemon {
                     self.broken.remove(&name);
                     self.networks.insert(network.name().clone(), network);
                 }
-                Err(error) => {
-                    let reason = error.to_string();
-                    if self.broken.get(&name) != Some(&reason) {
-                        tracing::error!(network = name, "cannot serve the network: {reason}");
-                    }
-                    self.broken.insert(name, reason);
-                }
+                Err(error) => self.note_broken(&name, error.to_string()),
             }
         }
         Ok(())
+    }
+
+    fn note_broken(&mut self, name: &str, reason: String) {
+        if self.broken.get(name) != Some(&reason) {
+            tracing::error!(network = name, "cannot serve the network: {reason}");
+        }
+        self.broken.insert(name.to_owned(), reason);
     }
 
     fn directories(&self) -> Result<Vec<(String, PathBuf)>, Error> {
@@ -294,7 +288,9 @@ impl Daemon {
     /// Reads the configuration again. What cannot change while the daemon
     /// runs waits for a restart.
     fn reload(&mut self) -> Result<Reloaded, Problem> {
-        let config = Config::read(self.config_path.as_deref())
+        let config = self
+            .source
+            .read()
             .map_err(|error| Problem::new(ProblemKind::Error, error.to_string()))?;
         let changed = self.config.differences(&config);
         let (applied, pending): (Vec<_>, Vec<_>) =
@@ -308,6 +304,11 @@ impl Daemon {
         let owned = |keys: Vec<&str>| keys.into_iter().map(str::to_owned).collect();
         Ok(Reloaded { applied: owned(applied), pending: owned(pending) })
     }
+}
+
+/// Why a network is broken that was left, or never joined.
+fn not_removed(error: &std::io::Error) -> String {
+    format!("it was left, or never joined, and its state cannot be removed: {error}")
 }
 
 fn version() -> Version {

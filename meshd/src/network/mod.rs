@@ -88,10 +88,12 @@ pub enum Error {
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
     /// The data port cannot be shared with discovery.
-    #[error("cannot use the data port for discovery: {0}")]
+    #[error(
+        "cannot use the data port for discovery: {0}; it works without: set multicast = false under [discovery] in meshd.toml"
+    )]
     Discovery(std::io::Error),
     /// A part ended that nothing works without.
-    #[error("the {part} of network {network} ended: {reason}")]
+    #[error("the {part} of network {network} ended: {reason}; see the daemon's log")]
     Ended {
         /// Which part.
         part: &'static str,
@@ -220,6 +222,11 @@ pub struct Client {
 }
 
 impl Client {
+    /// Whether both ask the same network.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.orders.same_channel(&other.orders)
+    }
+
     async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.orders.send(order(reply)).await.map_err(|_| Stopped)?;

@@ -2,7 +2,7 @@
 //! hold: whoever signed what, the order must not matter and nothing may
 //! panic.
 
-use epsilon_mesh::membership::Membership;
+use epsilon_mesh::membership::{Membership, Word};
 use epsilon_mesh::trust::Trust;
 use epsilon_proto::address::DEFAULT_RANGE;
 use epsilon_proto::id::{NetworkId, PublicKey};
@@ -51,7 +51,8 @@ pub fn trust(input: &[u8]) {
     let network = NETWORK.with(|network| *network);
     let mut members = Membership::new(network, DEFAULT_RANGE, samples::key(1).node());
     for record in delivery.records.iter().chain(&delivery.records) {
-        members.vouch(record.signer().into(), samples::key(1).public());
+        let word = Word { invite: samples::key(1).public(), is_out: false };
+        members.vouch(record.signer().into(), word);
         let _ = members.merge(record, &one, &Holds);
     }
     let _ = members.digest();

@@ -30,10 +30,17 @@ fn number(variable: &str) -> Option<u64> {
 
 /// Runs a scenario at so many seeds and nodes: at the one seed of
 /// `EPSILON_SIM_SEED` where that is set, at as many as `EPSILON_SIM_SEEDS`
-/// says, and with `EPSILON_SIM_NODES` nodes.
-pub fn cases(name: &'static str, seeds: u64, nodes: usize, mut scenario: impl FnMut(&Case)) {
+/// says, and with `EPSILON_SIM_NODES` nodes. Says whether these were all of
+/// them: what holds for some seeds only need not for one that is replayed.
+pub fn cases(
+    name: &'static str,
+    seeds: u64,
+    nodes: usize,
+    mut scenario: impl FnMut(&Case),
+) -> bool {
     let nodes = number("EPSILON_SIM_NODES").map_or(nodes, |nodes| nodes as usize);
-    let seeds = match number("EPSILON_SIM_SEED") {
+    let one = number("EPSILON_SIM_SEED");
+    let seeds = match one {
         Some(seed) => seed..seed + 1,
         None => 1..number("EPSILON_SIM_SEEDS").unwrap_or(seeds) + 1,
     };
@@ -41,6 +48,7 @@ pub fn cases(name: &'static str, seeds: u64, nodes: usize, mut scenario: impl Fn
         let case = Case { name, seed, nodes };
         scenario(&case);
     }
+    one.is_none()
 }
 
 /// What a batch of runs came to, in one line.

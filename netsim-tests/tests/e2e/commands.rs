@@ -48,6 +48,45 @@ async fn every_state_of_the_daemon_has_its_exit_code() {
 }
 
 #[tokio::test]
+async fn what_the_operator_says_of_a_network_and_a_node_is_shown_everywhere() {
+    let Some(mut fleet) = Fleet::up([2]).await else { return };
+    for name in ["n1", "n2"] {
+        fleet.start(name).await;
+    }
+    let (first, second) = (fleet.node("n1"), fleet.node("n2"));
+    first.create("--name home --domain home.example").await;
+    let token = first.run("token create --role worker --role server").await.ok();
+    let join = "--name web --site berlin --label rack=7 --label tier=front --role worker";
+    second.run(&format!("mesh join {} {join}", token.trim())).await.ok();
+    fleet.meets(&["n1", "n2"]).await;
+    assert_eq!(first.network().await.unwrap().domain, "home.example");
+    let own = second.network().await.unwrap().node;
+    let ipv4 = own.ipv4.unwrap().to_string();
+    for of in ["web", &ipv4, &own.ipv6.unwrap().to_string(), &own.id] {
+        let shown = first.run(&format!("whois {of}")).await.ok();
+        for fact in ["web", "berlin", "rack=7", "tier=front", "worker", &ipv4] {
+            assert!(shown.contains(fact), "{fact} is not in {shown}");
+        }
+    }
+    first.run("whois 10.77.0.0").await.exits(1);
+    assert_eq!(second.run("ip -4").await.ok().trim(), ipv4);
+    assert_eq!(first.run("ip web -4").await.ok().trim(), ipv4);
+    let yaml = first.run("-o yaml status").await.ok();
+    assert!(yaml.contains("schema: epsilon/v1") && yaml.contains("network: home"), "{yaml}");
+    // Documents are shown where they were asked for, tables are not when quiet.
+    assert!(first.run("-q -o json status").await.ok().contains("epsilon/v1"));
+    assert_eq!(first.run("-q status").await.ok(), "");
+    first.run("admin add web").await.ok();
+    for node in [&first, &second] {
+        until("the admins are listed", async || {
+            let listed = node.run("admin list").await.ok();
+            holds(listed.contains("n1") && listed.contains("web"), listed)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn events_are_followed_as_they_happen_until_the_daemon_ends() {
     let Some((mut fleet, token)) = Fleet::joined([1]).await else { return };
     let node = fleet.node("n1");

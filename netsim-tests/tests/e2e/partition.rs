@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use epsilon_proto::api::Node as Listed;
+use epsilon_proto::api::{Node as Listed, TokenList};
 
 use crate::support::{Fleet, holds, until, until_within};
 
@@ -91,9 +91,11 @@ async fn halves_that_both_changed_heal_into_one_view() {
     assert_eq!(names, BTreeSet::from(["n1", "west", "n4", "east", "n7", "n8"]));
     assert!(view.iter().all(|(id, ..)| *id != gone && *id != revoked), "{view:?}");
     fleet.all_reach(&left).await;
-    let lists = |name| {
-        let node = fleet.node(name);
-        async move { node.run("token list").await.ok().lines().count() }
+    let lists = async |name| {
+        let listed = fleet.node(name).run("-o json token list").await.ok();
+        let mut invites = serde_json::from_str::<TokenList>(&listed).unwrap().invites;
+        invites.sort_by(|one, other| one.id.cmp(&other.id));
+        invites
     };
     assert_eq!(lists("n1").await, lists("n4").await);
 }

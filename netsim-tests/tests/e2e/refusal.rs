@@ -60,6 +60,11 @@ async fn nobody_joins_by_an_expired_token_or_one_that_is_used_up() {
     fleet.node("n2").join(once.trim()).await;
     fleet.meets(&["n1", "n2"]).await;
     fleet.node("n3").refused(once.trim(), 1, "used up").await;
+    // Members say so as well.
+    let events = admin.run("events").await.ok();
+    for reason in ["expired", "used up"] {
+        assert!(events.contains(reason), "{reason} is not in {events}");
+    }
     fleet.all_reach(&["n1", "n2"]).await;
 }
 

@@ -35,6 +35,10 @@ async fn a_daemon_killed_at_any_moment_is_back_with_the_same_addresses_and_name(
             sleep(after).await;
             fleet.kill(name).await;
         });
+        // Also while it is starting.
+        fleet.launch(name);
+        sleep(dice.duration(Duration::from_millis(60))).await;
+        fleet.kill(name).await;
         fleet.start(name).await;
         let index = NAMES.iter().position(|known| *known == name).unwrap();
         let after = self_of(node.network().await.unwrap());
@@ -151,9 +155,9 @@ async fn a_daemon_killed_while_it_makes_or_leaves_a_network_leaves_nothing_or_al
     }
 }
 
-/// A connection between n1 and n2, whose daemon is killed and comes back
-/// after `down`.
-async fn stalls_no_longer_than(down: Duration, version: &str) {
+/// A connection from n1 to n2 while the daemon of one of them is killed and
+/// comes back after `down`.
+async fn stalls_no_longer_than(down: Duration, version: &str, killed: &str) {
     let Some((mut fleet, _)) = Fleet::joined([2]).await else { return };
     let target = fleet.node("n2").network().await.unwrap().node;
     let address = match version {
@@ -165,9 +169,9 @@ async fn stalls_no_longer_than(down: Duration, version: &str) {
     stream.flows().await;
 
     let begun = Instant::now();
-    fleet.kill("n2").await;
+    fleet.kill(killed).await;
     sleep(down).await;
-    fleet.start("n2").await;
+    fleet.start(killed).await;
     let down = begun.elapsed();
     stream.flows().await;
     let travelled = stream.close();
@@ -177,10 +181,12 @@ async fn stalls_no_longer_than(down: Duration, version: &str) {
 
 #[tokio::test]
 async fn a_connection_survives_a_short_restart_and_stalls_little_longer() {
-    stalls_no_longer_than(Duration::ZERO, "IPv4").await;
+    stalls_no_longer_than(Duration::ZERO, "IPv4", "n2").await;
+    stalls_no_longer_than(Duration::ZERO, "IPv6", "n1").await;
 }
 
 #[tokio::test]
 async fn a_connection_survives_five_seconds_without_a_daemon_and_stalls_little_longer() {
-    stalls_no_longer_than(Duration::from_millis(4500), "IPv6").await;
+    stalls_no_longer_than(Duration::from_millis(4500), "IPv6", "n2").await;
+    stalls_no_longer_than(Duration::from_millis(4500), "IPv4", "n1").await;
 }

