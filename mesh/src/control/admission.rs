@@ -85,7 +85,7 @@ enum Stage {
 /// revocations with a member other than the applicant.
 pub(super) struct Guard {
     until: Option<Instant>,
-    heard: BTreeSet<NodeId>,
+    pub(super) heard: BTreeSet<NodeId>,
 }
 
 impl Guard {
@@ -95,7 +95,7 @@ impl Guard {
         Self { until, heard: BTreeSet::new() }
     }
 
-    fn is_open_for(&self, applicant: NodeId, now: Instant) -> bool {
+    pub(super) fn is_open_for(&self, applicant: NodeId, now: Instant) -> bool {
         self.until.is_none_or(|until| now >= until)
             || self.heard.iter().any(|node| *node != applicant)
     }

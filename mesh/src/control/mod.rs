@@ -27,6 +27,8 @@ mod own;
 mod plane;
 mod storage;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod view;
 mod vouching;
 

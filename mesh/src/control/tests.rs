@@ -1,0 +1,568 @@
+//! One Control among peers that say what they like.
+
+use epsilon_proto::address::DEFAULT_RANGE;
+use epsilon_proto::document::Signed;
+use epsilon_proto::key::Strict;
+use epsilon_proto::message::{
+    Change, Claims, Comparison, Credentials, Hello, Introduced, Request, Response, Verdict, Welcome,
+};
+use epsilon_proto::record::NodeRecord;
+use epsilon_proto::trust::{
+    AdminGrant, Charter, Distribution, GateEpoch, Introduction, NetworkDocument, NodeFacts,
+    Revocation, Revoked, Roles,
+};
+use epsilon_proto::wire;
+
+use super::*;
+use crate::founding::{Founding, Plan, found, join};
+use crate::testing::{key, node};
+
+const WALL: Timestamp = Timestamp(1_800_000_000_000);
+const SECOND: Duration = Duration::from_secs(1);
+/// The founder, and the only admin unless more are made.
+const ADMIN: u8 = 1;
+
+/// A network that this key founded, whose first token admits so many.
+fn founding(uses: Option<u32>) -> Founding {
+    let plan = Plan {
+        name: "home".parse().unwrap(),
+        range: DEFAULT_RANGE,
+        domain: "epsilon.internal".parse().unwrap(),
+        distribution: Distribution::None,
+        mode: None,
+        roles: Roles::MEMBER,
+        tags: Vec::new(),
+        expires: Some(WALL.after(SECOND * 3600)),
+        uses,
+        advertise: Vec::new(),
+        max_members: 64,
+    };
+    found(plan, &key(ADMIN), WALL, &mut ChaCha20Rng::from_seed([5; 32]))
+}
+
+fn settings() -> Settings {
+    Settings {
+        name: None,
+        site: None,
+        labels: Vec::new(),
+        advertise: Vec::new(),
+        port: 7755,
+        interface: "eps0".to_owned(),
+        token_addresses: Vec::new(),
+    }
+}
+
+/// One key a number: of applicants there are more than there are seeds.
+fn applicant(number: u32) -> SecretKey {
+    let mut seed = [77; 32];
+    seed[..4].copy_from_slice(&number.to_be_bytes());
+    SecretKey::from_seed(&seed)
+}
+
+fn remote() -> SocketAddr {
+    "192.0.2.7:7755".parse().unwrap()
+}
+
+struct Scene {
+    founding: Founding,
+    control: Control,
+    now: Now,
+    exchange: ExchangeId,
+    outputs: Vec<Output>,
+}
+
+impl Scene {
+    /// The founder.
+    fn founder(uses: Option<u32>) -> Self {
+        let founding = founding(uses);
+        let random = &mut ChaCha20Rng::from_seed([6; 32]);
+        let saved = founding.first_member(&key(ADMIN), settings(), WALL, random);
+        Self::of(founding, key(ADMIN), saved)
+    }
+
+    /// A newcomer with the first token, that has met nobody yet.
+    fn newcomer() -> Self {
+        let founding = founding(None);
+        let token = founding.token.verify(&Strict).unwrap();
+        let saved = join(token, &key(2), Roles::MEMBER, settings(), WALL);
+        Self::of(founding, key(2), saved)
+    }
+
+    fn of(founding: Founding, key: SecretKey, saved: Saved) -> Self {
+        let config = Config {
+            key,
+            boot: BootId([1; 16]),
+            hostname: "host".parse().ok(),
+            version: "0.1.0".to_owned(),
+            check: Box::new(Strict),
+            overlay: None,
+        };
+        let now = Now { instant: Instant(SECOND * 100), wall: WALL };
+        let control = Control::new(config, saved, [3; 32], now).unwrap();
+        let mut scene = Self { founding, control, now, exchange: 0, outputs: Vec::new() };
+        scene.drain();
+        scene
+    }
+
+    fn sign<T: epsilon_proto::document::Document>(&self, what: &T, by: &SecretKey) -> Signed<T> {
+        Signed::sign(what, self.control.id, by)
+    }
+
+    /// Takes what the shell would do; whatever shall be persisted is.
+    fn drain(&mut self) {
+        while let Some(output) = self.control.poll_output() {
+            if let Output::Persist { ticket, .. } = output {
+                self.control.handle_persisted(ticket, Ok(()), self.now);
+            } else {
+                self.outputs.push(output);
+            }
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now.instant + time;
+        while self.now.instant < end {
+            let step = end.since(self.now.instant).min(SECOND / 2);
+            self.now = Now { instant: self.now.instant + step, wall: self.now.wall.after(step) };
+            self.control.handle_timeout(self.now);
+            self.drain();
+        }
+    }
+
+    /// What a holder of the first token shows that was introduced so.
+    fn credentials(
+        &self,
+        of: &SecretKey,
+        introductions: Vec<Signed<Introduction>>,
+        chain: Vec<Signed<Introduction>>,
+    ) -> Credentials {
+        let token = &self.founding.token;
+        let verified = token.verify(&Strict).unwrap();
+        let certificate = verified.admit(of.node(), Roles::MEMBER, WALL).signed().clone();
+        Credentials {
+            grant: token.grant.clone(),
+            invite: token.invite.clone(),
+            certificate,
+            introductions,
+            chain,
+            gate: None,
+        }
+    }
+
+    fn introduction(&self, of: &SecretKey, by: &SecretKey) -> Signed<Introduction> {
+        let invite = Some(self.founding.token.invite.peek().unwrap().key);
+        let facts = NodeFacts { invite, ipv4: None, name: None };
+        self.sign(&Introduction { node: of.node(), at: WALL, facts }, by)
+    }
+
+    fn admission(&mut self, exchange: ExchangeId, input: AdmissionInput) -> Vec<Output> {
+        self.outputs.clear();
+        self.control.handle_admission(exchange, input, self.now);
+        self.drain();
+        self.outputs.drain(..).collect()
+    }
+
+    /// Goes through an admission up to this node's verdict, and gives it.
+    fn apply(&mut self, node: NodeId, credentials: &Credentials) -> Result<(), Refusal> {
+        self.exchange += 1;
+        let exchange = self.exchange;
+        let begin = AdmissionInput::Begin { node, remote: remote(), outbound: false };
+        self.admission(exchange, begin);
+        let hello = Hello {
+            boot: BootId([9; 16]),
+            clock: self.now.wall,
+            port: 7755,
+            probe_index: 5,
+            bans: self.control.trust.bans_digest(),
+        };
+        self.admission(exchange, AdmissionInput::Frame(wire::encode(&hello)));
+        let shown = self.admission(exchange, AdmissionInput::Frame(wire::encode(credentials)));
+        let verdict = shown.into_iter().find_map(|output| match output {
+            Output::Admission { send: Some(bytes), .. } => Some(bytes),
+            _ => None,
+        });
+        match wire::decode::<Verdict>(&verdict.unwrap()).unwrap() {
+            Verdict::Accepted(_) => Ok(()),
+            Verdict::Refused(refusal) => Err(refusal),
+        }
+    }
+
+    /// The other side accepts as well; says how the admission ended.
+    fn conclude(&mut self) -> Result<(), Refusal> {
+        let accepted = wire::encode(&Verdict::Accepted(Box::new(Welcome::default())));
+        let ended = self.admission(self.exchange, AdmissionInput::Frame(accepted));
+        let outcome = ended.into_iter().find_map(|output| match output {
+            Output::Admission { outcome, .. } => outcome,
+            _ => None,
+        });
+        outcome.unwrap()
+    }
+
+    fn link(&mut self, node: NodeId) {
+        self.control.handle_link_up(node, remote(), false, self.now);
+        self.drain();
+    }
+
+    fn admit_and_link(&mut self, of: &SecretKey, credentials: &Credentials) {
+        assert_eq!(self.apply(of.node(), credentials), Ok(()));
+        assert_eq!(self.conclude(), Ok(()));
+        self.link(of.node());
+    }
+
+    fn hang_up(&mut self, node: NodeId) {
+        self.control.handle_link_down(node, self.now);
+        self.drain();
+    }
+
+    fn ask_for_introduction(&mut self, node: NodeId) -> Option<Signed<Introduction>> {
+        let request = wire::encode(&Request::Introduce(Claims { ipv4: None, name: None }));
+        let answer = self.control.handle_request(node, &request, self.now).unwrap();
+        self.drain();
+        match wire::decode::<Response>(&answer).unwrap() {
+            Response::Introduced(introduced) => introduced.introduction,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Answers what this node asked of a peer: it holds the same, and vouches
+    /// for it with this key.
+    fn answer(&mut self, peer: NodeId, vouching: Option<&SecretKey>) {
+        loop {
+            let next = self
+                .outputs
+                .iter()
+                .position(|output| matches!(output, Output::Request { node, .. } if *node == peer));
+            let Some(next) = next else { return };
+            let Output::Request { id, bytes, .. } = self.outputs.remove(next) else { return };
+            let answer = match wire::decode::<Request>(&bytes).unwrap() {
+                Request::Compare(_) => Response::Compared(Comparison::default()),
+                Request::Introduce(claims) => {
+                    let introduction = vouching.map(|by| {
+                        let invite = Some(self.control.certificate.signer());
+                        let facts =
+                            NodeFacts { invite, ipv4: claims.ipv4, name: claims.name.clone() };
+                        let node = self.control.own;
+                        self.sign(&Introduction { node, at: WALL, facts }, by)
+                    });
+                    Response::Introduced(Introduced { introduction, ..Introduced::default() })
+                }
+                other => panic!("{other:?}"),
+            };
+            self.control.handle_response(id, Ok(&wire::encode(&answer)), self.now);
+            self.drain();
+        }
+    }
+
+    fn learn(&mut self, from: NodeId, document: NetworkDocument) {
+        let change = wire::encode(&Change::Document(document));
+        assert_eq!(self.control.handle_gossip(from, &change, self.now), Some(true));
+        self.drain();
+    }
+
+    fn revoke_admin(&mut self, from: NodeId, admin: &SecretKey) {
+        let revoked = Revoked::Admin(admin.public());
+        let revocation = Revocation { revoked, issued: WALL, came_by: None };
+        let signed = self.sign(&revocation, &self.founding.root);
+        self.learn(from, NetworkDocument::Revocation(signed));
+    }
+
+    fn grant(&mut self, from: NodeId, admin: &SecretKey) {
+        let grant = AdminGrant { key: admin.public(), name: "other".to_owned(), issued: WALL };
+        let signed = self.sign(&grant, &self.founding.root);
+        self.learn(from, NetworkDocument::Grant(signed));
+    }
+
+    fn is_cut(&self, node: NodeId) -> bool {
+        !self.control.is_admitted(node)
+            && !self.control.linked().contains(&node)
+            && self
+                .outputs
+                .iter()
+                .any(|output| matches!(output, Output::Disconnect(one) if *one == node))
+    }
+
+    /// How much is kept of those who are no members.
+    fn kept(&self) -> (usize, usize, usize, usize) {
+        let control = &self.control;
+        let strangers = control.peers.keys().filter(|node| control.members.get(**node).is_none());
+        (
+            strangers.count(),
+            control.admitted.len(),
+            control.members.vouched().len(),
+            control.admissions.len(),
+        )
+    }
+
+    /// The record of an applicant.
+    fn record(&self, of: &SecretKey, boot: u8, sequence: u64) -> Signed<NodeRecord> {
+        let record = NodeRecord {
+            incarnation: 1,
+            sequence,
+            boot: BootId([boot; 16]),
+            certificate: self.credentials(of, Vec::new(), Vec::new()).certificate,
+            introductions: Vec::new(),
+            ipv4: None,
+            name: None,
+            endpoints: Vec::new(),
+            site: None,
+            labels: Vec::new(),
+            version: String::new(),
+        };
+        self.sign(&record, of)
+    }
+}
+
+#[test]
+fn new_keys_that_hang_up_leave_nothing_and_use_nothing_up() {
+    let mut scene = Scene::founder(Some(2));
+    for number in 0..200 {
+        let one = applicant(number);
+        let credentials = scene.credentials(&one, Vec::new(), Vec::new());
+        assert_eq!(scene.apply(one.node(), &credentials), Ok(()), "applicant {number}");
+        match number % 3 {
+            // After this node's verdict.
+            0 => drop(scene.admission(scene.exchange, AdmissionInput::Ended)),
+            // After both verdicts: the link never comes.
+            1 => assert_eq!(scene.conclude(), Ok(())),
+            // Linked, and gone.
+            _ => {
+                assert_eq!(scene.conclude(), Ok(()));
+                scene.link(one.node());
+                scene.hang_up(one.node());
+            }
+        }
+        scene.pass(SECOND * 2);
+    }
+    assert_eq!(scene.kept(), (0, 0, 0, 0));
+    let honest = applicant(1_000);
+    let credentials = scene.credentials(&honest, Vec::new(), Vec::new());
+    scene.admit_and_link(&honest, &credentials);
+}
+
+#[test]
+fn an_introduction_in_hands_is_a_use_of_the_token() {
+    let mut scene = Scene::founder(Some(1));
+    let [one, other] = [applicant(1), applicant(2)];
+    let credentials = scene.credentials(&one, Vec::new(), Vec::new());
+    scene.admit_and_link(&one, &credentials);
+    let introduction = scene.ask_for_introduction(one.node()).unwrap();
+    assert!(introduction.peek().unwrap().facts.invite.is_some(), "it says by which invite");
+    scene.hang_up(one.node());
+    scene.pass(SECOND * 5);
+    // By that introduction others would let it in: so it is used up.
+    let late = scene.credentials(&other, Vec::new(), Vec::new());
+    assert_eq!(scene.apply(other.node(), &late), Err(Refusal::InviteUsedUp));
+    scene.pass(FORGET_RESTORED * 2);
+    assert_eq!(scene.apply(other.node(), &late), Err(Refusal::InviteUsedUp));
+    scene.admit_and_link(&one, &credentials);
+}
+
+#[test]
+fn nobody_is_linked_beyond_what_the_network_admits_whoever_introduced_them() {
+    let mut scene = Scene::founder(None);
+    let accomplice = applicant(0);
+    let credentials = scene.credentials(&accomplice, Vec::new(), Vec::new());
+    scene.admit_and_link(&accomplice, &credentials);
+    let record = wire::encode(&Change::Record(scene.record(&accomplice, 9, 1)));
+    assert_eq!(scene.control.handle_gossip(accomplice.node(), &record, scene.now), Some(true));
+    let charter = Charter { version: 2, issued: WALL, max_members: 10 };
+    let charter = scene.sign(&charter, &key(ADMIN));
+    scene.learn(accomplice.node(), NetworkDocument::Charter(charter));
+    let mut results = Vec::new();
+    for number in 1..20 {
+        let one = applicant(number);
+        let introduction = scene.introduction(&one, &accomplice);
+        let credentials = scene.credentials(&one, vec![introduction], Vec::new());
+        let result = scene.apply(one.node(), &credentials);
+        if result.is_ok() {
+            assert_eq!(scene.conclude(), Ok(()));
+            scene.link(one.node());
+        }
+        results.push(result);
+    }
+    // Two are members: the founder and its accomplice.
+    assert!(results[..8].iter().all(Result::is_ok), "{results:?}");
+    assert!(results[8..].iter().all(|result| *result == Err(Refusal::Full)), "{results:?}");
+    // Room is made by who goes.
+    scene.hang_up(applicant(1).node());
+    scene.pass(SECOND * 2);
+    let one = applicant(30);
+    let introduction = scene.introduction(&one, &accomplice);
+    let credentials = scene.credentials(&one, vec![introduction], Vec::new());
+    assert_eq!(scene.apply(one.node(), &credentials), Ok(()));
+}
+
+#[test]
+fn credentials_with_more_than_anybody_has_are_refused_unread() {
+    let mut scene = Scene::founder(None);
+    let one = applicant(1);
+    let introduction = scene.introduction(&one, &key(ADMIN));
+    for (introductions, chain) in [(4, 0), (0, Credentials::MAX_CHAIN + 1)] {
+        let many = |number| vec![introduction.clone(); number];
+        let credentials = scene.credentials(&one, many(introductions), many(chain));
+        assert_eq!(scene.apply(one.node(), &credentials), Err(Refusal::Protocol));
+    }
+    assert_eq!(scene.kept(), (0, 0, 0, 0));
+}
+
+#[test]
+fn a_newcomer_cuts_off_whom_it_took_on_trust_once_it_knows_better() {
+    let mut scene = Scene::newcomer();
+    let [intruder, stalling, stranger] = [applicant(1), applicant(2), applicant(3)];
+    // Vouched for by somebody whom nobody knows.
+    for one in [&intruder, &stalling] {
+        let introduction = scene.introduction(one, &stranger);
+        let credentials = scene.credentials(one, vec![introduction], Vec::new());
+        assert_eq!(scene.apply(one.node(), &credentials), Ok(()), "it cannot know yet");
+        if one.node() == intruder.node() {
+            assert_eq!(scene.conclude(), Ok(()));
+            scene.link(one.node());
+        }
+    }
+    let stalled = scene.exchange;
+    // The admin comes, proves itself and vouches for the newcomer.
+    let admin = key(ADMIN);
+    let by_root = scene.introduction(&admin, &scene.founding.root);
+    let credentials = scene.credentials(&admin, vec![by_root.clone()], vec![by_root]);
+    scene.admit_and_link(&admin, &credentials);
+    scene.answer(admin.node(), Some(&admin));
+    assert!(scene.control.is_grounded);
+    assert!(scene.is_cut(intruder.node()));
+    // Its record is still on its way, and it stays.
+    assert!(scene.control.members.get(admin.node()).is_none());
+    assert_eq!(scene.control.linked(), [admin.node()]);
+    // Nor does it help to have held back the last frame.
+    scene.exchange = stalled;
+    assert_eq!(scene.conclude(), Err(Refusal::Protocol));
+    scene.link(stalling.node());
+    assert_eq!(scene.control.linked(), [admin.node()]);
+}
+
+#[test]
+fn whoever_came_by_the_word_of_a_revoked_admin_is_judged_anew() {
+    for is_grounded in [false, true] {
+        let mut scene = Scene::newcomer();
+        let [admin, thief, intruder] = [key(ADMIN), key(3), applicant(1)];
+        let by_root = scene.introduction(&admin, &scene.founding.root);
+        let honest = scene.credentials(&admin, vec![by_root.clone()], vec![by_root]);
+        scene.admit_and_link(&admin, &honest);
+        scene.grant(admin.node(), &thief);
+        if is_grounded {
+            scene.answer(admin.node(), Some(&admin));
+        }
+        assert_eq!(scene.control.is_grounded, is_grounded);
+        let by_thief = scene.introduction(&intruder, &thief);
+        let credentials = scene.credentials(&intruder, vec![by_thief.clone()], vec![by_thief]);
+        scene.admit_and_link(&intruder, &credentials);
+        scene.outputs.clear();
+        scene.revoke_admin(admin.node(), &thief);
+        assert!(scene.is_cut(intruder.node()), "grounded: {is_grounded}");
+        assert_eq!(scene.control.linked(), [admin.node()], "nobody else is");
+        if is_grounded {
+            assert_eq!(scene.apply(intruder.node(), &credentials), Ok(()), "its token still holds");
+            assert!(scene.control.members.vouched().contains_key(&intruder.node()));
+        }
+    }
+}
+
+#[test]
+fn a_newcomer_that_an_intruder_introduced_trusts_nobody_more_for_it() {
+    let mut scene = Scene::newcomer();
+    let [admin, thief, intruder] = [key(ADMIN), key(3), applicant(1)];
+    let by_root = scene.introduction(&admin, &scene.founding.root);
+    let honest = scene.credentials(&admin, vec![by_root.clone()], vec![by_root]);
+    scene.admit_and_link(&admin, &honest);
+    scene.grant(admin.node(), &thief);
+    let by_thief = scene.introduction(&intruder, &thief);
+    let credentials = scene.credentials(&intruder, vec![by_thief.clone()], vec![by_thief]);
+    scene.admit_and_link(&intruder, &credentials);
+    // The thief's word is the first by which this node is believed.
+    scene.answer(intruder.node(), Some(&thief));
+    scene.answer(admin.node(), None);
+    scene.revoke_admin(admin.node(), &thief);
+    assert!(!scene.control.is_grounded, "no chain leads here any more");
+    assert!(scene.is_cut(intruder.node()));
+    assert_eq!(scene.control.linked(), [admin.node()]);
+}
+
+#[test]
+fn an_epoch_by_a_stolen_key_decides_no_number_and_voids_no_secret() {
+    let mut scene = Scene::founder(None);
+    let (thief, from) = (key(3), key(ADMIN).node());
+    let own = node(ADMIN);
+    scene.grant(from, &thief);
+    let random = &mut ChaCha20Rng::from_seed([8; 32]);
+    let secret = GateSecret::generate(u32::MAX, random);
+    let purpose = epsilon_proto::sealed::Purpose::GateSecret;
+    let id = scene.control.id;
+    let sealed =
+        epsilon_proto::sealed::SealedBox::seal(secret.bytes(), purpose, id, own, random).unwrap();
+    let stolen = GateEpoch { epoch: u32::MAX, check: secret.check(), boxes: vec![(own, sealed)] };
+    scene.learn(from, NetworkDocument::GateEpoch(scene.sign(&stolen, &thief)));
+    assert_eq!(scene.control.gate.newest().unwrap().epoch, u32::MAX);
+
+    let root = SecretKey::from_seed(&scene.founding.root.seed());
+    let operation = Operation::RevokeAdmin { key: thief.public(), root };
+    scene.control.operate(operation, scene.now);
+    scene.drain();
+    let newest = scene.control.gate.newest_stamp().unwrap();
+    assert_eq!(newest.0, 1, "it goes on from the founder's");
+    let gate = scene.outputs.iter().rev().find_map(|output| match output {
+        Output::Gate { secrets, current } => Some((secrets.clone(), *current)),
+        _ => None,
+    });
+    let (secrets, current) = gate.unwrap();
+    let epochs: Vec<u32> = secrets.iter().map(|secret| secret.epoch).collect();
+    assert_eq!((epochs, current), (vec![1, u32::MAX, 0], 1));
+
+    // Repeating an honest stamp makes it no less honest.
+    let repeated = GateEpoch { epoch: newest.0, check: newest.1, boxes: Vec::new() };
+    scene.learn(from, NetworkDocument::GateEpoch(scene.sign(&repeated, &thief)));
+    assert_eq!(scene.control.gate.newest_stamp(), Some(newest));
+}
+
+#[test]
+fn an_old_record_of_a_second_machine_is_said_once_and_costs_its_owner_nothing() {
+    let mut scene = Scene::founder(None);
+    let member = applicant(1);
+    let credentials = scene.credentials(&member, Vec::new(), Vec::new());
+    scene.admit_and_link(&member, &credentials);
+    let gossip = |scene: &mut Scene, boot, sequence| {
+        let record = scene.record(&member, boot, sequence);
+        let change = wire::encode(&Change::Record(record));
+        let spread = scene.control.handle_gossip(member.node(), &change, scene.now);
+        scene.drain();
+        spread
+    };
+    assert_eq!(gossip(&mut scene, 9, 5), Some(true));
+    assert_eq!(gossip(&mut scene, 8, 4), Some(true), "others shall hear of it");
+    for _ in 0..100 {
+        assert_eq!(gossip(&mut scene, 8, 4), None);
+    }
+    let alarms = |scene: &Scene| {
+        let cloned = |output: &&Output| matches!(output, Output::Event(Event::Cloned { .. }));
+        scene.outputs.iter().filter(cloned).count()
+    };
+    assert_eq!(alarms(&scene), 1);
+    assert_eq!(gossip(&mut scene, 9, 6), Some(true), "its budget is untouched");
+    scene.pass(SECOND * 3600);
+    assert_eq!(gossip(&mut scene, 8, 4), None, "whoever kept it cannot raise the alarm again");
+    assert_eq!(alarms(&scene), 1);
+}
+
+#[test]
+fn after_a_start_nobody_is_admitted_before_a_third_was_heard_or_a_moment_has_passed() {
+    let at = |millis| Instant(Duration::from_millis(millis));
+    let (applicant, third) = (node(8), node(9));
+    let mut guard = admission::Guard::new(at(1_000), 3);
+    assert_eq!(guard.due(), Some(at(3_000)));
+    assert!(!guard.is_open_for(applicant, at(1_000)));
+    guard.heard.insert(applicant);
+    assert!(!guard.is_open_for(applicant, at(2_999)), "an applicant is no witness of its own");
+    assert!(guard.is_open_for(third, at(1_001)), "it was heard before this one");
+    assert!(guard.is_open_for(applicant, at(3_000)), "nobody waits for ever");
+    guard.heard.insert(third);
+    assert!(guard.is_open_for(applicant, at(1_001)));
+    let alone = admission::Guard::new(at(1_000), 2);
+    assert!(alone.is_open_for(applicant, at(1_000)), "there is no third");
+}
