@@ -476,12 +476,34 @@ fn a_newcomer_that_an_intruder_introduced_trusts_nobody_more_for_it() {
     let by_thief = scene.introduction(&intruder, &thief);
     let credentials = scene.credentials(&intruder, vec![by_thief.clone()], vec![by_thief]);
     scene.admit_and_link(&intruder, &credentials);
-    // The thief's word is the first by which this node is believed.
-    scene.answer(intruder.node(), Some(&thief));
-    scene.answer(admin.node(), None);
+    let by_thief = scene.introduction(&intruder, &thief);
+    let record = scene.sign(
+        &NodeRecord {
+            introductions: vec![by_thief],
+            ..scene.record(&intruder, 9, 1).peek().unwrap()
+        },
+        &intruder,
+    );
+    let record = wire::encode(&Change::Record(record));
+    assert_eq!(scene.control.handle_gossip(intruder.node(), &record, scene.now), Some(true));
+    // The intruder's word is the first by which this node is believed.
+    for _ in 0..10 {
+        scene.answer(admin.node(), None);
+        scene.answer(intruder.node(), Some(&intruder));
+        scene.pass(SECOND * 10);
+    }
+    assert!(scene.control.is_grounded);
     scene.revoke_admin(admin.node(), &thief);
     assert!(!scene.control.is_grounded, "no chain leads here any more");
+    // A member that is believed vouches for it: now it knows better.
+    let vouching = scene.introduction(&key(2), &admin);
+    let request = wire::encode(&Request::Vouch(vouching));
+    scene.control.handle_request(admin.node(), &request, scene.now).unwrap();
+    scene.pass(SECOND * 70);
+    scene.answer(admin.node(), None);
+    assert!(scene.control.is_grounded);
     assert!(scene.is_cut(intruder.node()));
+    assert!(scene.control.members.get(intruder.node()).is_none());
     assert_eq!(scene.control.linked(), [admin.node()]);
 }
 
