@@ -60,6 +60,23 @@ fn sixteen_nodes_at_once_with_loss_are_a_full_mesh() {
 }
 
 #[test]
+fn newcomers_that_meet_each_other_first_still_meet_the_founder_when_much_is_lost() {
+    cases(here!(), 60, 6, |case| {
+        // Newcomers are near one another, the founder is far.
+        let near = case.nodes / 2;
+        let mut world = World::new(Options::new(case.seed, case.nodes).lan(near).lossy(35));
+        let token = world.found();
+        for machine in near..case.nodes {
+            let moment = world.random().up_to(SECOND / 2);
+            world.run_for(moment);
+            world.join(machine, &token);
+        }
+        let all: Vec<usize> = [0].into_iter().chain(near..case.nodes).collect();
+        world.run_until(MINUTE * 5, "a full mesh", |world| world.is_full_mesh(&all));
+    });
+}
+
+#[test]
 fn a_quiet_fleet_costs_little() {
     cases(here!(), 4, 3, |case| {
         // Near one another, and far.

@@ -65,6 +65,36 @@ fn a_peer_that_was_down_learns_of_a_revocation_before_it_admits_that_node() {
 }
 
 #[test]
+fn newcomers_of_an_admin_that_is_revoked_in_the_other_half_are_not_shut_out() {
+    cases(here!(), 10, 6, |case| {
+        let mut world = World::new(Options::new(case.seed, case.nodes));
+        let (root, token) = world.found_with(None, None);
+        for machine in 1..5 {
+            world.join(machine, &token);
+        }
+        world.settle(MINUTE);
+        let key = world.node(1).key();
+        let grant = Operation::AddAdmin { key, name: "second".to_owned(), root: root.clone() };
+        world.perform(0, grant).unwrap();
+        world.settle(MINUTE);
+        world.divide(|machine| usize::from(machine > 0));
+        // There it makes one gate secret after the other, here it is revoked.
+        for gone in 2..5 {
+            let node = world.node(gone);
+            world.perform(1, Operation::RevokeNode(node)).unwrap();
+        }
+        let there = world.token(1, None, None);
+        world.join(5, &there);
+        world.run_for(MINUTE);
+        world.perform(0, Operation::RevokeAdmin { key, root }).unwrap();
+        world.run_for(MINUTE);
+        world.heal();
+        world.run_until(MINUTE * 3, "one mesh", |world| world.is_full_mesh(&[0, 1, 5]));
+        world.settle(MINUTE * 3);
+    });
+}
+
+#[test]
 fn a_node_that_misses_a_revocation_by_loss_learns_it_by_anti_entropy() {
     cases(here!(), 10, 8, |case| {
         let (mut world, _) = fleet(Options::new(case.seed, case.nodes).lan(3).lossy(20));
