@@ -117,7 +117,9 @@ fn a_socket_without_permission_is_code_9_and_names_the_group() {
     // Root may do anything, so the command runs as somebody else. It has to be
     // where that user can reach it.
     let copy = daemon.file("epsilon");
-    fs::copy(target, &copy).unwrap();
+    // By another process: a test that forks meanwhile would keep the copy open
+    // for writing, and nobody can run that.
+    assert!(Command::new("cp").arg(target).arg(&copy).status().unwrap().success());
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = Command::new(&copy);
     command.arg("--socket").arg(daemon.socket()).arg("status");
@@ -515,7 +517,6 @@ fn create_prints_the_token_alone_on_standard_output() {
         "d.internal",
         "--advertise",
         "h:7755",
-        "--offline",
         "--cluster",
         "k3s",
         "-o",
@@ -526,9 +527,11 @@ fn create_prints_the_token_alone_on_standard_output() {
         daemon.seen().pop().unwrap().body,
         json!({
             "name": "blue", "range": "10.9.0.0/16", "domain": "d.internal",
-            "advertise": ["h:7755"], "offline": true, "export_root_key": false, "cluster": "k3s",
+            "advertise": ["h:7755"], "offline": false, "export_root_key": false, "cluster": "k3s",
         })
     );
+    let ended = daemon.run(&["mesh", "create", "--offline"]);
+    assert!(ended.code == 2 && ended.err.contains("--root-key"), "{ended:?}");
 }
 
 #[test]
