@@ -96,6 +96,7 @@ soak: deps build $(FUZZ)
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" CARGO="$(CARGO)" netsim-tests/soak
 
 openapi:
+	mkdir -p target
 	$(CARGO) run --locked --quiet -p meshd -- --print-openapi > target/openapi.json
 	mv target/openapi.json docs/openapi.json
 

@@ -326,11 +326,22 @@ impl Trust {
     pub(crate) fn void_gate_epochs(&self, without: Option<PublicKey>) -> BTreeSet<(u32, Digest)> {
         let counts = |key: PublicKey| self.is_authority(key) && Some(key) != without;
         let minted = |by: &dyn Fn(PublicKey) -> bool| -> BTreeSet<(u32, Digest)> {
-            let epochs = self.gate_epochs.values().filter(|epoch| by(epoch.signer()));
+            // Nobody mints the secret of the founding.
+            let epochs = self.gate_epochs.values().filter(|epoch| epoch.epoch > 0);
+            let epochs = epochs.filter(|epoch| by(epoch.signer()));
             epochs.map(|epoch| (epoch.epoch, epoch.check)).collect()
         };
         // Anybody can repeat what an honest admin minted.
         &minted(&|key| !counts(key)) - &minted(&counts)
+    }
+
+    /// Whether an epoch and hash is one of those.
+    pub(crate) fn is_void(&self, stamp: (u32, Digest)) -> bool {
+        let of = |epoch: &&Verified<GateEpoch>| (epoch.epoch, epoch.check) == stamp;
+        let counts = |epoch: &Verified<GateEpoch>| self.is_authority(epoch.signer());
+        stamp.0 > 0
+            && self.gate_epochs.values().any(|epoch| of(&epoch))
+            && !self.gate_epochs.values().filter(of).any(counts)
     }
 
     /// Whether one more document by an admin is kept.

@@ -103,23 +103,19 @@ impl Store {
 
     fn load(path: &Path) -> Result<(Self, Vec<Row>), StoreError> {
         unharmed(path, || {
-            let (mut database, is_writable) = match builder().open(path) {
+            let opened = builder().open(path).and_then(|database| checked(database, path));
+            let (database, is_writable) = match opened {
                 Ok(database) => (database, true),
                 // Somebody else's: only one may have it.
                 Err(open @ redb::DatabaseError::DatabaseAlreadyOpen) => {
                     return Err(failed("open", path)(open));
                 }
-                Err(open) => match open_copy(path) {
+                // Opening and checking may need to write.
+                Err(open) => match open_copy(path).and_then(|copy| Ok(checked(copy, path)?)) {
                     Ok(copy) => (copy, false),
                     Err(_) => return Err(failed("open", path)(open)),
                 },
             };
-            if !database.check_integrity().map_err(failed("check", path))? {
-                tracing::error!(
-                    path = %path.display(),
-                    "the store was damaged and is repaired; what was written last may be missing"
-                );
-            }
             let rows = read(&database).map_err(|error| failed("read", path)(error))?;
             Ok((Self { path: path.to_owned(), database: is_writable.then_some(database) }, rows))
         })
@@ -204,6 +200,17 @@ fn builder() -> Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE);
     builder
+}
+
+/// Checks every page, which redb itself does only after a crash.
+fn checked(mut database: Database, path: &Path) -> Result<Database, redb::DatabaseError> {
+    if !database.check_integrity()? {
+        tracing::error!(
+            path = %path.display(),
+            "the store was damaged and is repaired; what was written last may be missing"
+        );
+    }
+    Ok(database)
 }
 
 /// Opens a copy in memory: redb reads a file whose writer was killed only

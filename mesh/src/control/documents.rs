@@ -98,9 +98,8 @@ impl Control {
                 "pin"
             }
             NetworkDocument::GateEpoch(signed) => {
-                self.sort_gate();
                 if let Ok(epoch) = signed.peek() {
-                    self.open_gate_epoch(&epoch);
+                    self.take_gate_epoch(&epoch);
                 }
                 "gate-epoch"
             }
@@ -127,7 +126,12 @@ impl Control {
             Revoked::Node(_) | Revoked::Invite(_) | Revoked::InviteAndMembers(_) => {}
         }
         self.sort_gate();
-        let gone = self.drop_banned(now);
+        let mut gone = self.drop_banned(now);
+        match revoked {
+            Revoked::Admin(key) => drop(gone.insert((*key).into())),
+            Revoked::Node(node) => drop(gone.insert(*node)),
+            Revoked::Invite(_) | Revoked::InviteAndMembers(_) => {}
+        }
         self.doubt(&gone, now);
         if self.is_banned() {
             let callees: Vec<_> = self.dialer.callees().collect();

@@ -62,7 +62,7 @@ impl Keyring {
     pub(super) fn iter(&self) -> impl Iterator<Item = &GateSecret> {
         let is_void = |stamp: &Stamp| self.void.contains(stamp);
         let mut valid: Vec<_> = self.secrets.iter().rev().filter(|one| !is_void(one.0)).collect();
-        let oldest = if valid.len() > 1 { valid.pop() } else { None };
+        let oldest = if valid.len() > self.current() { valid.pop() } else { None };
         let void = self.secrets.iter().rev().filter(move |one| is_void(one.0));
         valid.into_iter().chain(void).chain(oldest).map(|(_, secret)| secret)
     }
@@ -76,6 +76,12 @@ impl Keyring {
 
     pub(super) fn len(&self) -> usize {
         self.secrets.len()
+    }
+
+    /// Says whether one stamp is void; tells whether the order changed.
+    fn set_void_one(&mut self, stamp: Stamp, void: bool) -> bool {
+        let changed = if void { self.void.insert(stamp) } else { self.void.remove(&stamp) };
+        changed && self.secrets.contains_key(&stamp)
     }
 
     /// Says which stamps are void; tells whether the order changed.
@@ -128,8 +134,18 @@ impl Control {
         }
     }
 
-    /// An epoch came, or an admin no longer is one: whoever stole its key must
-    /// not decide which secret is the newest.
+    /// An epoch came: its secret is one that is not void, or nobody knows
+    /// better. Takes it, if there is a box for this node.
+    pub(super) fn take_gate_epoch(&mut self, epoch: &GateEpoch) {
+        let stamp = (epoch.epoch, epoch.check);
+        if self.gate.set_void_one(stamp, self.trust.is_void(stamp)) {
+            self.open_gate();
+        }
+        self.open_gate_epoch(epoch);
+    }
+
+    /// An admin no longer is one: whoever stole its key must not decide which
+    /// secret is the newest.
     pub(super) fn sort_gate(&mut self) {
         if self.gate.set_void(self.trust.void_gate_epochs(None)) {
             self.open_gate();
@@ -159,9 +175,8 @@ impl Control {
         }
     }
 
-    /// Takes the secret of an epoch, if there is a box for this node. Also a
-    /// void one: others may have no other.
-    pub(super) fn open_gate_epoch(&mut self, epoch: &GateEpoch) {
+    /// Takes the secret of an epoch, also a void one: others may have no other.
+    fn open_gate_epoch(&mut self, epoch: &GateEpoch) {
         if self.gate.secrets.contains_key(&(epoch.epoch, epoch.check)) {
             return;
         }
@@ -225,6 +240,17 @@ mod tests {
             assert_eq!((ring.len(), ring.current()), (3, 2));
             assert_eq!(ring.iter().last(), Some(&old));
         }
+    }
+
+    #[test]
+    fn a_void_secret_is_never_current_beside_those_of_the_newest_epoch() {
+        let [one, other, stolen] = secrets([5, 5, 6]);
+        let mut ring = ring([&one, &other, &stolen]);
+        assert!(ring.set_void_one(stamp(&stolen), true));
+        assert!(!ring.set_void_one(stamp(&stolen), true));
+        assert_eq!((ring.current(), ring.iter().last()), (2, Some(&stolen)));
+        assert!(ring.set_void_one(stamp(&stolen), false), "an honest admin repeated it");
+        assert_eq!((ring.current(), ring.newest()), (1, Some(&stolen)));
     }
 
     #[test]

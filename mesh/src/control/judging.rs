@@ -123,22 +123,19 @@ impl Control {
         self.members.len() + strangers.count() >= self.trust.max_members() as usize
     }
 
-    fn is_newcomer(&self, now: Now) -> bool {
+    pub(super) fn is_newcomer(&self, now: Now) -> bool {
         self.identity.incarnation == 1 && now.instant.since(self.started) < CREDULOUS
     }
 
-    /// The word of some counts no more: whoever came by it has to be judged
+    /// The word of these counts no more: whoever came by it has to be judged
     /// anew, which those are who come again.
     pub(super) fn doubt(&mut self, gone: &BTreeSet<NodeId>, now: Now) {
-        let trust = &self.trust;
-        let is_void = |node: &NodeId| {
-            let key = node.key();
-            let was_admin = trust.grant(key).is_some() && !trust.is_admin(key);
-            was_admin || trust.is_node_revoked(*node) || gone.contains(node)
-        };
+        if gone.is_empty() {
+            return;
+        }
         let mut doubtful = Vec::new();
         for (node, admitted) in &mut self.admitted {
-            if admitted.by.iter().any(is_void) && !self.members.vouched().contains_key(node) {
+            if !admitted.by.is_disjoint(gone) && !self.members.vouched().contains_key(node) {
                 admitted.is_proven = false;
                 if self.members.get(*node).is_none() {
                     doubtful.push(*node);
@@ -148,11 +145,11 @@ impl Control {
         for node in doubtful {
             self.cut(node);
         }
-        self.refresh_token_calls(now);
         // What a newcomer has learned so far may have come by that word.
         if self.is_newcomer(now) && std::mem::take(&mut self.is_grounded) {
             self.become_grounded(now);
         }
+        self.refresh_token_calls(now);
     }
 
     /// Whether this node knows so little that it has to believe others.
@@ -189,6 +186,17 @@ impl Control {
         Some(holding)
     }
 
+    /// How many were let in by an invite while their link or record is on its
+    /// way, or have the word for it in hands, by which others would let them in.
+    pub(super) fn waiting(&self, invite: PublicKey) -> usize {
+        let words = self.members.vouched().iter().filter(|(node, word)| {
+            word.invite == invite
+                && self.members.get(**node).is_none()
+                && (word.is_out || self.admitted.contains_key(*node))
+        });
+        words.count()
+    }
+
     /// Whether an invite still admits somebody new.
     fn judge_invite(&self, key: PublicKey, now: Now) -> Result<(), Refusal> {
         let invite = self.trust.invite(key).ok_or(Refusal::Certificate)?;
@@ -198,18 +206,7 @@ impl Control {
         if self.is_expired(invite, now) {
             return Err(Refusal::InviteExpired);
         }
-        // Let in by this invite, while link or record are on their way; or with
-        // the word for it in hands, by which others would let it in.
-        let waiting = self
-            .members
-            .vouched()
-            .iter()
-            .filter(|(node, word)| {
-                word.invite == key
-                    && self.members.get(**node).is_none()
-                    && (word.is_out || self.admitted.contains_key(*node))
-            })
-            .count();
+        let waiting = self.waiting(key);
         let used = self.members.uses_of(key, &self.trust) + waiting;
         if invite.uses.is_some_and(|uses| used >= uses as usize) {
             return Err(Refusal::InviteUsedUp);

@@ -18,6 +18,7 @@ use super::{Control, Output};
 use crate::dial::Callee;
 use crate::event::Event;
 use crate::limit::Limit;
+use crate::membership::Word;
 use crate::path::Paths;
 use crate::saved::Write;
 
@@ -32,7 +33,7 @@ const BOOTS: usize = 8;
 /// One forwarded record per owner in this time, with a burst.
 const FORWARD_EVERY: Duration = Duration::from_secs(5);
 const FORWARD_BURST: u32 = 5;
-/// How many of the newest gate secrets are tried on a beacon.
+/// How many of the gate's secrets are tried on a beacon.
 const BEACON_SECRETS: usize = 4;
 /// How many unknown nodes that were heard on the local network are called.
 const MAX_STRANGERS: usize = 64;
@@ -51,7 +52,7 @@ pub(super) struct Peer {
     earlier_boots: VecDeque<BootId>,
     cloned: Option<Instant>,
     /// The runs of second machines that older records told of.
-    twins: VecDeque<BootId>,
+    twins: Vec<BootId>,
     said_clock: Option<(Timestamp, Instant)>,
     /// The port of its data plane.
     pub(super) port: Option<u16>,
@@ -90,7 +91,7 @@ impl Peer {
             boot: None,
             earlier_boots: VecDeque::new(),
             cloned: None,
-            twins: VecDeque::new(),
+            twins: Vec::new(),
             said_clock: None,
             port: None,
             paths: Paths::default(),
@@ -158,18 +159,16 @@ impl Control {
 
     /// An older record of a peer by a run beside the one that is known: a
     /// second machine made it. Anybody may repeat it, so it counts once; says
-    /// whether it did.
+    /// whether others shall hear of it.
     fn saw_twin(&mut self, node: NodeId, boots: [BootId; 2], now: Now) -> bool {
-        let twins = &mut self.peer(node).twins;
-        if twins.contains(&boots[1]) {
+        let peer = self.peer(node);
+        if peer.twins.contains(&boots[1]) || peer.twins.len() >= BOOTS {
             return false;
         }
-        twins.push_back(boots[1]);
-        if twins.len() > BOOTS {
-            twins.pop_front();
-        }
+        peer.twins.push(boots[1]);
+        let spreads = peer.forward.allows(now.instant);
         self.cloned(node, boots, now);
-        true
+        spreads
     }
 
     /// An accepted peer's first words, before its link is up.
@@ -342,11 +341,9 @@ impl Control {
 
     /// A beacon was heard on the local network.
     pub fn handle_beacon(&mut self, from: SocketAddr, datagram: &[u8], now: Now) {
-        let opened = self
-            .gate
-            .iter()
-            .take(BEACON_SECRETS)
-            .find_map(|secret| Beacon::open(datagram, secret, self.id));
+        // The oldest is common to all who were there from the beginning.
+        let secrets = self.gate.iter().take(BEACON_SECRETS - 1).chain(self.gate.iter().last());
+        let opened = secrets.into_iter().find_map(|secret| Beacon::open(datagram, secret, self.id));
         let Some(beacon) = opened else { return };
         if beacon.node == self.own {
             // One of an earlier run is a recording.
@@ -381,9 +378,8 @@ impl Control {
     /// judged: new keys cost nothing, and must leave nothing. Whether it is
     /// called is decided elsewhere.
     pub(super) fn forget_stranger(&mut self, node: NodeId) {
-        let is_known = self.members.get(node).is_some()
-            || self.near.contains(&node)
-            || self.admissions.values().any(|other| other.node() == node);
+        let is_known =
+            self.members.get(node).is_some() || self.near.contains(&node) || self.is_judged(node);
         if is_known {
             return;
         }
@@ -392,6 +388,11 @@ impl Control {
         if self.members.take_back(node) {
             self.save_vouched();
         }
+    }
+
+    /// Whether an admission of a node is under way.
+    fn is_judged(&self, node: NodeId) -> bool {
+        self.admissions.values().any(|admission| admission.node() == node)
     }
 
     /// Ends everything with a node that is no member, or must come again.
@@ -411,10 +412,22 @@ impl Control {
         }
     }
 
-    /// Takes back the word of an earlier run for those that never came.
-    pub(super) fn forget_vouched(&mut self) {
-        let admitted = &self.admitted;
-        if self.members.forget_vouched(&self.trust, |node| admitted.contains_key(node)) {
+    /// Takes back the word of an earlier run for those that never came, and any
+    /// that is one of no token's uses more. Whoever has it in hands is known by
+    /// that.
+    pub(super) fn forget_vouched(&mut self, now: Now) {
+        let (trust, admitted, time) = (&self.trust, &self.admitted, self.trusted_time(now));
+        let admits = |invite| {
+            trust.invite(invite).is_some_and(|invite| {
+                !trust.is_invite_revoked(invite)
+                    && invite.expires.is_none_or(|expires| expires > time)
+            })
+        };
+        let keeps = |node: NodeId, word: &Word| {
+            let counts = !trust.is_node_revoked(node) && !trust.has_departed(node);
+            admitted.contains_key(&node) || (word.is_out && counts && admits(word.invite))
+        };
+        if self.members.forget_vouched(keeps) {
             self.save_vouched();
         }
     }
@@ -479,9 +492,13 @@ impl Control {
         let is_lost = is_alone || !self.is_grounded || !self.knows_introducer();
         let lonely = !self.is_banned() && is_lost;
         for address in self.token_addresses.clone() {
-            let answered = self.answered.get(&address).and_then(|node| self.peers.get(node));
-            let is_linked = answered.is_some_and(|peer| peer.link.is_some());
-            if lonely && !is_linked {
+            let answers = self.answered.get(&address).is_some_and(|node| {
+                // Others may answer there as well, whom a newcomer needs.
+                let is_proven = self.admitted.get(node).is_some_and(|one| one.is_proven);
+                let is_linked = self.peers.get(node).is_some_and(|peer| peer.link.is_some());
+                is_linked && (is_proven || !self.is_newcomer(now))
+            });
+            if lonely && !answers {
                 self.dialer.want(Callee::Address(address), vec![address], now.instant);
             } else {
                 self.dialer.forget(Callee::Address(address));
@@ -493,7 +510,11 @@ impl Control {
     /// Forgets what was known of a peer in this run.
     fn forget_peer(&mut self, node: NodeId) {
         self.sync.forget(node);
-        self.peers.remove(&node);
+        let former = self.peers.remove(&node);
+        if let Some(former) = former.filter(|_| self.is_judged(node)) {
+            // It was told already by which index its probes are known.
+            self.peers.insert(node, Peer::new(former.probe_index));
+        }
         self.near.remove(&node);
         self.own_record.forget_promise(node);
         if self.contacts.remove(&node).is_some() {

@@ -416,7 +416,7 @@ impl Control {
             self.send_beacon(now);
             self.forget_strangers(now);
             if now.instant.since(self.started) > FORGET_RESTORED {
-                self.forget_vouched();
+                self.forget_vouched(now);
             }
             self.forget_clone(now);
         }

@@ -183,7 +183,10 @@ impl Scene {
         });
         match wire::decode::<Verdict>(&verdict.unwrap()).unwrap() {
             Verdict::Accepted(_) => Ok(()),
-            Verdict::Refused(refusal) => Err(refusal),
+            Verdict::Refused(refusal) => {
+                self.admission(exchange, AdmissionInput::Ended);
+                Err(refusal)
+            }
         }
     }
 
@@ -354,7 +357,21 @@ fn an_introduction_in_hands_is_a_use_of_the_token() {
     assert_eq!(scene.apply(other.node(), &late), Err(Refusal::InviteUsedUp));
     scene.pass(FORGET_RESTORED * 2);
     assert_eq!(scene.apply(other.node(), &late), Err(Refusal::InviteUsedUp));
+    let used = |scene: &Scene| {
+        let invite = scene.founding.token.invite.peek().unwrap().key;
+        scene.control.invites().iter().find(|one| one.key == invite).unwrap().used
+    };
+    assert_eq!(used(&scene), 1, "the list of tokens says so");
     scene.admit_and_link(&one, &credentials);
+    scene.hang_up(one.node());
+    // When the token is of no use any more, there is nothing to count; who has
+    // the introduction comes in by it.
+    scene.pass(SECOND * 4_000);
+    assert_eq!(scene.kept(), (0, 0, 0, 0));
+    assert_eq!(used(&scene), 0);
+    assert_eq!(scene.apply(other.node(), &late), Err(Refusal::InviteExpired));
+    let shown = scene.credentials(&one, vec![introduction], Vec::new());
+    scene.admit_and_link(&one, &shown);
 }
 
 #[test]
@@ -567,8 +584,14 @@ fn an_old_record_of_a_second_machine_is_said_once_and_costs_its_owner_nothing() 
     };
     assert_eq!(alarms(&scene), 1);
     assert_eq!(gossip(&mut scene, 9, 6), Some(true), "its budget is untouched");
+    // Nor can its owner flood the others with made-up machines.
+    let spread = (10..100).filter(|boot| gossip(&mut scene, *boot, 4).is_some()).count();
+    assert!(spread < 8, "{spread} records of the past were spread");
     scene.pass(SECOND * 3600);
-    assert_eq!(gossip(&mut scene, 8, 4), None, "whoever kept it cannot raise the alarm again");
+    for boot in 8..100 {
+        let spread = gossip(&mut scene, boot, 4);
+        assert_eq!(spread, None, "whoever kept it cannot raise the alarm again");
+    }
     assert_eq!(alarms(&scene), 1);
 }
 

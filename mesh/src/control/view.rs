@@ -240,7 +240,7 @@ impl Control {
                 issued: invite.issued,
                 expires: invite.expires,
                 uses: invite.uses,
-                used: self.members.uses_of(invite.key, &self.trust),
+                used: self.members.uses_of(invite.key, &self.trust) + self.waiting(invite.key),
                 is_revoked: self.trust.is_invite_revoked(invite),
                 admin: invite.signer(),
             })

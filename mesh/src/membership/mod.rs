@@ -334,18 +334,12 @@ impl Membership {
         goes && self.vouched.remove(&node).is_some()
     }
 
-    /// Takes back the word for those that are no members, that do not have it
-    /// in hands and that `keeps` does not name; says whether there were any.
-    pub fn forget_vouched(&mut self, trust: &Trust, keeps: impl Fn(&NodeId) -> bool) -> bool {
+    /// Takes back the word for those that are no members and that `keeps` does
+    /// not name; says whether there were any.
+    pub fn forget_vouched(&mut self, keeps: impl Fn(NodeId, &Word) -> bool) -> bool {
         let before = self.vouched.len();
         let members = &self.members;
-        self.vouched.retain(|node, word| {
-            members.contains_key(node)
-                || keeps(node)
-                || (word.is_out
-                    && refuse_banned(*node, trust).is_ok()
-                    && !trust.are_members_revoked(word.invite))
-        });
+        self.vouched.retain(|node, word| members.contains_key(node) || keeps(*node, word));
         self.vouched.len() != before
     }
 
