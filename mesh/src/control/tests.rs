@@ -4,7 +4,7 @@ use epsilon_proto::address::DEFAULT_RANGE;
 use epsilon_proto::document::Signed;
 use epsilon_proto::key::Strict;
 use epsilon_proto::message::{
-    Change, Claims, Comparison, Credentials, Hello, Introduced, Request, Response, Verdict, Welcome,
+    Change, Claims, Comparison, Credentials, Hello, Introduced, Request, Response, Verdict,
 };
 use epsilon_proto::record::NodeRecord;
 use epsilon_proto::trust::{
@@ -192,7 +192,7 @@ impl Scene {
 
     /// The other side accepts as well; says how the admission ended.
     fn conclude(&mut self) -> Result<(), Refusal> {
-        let accepted = wire::encode(&Verdict::Accepted(Box::new(Welcome::default())));
+        let accepted = wire::encode(&Verdict::Accepted(Box::default()));
         let ended = self.admission(self.exchange, AdmissionInput::Frame(accepted));
         let outcome = ended.into_iter().find_map(|output| match output {
             Output::Admission { outcome, .. } => outcome,
