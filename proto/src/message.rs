@@ -195,8 +195,17 @@ pub enum Request {
     Introduce(Claims),
     /// I vouch for you; put it into your record.
     Vouch(Signed<Introduction>),
+    /// An epoch came that has no box for me.
+    Gate(Newest),
 }
-wire_enum!(Request { 0 => Compare, 1 => Exchange, 2 => Push, 3 => Introduce, 4 => Vouch });
+wire_enum!(Request {
+    0 => Compare,
+    1 => Exchange,
+    2 => Push,
+    3 => Introduce,
+    4 => Vouch,
+    5 => Gate,
+});
 
 /// The answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,8 +218,18 @@ pub enum Response {
     Introduced(Introduced),
     /// To the others: taken; what was sent is on its way to the disk.
     Taken(Taken),
+    /// To [`Request::Gate`]: the newest secret, where the asker lacks it.
+    Gate(Box<Welcome>),
 }
-wire_enum!(Response { 0 => Compared, 1 => Difference, 2 => Introduced, 3 => Taken });
+wire_enum!(Response { 0 => Compared, 1 => Difference, 2 => Introduced, 3 => Taken, 4 => Gate });
+
+/// The newest gate secret that somebody has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Newest {
+    /// Its epoch and its hash.
+    pub gate: Option<(u32, Digest)>,
+}
+wire_struct!(Newest { 0 => gate });
 
 /// The hashes of everything that a member holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -325,7 +325,7 @@ impl Control {
     }
 
     /// The current gate secret for a node whose newest is an older one.
-    fn welcome(&mut self, node: NodeId, theirs: Option<Stamp>) -> Welcome {
+    pub(super) fn welcome(&mut self, node: NodeId, theirs: Option<Stamp>) -> Welcome {
         let Some(secret) = self.gate.newer_than(theirs).cloned() else {
             return Welcome::default();
         };
@@ -372,7 +372,7 @@ impl Control {
     }
 
     /// Takes a gate secret from a member, if an admin minted it.
-    fn take_welcome(&mut self, node: NodeId, welcome: Welcome, now: Now) {
+    pub(super) fn take_welcome(&mut self, node: NodeId, welcome: Welcome, now: Now) {
         let (Some(signed), Some(epoch)) = (welcome.gate, welcome.epoch) else { return };
         self.take_document(
             &NetworkDocument::GateEpoch(epoch),

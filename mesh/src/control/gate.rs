@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use epsilon_proto::gate::GateSecret;
-use epsilon_proto::id::{Digest, PublicKey};
+use epsilon_proto::id::{Digest, NodeId, PublicKey};
+use epsilon_proto::message::{Newest, Request};
 use epsilon_proto::sealed::Purpose;
 use epsilon_proto::trust::GateEpoch;
 
@@ -142,6 +143,25 @@ impl Control {
             self.open_gate();
         }
         self.open_gate_epoch(epoch);
+        // It was minted before its admin heard of this node.
+        if self.lacks_gate_secret()
+            && let Some(node) = self.linked().first()
+        {
+            self.ask_for_gate(*node);
+        }
+    }
+
+    /// Whether an epoch began whose secret this node does not have.
+    pub(super) fn lacks_gate_secret(&self) -> bool {
+        let newest = self.trust.gate_epochs().map(|epoch| (epoch.epoch, epoch.check)).max();
+        newest > self.gate.newest_valid().map(stamp)
+    }
+
+    pub(super) fn ask_for_gate(&mut self, node: NodeId) {
+        if !self.sync.asks_for_gate(node) {
+            let newest = Newest { gate: self.gate.newest_stamp() };
+            self.request(node, &Request::Gate(newest));
+        }
     }
 
     /// An admin no longer is one: whoever stole its key must not decide which

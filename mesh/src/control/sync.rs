@@ -46,6 +46,7 @@ enum Asked {
     Push,
     Introduce,
     Vouch,
+    Gate,
 }
 
 /// The rounds under way.
@@ -67,6 +68,11 @@ impl Sync {
         self.due
     }
 
+    /// Whether a member is asked for the gate's secret.
+    pub(super) fn asks_for_gate(&self, node: NodeId) -> bool {
+        self.asked.values().any(|(asked, what)| *asked == node && matches!(what, Asked::Gate))
+    }
+
     pub(super) fn forget(&mut self, node: NodeId) {
         self.active.remove(&node);
         self.asked.retain(|_, (asked, _)| *asked != node);
@@ -83,6 +89,7 @@ impl Control {
             Request::Push(_) => Asked::Push,
             Request::Introduce(_) => Asked::Introduce,
             Request::Vouch(_) => Asked::Vouch,
+            Request::Gate(_) => Asked::Gate,
         };
         self.sync.asked.insert(id, (node, asked));
         self.outputs.push_back(Output::Request { node, id, bytes: wire::encode(request) });
@@ -131,6 +138,7 @@ impl Control {
                 self.take_introduction(node, &introduction);
                 Response::Taken(TakenAnswer::default())
             }
+            Request::Gate(newest) => Response::Gate(Box::new(self.welcome(node, newest.gate))),
         };
         self.advance_own(now);
         self.send_probes(now);
@@ -170,7 +178,10 @@ impl Control {
                 self.introduced(node, answer, now);
             }
             (Asked::Introduce, _) => self.peer(node).wish.ended(Answer::Useless, now.instant),
-            (Asked::Vouch, _) => {}
+            (Asked::Gate, Some(Response::Gate(welcome))) => {
+                self.take_welcome(node, *welcome, now);
+            }
+            (Asked::Vouch | Asked::Gate, _) => {}
             (Asked::Compare | Asked::Exchange, _) => drop(self.sync.active.remove(&node)),
         }
         self.advance_own(now);
@@ -182,6 +193,9 @@ impl Control {
         if self.sync.active.remove(&node) == Some(true) {
             self.start_sync(node);
             return;
+        }
+        if self.lacks_gate_secret() {
+            self.ask_for_gate(node);
         }
         self.become_grounded(now);
         self.refresh_token_calls(now);

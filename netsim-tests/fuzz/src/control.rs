@@ -11,7 +11,7 @@ use epsilon_mesh::shard::Report;
 use epsilon_proto::beacon::Beacon;
 use epsilon_proto::clock::{Instant, Now, Timestamp};
 use epsilon_proto::id::{BootId, NodeId};
-use epsilon_proto::message::{Change, Claims, Request, Response, Taken, Verdict};
+use epsilon_proto::message::{Change, Claims, Newest, Request, Response, Taken, Verdict};
 use epsilon_proto::wire;
 
 use crate::script::{self, Script};
@@ -227,6 +227,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
             gossip(&Change::Record(record)),
             request(&Request::Introduce(claims)),
             request(&Request::Vouch(introduction)),
+            request(&Request::Gate(Newest::default())),
             vec![9, 200, 8, 0, 13, 0, 0, 13, 0, 4],
         ]),
         after(&[

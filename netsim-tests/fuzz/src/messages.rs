@@ -3,7 +3,7 @@
 use epsilon_proto::id::{BootId, Digest};
 use epsilon_proto::message::{
     Bans, Bucket, Change, Claims, Comparison, Credentials, Delivery, Difference, DigestList, Hello,
-    Introduced, Inventory, Refusal, Request, Response, SealedGate, Summary, Taken, Verdict,
+    Introduced, Inventory, Newest, Refusal, Request, Response, SealedGate, Summary, Taken, Verdict,
     Welcome,
 };
 use epsilon_proto::trust::NetworkDocument;
@@ -15,10 +15,7 @@ const KINDS: &[Kind] = kinds! {
     Hello: hello(),
     Bans: bans(),
     Credentials: credentials(),
-    Verdict: Verdict::Accepted(Box::new(Welcome {
-        gate: Some(sample::signed(&sealed_gate(), &sample::key(1))),
-        epoch: Some(sample::signed(&sample::gate_epoch(), &sample::key(1))),
-    })),
+    Verdict: Verdict::Accepted(Box::new(welcome())),
     Verdict: Verdict::Refused(Refusal::InviteUsedUp),
     Change: Change::Record(sample::signed(&sample::record(), &sample::key(3))),
     Change: Change::Document(sample::documents().remove(4)),
@@ -29,6 +26,7 @@ const KINDS: &[Kind] = kinds! {
         ipv4: sample::record().ipv4,
         name: sample::record().name,
     }),
+    Request: Request::Gate(Newest { gate: Some((3, Digest([4; 32]))) }),
     Request: Request::Vouch(sample::signed(&sample::introduction(), &sample::key(1))),
     Response: Response::Compared(Comparison { documents: true, buckets: vec![Digest([3; 32]); 3] }),
     Response: Response::Difference(difference()),
@@ -38,11 +36,19 @@ const KINDS: &[Kind] = kinds! {
         name_taken: false,
     }),
     Response: Response::Taken(Taken { incomplete: true }),
+    Response: Response::Gate(Box::new(welcome())),
 };
 
 pub(crate) fn sealed_gate() -> SealedGate {
     let check = Digest([4; 32]);
     SealedGate { to: sample::key(3).node(), epoch: 2, check, sealed: sample::sealed_box() }
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        gate: Some(sample::signed(&sealed_gate(), &sample::key(1))),
+        epoch: Some(sample::signed(&sample::gate_epoch(), &sample::key(1))),
+    }
 }
 
 pub(crate) fn hello() -> Hello {

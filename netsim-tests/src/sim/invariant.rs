@@ -161,7 +161,10 @@ impl World {
         let mut digests = BTreeSet::new();
         for machine in &live {
             let Some(control) = &mut self.machines[*machine].control else { continue };
-            digests.insert(control.digests());
+            let (documents, records) = control.digests();
+            let gate = &self.machines[*machine].gate;
+            let newest = gate.first().map(|secret| (secret.epoch, secret.check()));
+            digests.insert((documents, records, newest));
             if digests.len() > 1 {
                 return false;
             }
