@@ -4,7 +4,8 @@ use epsilon_proto::address::DEFAULT_RANGE;
 use epsilon_proto::document::Signed;
 use epsilon_proto::key::Strict;
 use epsilon_proto::message::{
-    Change, Claims, Comparison, Credentials, Hello, Introduced, Request, Response, Verdict,
+    Change, Claims, Comparison, Credentials, Hello, Introduced, Newest, Request, Response,
+    SealedGate, Verdict, Welcome,
 };
 use epsilon_proto::record::NodeRecord;
 use epsilon_proto::trust::{
@@ -558,6 +559,61 @@ fn an_epoch_by_a_stolen_key_decides_no_number_and_voids_no_secret() {
     let repeated = GateEpoch { epoch: newest.0, check: newest.1, boxes: Vec::new() };
     scene.learn(from, NetworkDocument::GateEpoch(scene.sign(&repeated, &thief)));
     assert_eq!(scene.control.gate.newest_stamp(), Some(newest));
+}
+
+#[test]
+fn a_member_that_an_epoch_has_no_box_for_asks_for_its_secret() {
+    let mut scene = Scene::newcomer();
+    let admin = key(ADMIN);
+    let by_root = scene.introduction(&admin, &scene.founding.root);
+    let shown = scene.credentials(&admin, vec![by_root.clone()], vec![by_root]);
+    scene.admit_and_link(&admin, &shown);
+    scene.answer(admin.node(), None);
+    scene.outputs.clear();
+    // It was minted before the admin heard of this node.
+    let random = &mut ChaCha20Rng::from_seed([8; 32]);
+    let secret = GateSecret::generate(1, random);
+    let epoch = GateEpoch { epoch: 1, check: secret.check(), boxes: Vec::new() };
+    let epoch = scene.sign(&epoch, &admin);
+    scene.learn(admin.node(), NetworkDocument::GateEpoch(epoch.clone()));
+    let asked: Vec<_> = scene
+        .outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Request { id, bytes, .. } => {
+                Some((*id, wire::decode::<Request>(bytes).unwrap()))
+            }
+            _ => None,
+        })
+        .collect();
+    let founding = scene.founding.token.gate.clone();
+    let newest = Newest { gate: Some((0, founding.check())) };
+    assert_eq!(
+        asked.iter().map(|(_, request)| request).collect::<Vec<_>>(),
+        [&Request::Gate(newest)]
+    );
+
+    let (id, to) = (scene.control.id, scene.control.own);
+    let purpose = epsilon_proto::sealed::Purpose::GateSecret;
+    let sealed =
+        epsilon_proto::sealed::SealedBox::seal(secret.bytes(), purpose, id, to, random).unwrap();
+    let sealed = SealedGate { to, epoch: 1, check: secret.check(), sealed };
+    let welcome = Welcome { gate: Some(scene.sign(&sealed, &admin)), epoch: Some(epoch) };
+    let answer = wire::encode(&Response::Gate(Box::new(welcome)));
+    scene.control.handle_response(asked[0].0, Ok(&answer), scene.now);
+    scene.drain();
+    assert_eq!(scene.control.gate.newest(), Some(&secret));
+    // And it hands it on to whoever asks, once.
+    for (theirs, has_answer) in
+        [(newest, true), (Newest { gate: scene.control.gate.newest_stamp() }, false)]
+    {
+        let request = wire::encode(&Request::Gate(theirs));
+        let answer = scene.control.handle_request(admin.node(), &request, scene.now).unwrap();
+        let Response::Gate(welcome) = wire::decode::<Response>(&answer).unwrap() else {
+            panic!("another answer")
+        };
+        assert_eq!(welcome.gate.is_some() && welcome.epoch.is_some(), has_answer);
+    }
 }
 
 #[test]

@@ -95,27 +95,6 @@ fn newcomers_of_an_admin_that_is_revoked_in_the_other_half_are_not_shut_out() {
 }
 
 #[test]
-fn a_node_of_which_the_admin_had_not_heard_gets_the_new_gate_secret_as_well() {
-    cases(here!(), 10, 4, |case| {
-        let mut world = World::new(Options::new(case.seed, case.nodes));
-        let token = world.found();
-        for machine in [1, 3] {
-            world.join(machine, &token);
-        }
-        world.settle(MINUTE);
-        world.divide(|machine| usize::from(machine % 3 > 0));
-        world.join(2, &token);
-        let gone = world.node(3);
-        world.perform(0, Operation::RevokeNode(gone)).unwrap();
-        world.run_for(SECOND * 10);
-        world.heal();
-        // What is settled has one newest secret.
-        world.settle(MINUTE * 3);
-        assert!(world.is_full_mesh(&[0, 1, 2]));
-    });
-}
-
-#[test]
 fn a_node_that_misses_a_revocation_by_loss_learns_it_by_anti_entropy() {
     cases(here!(), 10, 8, |case| {
         let (mut world, _) = fleet(Options::new(case.seed, case.nodes).lan(3).lossy(20));
