@@ -442,8 +442,7 @@ fn write_state(
     root: Option<&SecretKey>,
     saved: &Saved,
 ) -> Result<(), network::Error> {
-    file::create_private_dir(dir)?;
-    provisional::mark(dir, &saved.settings.interface)?;
+    provisional::begin(dir, &saved.settings.interface)?;
     file::write_atomic(&dir.join(IDENTITY_FILE), &*key.seed(), 0o600)?;
     if let Some(root) = root {
         file::write_atomic(&dir.join(ROOT_FILE), &*root.seed(), 0o600)?;
