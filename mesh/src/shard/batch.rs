@@ -110,6 +110,19 @@ impl<T> Batch<T> {
         self.segments.iter().map(|(target, range)| (target, &self.buffer[range.clone()]))
     }
 
+    /// A segment by its place.
+    pub(super) fn segment(&self, index: usize) -> &[u8] {
+        self.segments.get(index).map_or(&[], |(_, range)| &self.buffer[range.clone()])
+    }
+
+    /// The same, to be changed.
+    pub(super) fn segment_mut(&mut self, index: usize) -> &mut [u8] {
+        match self.segments.get(index) {
+            Some((_, range)) => &mut self.buffer[range.clone()],
+            None => &mut [],
+        }
+    }
+
     /// How many segments there are.
     pub fn len(&self) -> usize {
         self.segments.len()

@@ -31,6 +31,7 @@ mod batch;
 mod command;
 mod engine;
 mod inner;
+pub mod offload;
 mod peer;
 mod probe;
 mod prober;
