@@ -8,6 +8,7 @@
 //! * [`mod@file`]: files that survive a crash, private directories, locks, secrets
 //! * [`netlink`]: links, addresses and routes, and their changes as a stream
 //! * [`namespace`]: processes in new or existing Linux namespaces
+//! * [`udp`]: many datagrams in one system call
 //! * [`process`]: processes held by handles, so that a recycled process id is
 //!   never hit
 
@@ -21,6 +22,7 @@ pub mod file;
 pub mod namespace;
 pub mod netlink;
 pub mod process;
+pub mod udp;
 
 /// What a person can do about an error of the operating system.
 fn next_step(source: &std::io::Error, capability: &str) -> String {
