@@ -43,10 +43,10 @@ pub struct Output {
 }
 
 impl Output {
-    /// Room for a few of the largest and more than a hundred usual datagrams
-    /// each way.
+    /// Room for some of the largest and several hundred usual datagrams each
+    /// way.
     pub fn new() -> Self {
-        let capacity = 4 * (MAX_DATAGRAM + HEADROOM);
+        let capacity = 12 * (MAX_DATAGRAM + HEADROOM);
         Self { network: Batch::new(capacity, HEADROOM), host: Batch::new(capacity, HOST_HEADROOM) }
     }
 
@@ -54,8 +54,10 @@ impl Output {
     /// the batches are emptied.
     pub fn has_room(&self) -> bool {
         // One input gives at most one packet for the host. For the network it
-        // gives an answer and what waited for a session.
-        self.host.room() >= MAX_DATAGRAM && self.network.room() >= 2 * MAX_DATAGRAM
+        // gives an answer and what waited for a session, or what a packet stood
+        // for that was split: little more than that, unless its segments are
+        // tiny.
+        self.host.room() >= MAX_DATAGRAM && self.network.room() >= 4 * MAX_DATAGRAM
     }
 
     /// Whether there is nothing to send.

@@ -1,24 +1,27 @@
 //! The loop of the data thread.
 
-use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc as commands;
 use std::time::Duration;
 
-use epsilon_mesh::shard::{Command, MAX_DATAGRAM, Output, Path, Report, Shard};
+use epsilon_mesh::shard::offload::{HEADER_LENGTH, Header, split};
+use epsilon_mesh::shard::{Command, MAX_DATAGRAM, Report, Shard};
 use epsilon_proto::clock::Instant;
+use epsilon_sys::udp::{Datagram, Receiver};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use tokio::sync::{mpsc, watch};
 
-use super::{DataStats, Error, Failures, Sockets, Tun};
+use super::outlet::Outlet;
+use super::{DataStats, Error};
 
-/// At most so many datagrams per socket, and packets of the host, before the
-/// other side has its turn.
-const BATCH: usize = 128;
+/// At most so many packets of the host, or bytes of them, before the network
+/// has its turn.
+const PACKETS: usize = 128;
+const BYTES: usize = 128 * 1024;
 
 /// How often counters are published while they change.
 const PUBLISH: Duration = Duration::from_secs(1);
@@ -31,25 +34,24 @@ pub(super) enum Order {
 
 pub(super) struct Carrier {
     pub(super) shard: Shard,
-    pub(super) tun: Tun,
-    pub(super) sockets: Sockets,
+    pub(super) outlet: Outlet,
+    pub(super) receiver: Receiver,
     /// The moment at which [`Instant`] is zero.
     pub(super) epoch: std::time::Instant,
     pub(super) orders: commands::Receiver<Order>,
     pub(super) wake: Arc<EventFd>,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) stats: watch::Sender<DataStats>,
-    pub(super) out: Output,
     pub(super) buffer: Box<[u8]>,
-    pub(super) network: Failures,
-    pub(super) host: Failures,
+    /// Packets of the host that are not what their header says.
+    pub(super) malformed: u64,
     pub(super) reports_lost: u64,
     /// The shard's changes that have been published, and when.
     pub(super) published: (u64, Instant),
 }
 
 pub(super) fn new_buffer() -> Box<[u8]> {
-    vec![0; MAX_DATAGRAM].into_boxed_slice()
+    vec![0; HEADER_LENGTH + MAX_DATAGRAM].into_boxed_slice()
 }
 
 impl Carrier {
@@ -61,7 +63,7 @@ impl Carrier {
     pub(super) fn run(mut self) -> Result<(), Error> {
         loop {
             if self.take_orders() {
-                self.flush();
+                self.outlet.flush();
                 self.publish();
                 return Ok(());
             }
@@ -69,9 +71,9 @@ impl Carrier {
             busy |= self.take_packets()?;
             let now = self.now();
             if self.shard.poll_timeout().is_some_and(|due| due <= now) {
-                self.shard.handle_timeout(now, &mut self.out);
+                self.shard.handle_timeout(now, self.outlet.room());
             }
-            self.flush();
+            self.outlet.flush();
             self.hand_over_reports();
             if self.has_changed() && now.since(self.published.1) >= PUBLISH {
                 self.publish();
@@ -88,8 +90,7 @@ impl Carrier {
             match self.orders.try_recv() {
                 Ok(Order::Command(command)) => {
                     let now = self.now();
-                    self.make_room();
-                    self.shard.handle_command(command, now, &mut self.out);
+                    self.shard.handle_command(command, now, self.outlet.room());
                 }
                 Err(commands::TryRecvError::Empty) => return false,
                 Ok(Order::Stop) | Err(commands::TryRecvError::Disconnected) => return true,
@@ -97,70 +98,67 @@ impl Carrier {
         }
     }
 
-    fn make_room(&mut self) {
-        if !self.out.has_room() {
-            self.flush();
-        }
-    }
-
     /// Whether there were any.
     fn take_datagrams(&mut self) -> bool {
-        let mut buffer = std::mem::take(&mut self.buffer);
         let mut busy = false;
         for six in [false, true] {
             let now = self.now();
-            for _ in 0..BATCH {
-                let socket = if six { self.sockets.v6() } else { Some(self.sockets.v4()) };
-                let Some((length, from)) = socket.and_then(|socket| receive(socket, &mut buffer))
-                else {
-                    break;
-                };
+            let sockets = &self.outlet.sockets;
+            let received = match if six { sockets.v6() } else { Some(sockets.v4()) } {
+                Some(socket) => self.receiver.receive(socket),
+                None => continue,
+            };
+            // An error is one that an earlier datagram brought back: asking for
+            // it has cleared it.
+            if received.is_ok() {
                 busy = true;
-                self.make_room();
-                self.shard.handle_datagram(from, &buffer[..length], now, &mut self.out);
+                for Datagram { address, bytes, .. } in self.receiver.datagrams() {
+                    self.shard.handle_datagram(address, bytes, now, self.outlet.room());
+                }
+                self.outlet.flush();
             }
         }
-        self.buffer = buffer;
-        self.flush();
         busy
     }
 
     /// Whether there were any.
     fn take_packets(&mut self) -> Result<bool, Error> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut busy = false;
+        let mut total = 0;
         let now = self.now();
-        for _ in 0..BATCH {
-            match self.tun.recv(&mut buffer) {
+        for _ in 0..PACKETS {
+            match self.outlet.tun.recv(&mut self.buffer) {
                 Ok(length) => {
-                    busy = true;
-                    self.make_room();
-                    self.shard.handle_packet(&buffer[..length], now, &mut self.out);
+                    total += length;
+                    self.take_packet(length, now);
                 }
                 Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
-                    return Err(Error::InterfaceGone { interface: self.tun.name().to_owned() });
+                    let interface = self.outlet.tun.name().to_owned();
+                    return Err(Error::InterfaceGone { interface });
                 }
                 // Nothing there, or the interface is down: EAGAIN, EIO.
                 Err(_) => break,
             }
+            if total >= BYTES {
+                break;
+            }
         }
-        self.buffer = buffer;
-        Ok(busy)
+        self.outlet.flush();
+        Ok(total > 0)
     }
 
-    fn flush(&mut self) {
-        for (Path::Direct(to), datagram) in self.out.network.iter() {
-            if let Err(error) = self.sockets.send_to(datagram, *to) {
-                self.network.count(&error);
-            }
+    /// Takes the packet in the buffer, which may stand for many.
+    fn take_packet(&mut self, length: usize, now: Instant) {
+        let has_offload = self.outlet.tun.has_offload();
+        let out = self.outlet.room();
+        let bytes = &mut self.buffer[..length];
+        if !has_offload {
+            return self.shard.handle_packet(bytes, now, out);
         }
-        self.out.network.clear();
-        for ((), packet) in self.out.host.iter() {
-            if let Err(error) = self.tun.send(packet) {
-                self.host.count(&error);
-            }
-        }
-        self.out.host.clear();
+        let taken = bytes.split_first_chunk_mut().and_then(|(header, packet)| {
+            let header = Header::read(header)?;
+            split(header, packet, |packet| self.shard.handle_packet(packet, now, out)).ok()
+        });
+        self.malformed += u64::from(taken.is_none());
     }
 
     fn hand_over_reports(&mut self) {
@@ -179,8 +177,9 @@ impl Carrier {
         self.published = (self.shard.changes(), self.now());
         self.stats.send_replace(DataStats {
             shard: self.shard.stats(),
-            network: self.network,
-            host: self.host,
+            network: self.outlet.network,
+            host: self.outlet.host,
+            malformed: self.malformed,
             reports: self.reports_lost,
         });
     }
@@ -199,9 +198,9 @@ impl Carrier {
         });
         let fds = [
             Some(self.wake.as_fd()),
-            Some(self.tun.as_fd()),
-            Some(self.sockets.v4().as_fd()),
-            self.sockets.v6().map(AsFd::as_fd),
+            Some(self.outlet.tun.as_fd()),
+            Some(self.outlet.sockets.v4().as_fd()),
+            self.outlet.sockets.v6().map(AsFd::as_fd),
         ];
         let mut fds = fds.map(|fd| {
             // The place of a missing socket is taken by another descriptor.
@@ -210,7 +209,7 @@ impl Carrier {
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => {
-                let interface = self.tun.name().to_owned();
+                let interface = self.outlet.tun.name().to_owned();
                 return Err(Error::Wait { interface, source: errno.into() });
             }
         }
@@ -220,10 +219,4 @@ impl Carrier {
         }
         Ok(())
     }
-}
-
-/// The next datagram, if there is one. An error is one that an earlier
-/// datagram brought back: asking for it has cleared it.
-fn receive(socket: &UdpSocket, into: &mut [u8]) -> Option<(usize, SocketAddr)> {
-    socket.recv_from(into).ok()
 }

@@ -24,6 +24,7 @@
 
 mod carrier;
 mod error;
+mod outlet;
 mod socket;
 mod stats;
 mod thread;

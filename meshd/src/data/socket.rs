@@ -1,6 +1,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use epsilon_sys::udp::Receiver;
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -107,6 +108,7 @@ fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
         socket.set_send_buffer_size(BUFFER)?;
     }
     socket.bind(&address.into())?;
+    Receiver::prepare(&socket, address.is_ipv4());
     Ok(socket.into())
 }
 

@@ -12,6 +12,8 @@ pub struct DataStats {
     pub network: Failures,
     /// Packets that the host did not take.
     pub host: Failures,
+    /// Packets of the host that are not what their header says.
+    pub malformed: u64,
     /// Reports that Control did not take in time, beyond those that the
     /// shard itself dropped.
     pub reports: u64,
@@ -27,8 +29,8 @@ pub struct Failures {
 }
 
 impl Failures {
-    pub(super) fn count(&mut self, error: &io::Error) {
-        self.count += 1;
+    pub(super) fn count(&mut self, error: &io::Error, packets: usize) {
+        self.count += packets as u64;
         self.last_errno = error.raw_os_error();
     }
 }

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::mpsc as commands;
 use std::thread::JoinHandle;
 
-use epsilon_mesh::shard::{Command, Output, Report, Shard};
+use epsilon_mesh::shard::{Command, Report, Shard};
 use epsilon_proto::clock::Instant;
+use epsilon_sys::udp::Receiver;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::carrier::{Carrier, Order, new_buffer};
-use super::{DataStats, Error, Failures, Sockets, Tun};
+use super::outlet::Outlet;
+use super::{DataStats, Error, Sockets, Tun};
 
 /// How many reports wait for Control before they are dropped and counted.
 const REPORTS: usize = 1024;
@@ -59,17 +61,15 @@ pub fn start(config: Config) -> Result<Started, Error> {
     let name = format!("data {interface}");
     let carrier = Carrier {
         shard: config.shard,
-        tun: config.tun,
-        sockets: config.sockets,
+        outlet: Outlet::new(config.tun, config.sockets),
+        receiver: Receiver::default(),
         epoch: config.epoch,
         orders: orders_receiver,
         wake: Arc::clone(&wake),
         reports: reports_sender,
         stats: stats_sender,
-        out: Output::new(),
         buffer: new_buffer(),
-        network: Failures::default(),
-        host: Failures::default(),
+        malformed: 0,
         reports_lost: 0,
         published: (0, Instant::default()),
     };

@@ -1,14 +1,18 @@
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::sys::uio::writev;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::Error;
 
-/// The mesh interface, as the process sees it: whole IP packets, one per call.
+/// The mesh interface, as the process sees it: one IP packet per call, which
+/// with offload comes after a header ([`epsilon_mesh::shard::offload::Header`])
+/// and may stand for many.
 pub struct Tun {
     device: SyncDevice,
     name: String,
+    offload: bool,
 }
 
 impl Tun {
@@ -18,25 +22,41 @@ impl Tun {
     /// Bringing a new one up and giving it addresses is left to netlink.
     pub fn open(name: &str, mtu: u16) -> Result<Self, Error> {
         let interface = || name.to_owned();
-        let device = DeviceBuilder::new()
-            .name(name)
-            .packet_information(false)
-            .offload(false)
-            .inherit_enable_state()
-            .build_sync()
-            .map_err(|source| Error::Tun { interface: interface(), source })?;
+        let open = |offload| {
+            DeviceBuilder::new()
+                .name(name)
+                .packet_information(false)
+                .offload(offload)
+                .inherit_enable_state()
+                .build_sync()
+        };
+        let (device, offload) = match open(true) {
+            Ok(device) => (device, true),
+            Err(refused) => {
+                // What is wrong with any interface is wrong without, too.
+                let device =
+                    open(false).map_err(|source| Error::Tun { interface: interface(), source })?;
+                tracing::warn!(interface = name, error = %refused, "no offload; packets go one by one");
+                (device, false)
+            }
+        };
         let during = |action: &'static str| {
             move |source| Error::Interface { action, interface: name.to_owned(), source }
         };
         device.set_nonblocking(true).map_err(during("stop reads from waiting on"))?;
         device.set_mtu(mtu).map_err(during("set the MTU of"))?;
         device.persist().map_err(during("make persistent"))?;
-        Ok(Self { device, name: interface() })
+        Ok(Self { device, name: interface(), offload })
     }
 
     /// The interface's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether packets come with a header, and may stand for many.
+    pub fn has_offload(&self) -> bool {
+        self.offload
     }
 
     /// Takes one packet that the host sends into the mesh; `WouldBlock` if
@@ -45,9 +65,9 @@ impl Tun {
         self.device.recv(into)
     }
 
-    /// Gives the host one packet.
-    pub fn send(&self, packet: &[u8]) -> io::Result<()> {
-        self.device.send(packet).map(drop)
+    /// Gives the host one packet, in pieces.
+    pub fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        Ok(writev(&self.device, pieces).map(drop)?)
     }
 }
 

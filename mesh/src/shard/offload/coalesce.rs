@@ -12,8 +12,10 @@ const LONGEST: usize = 65_535;
 /// The most UDP datagrams that the kernel takes as one (`UDP_MAX_SEGMENTS` of
 /// Linux before 6.9).
 const MOST_DATAGRAMS: u16 = 64;
-/// The most TCP segments; the kernel takes at most 1024 pieces in one call.
-const MOST_SEGMENTS: u16 = 1000;
+/// The most TCP segments.
+const MOST_SEGMENTS: u16 = 128;
+/// Of how many pieces a packet for the host consists at most.
+pub const MOST_PIECES: usize = MOST_SEGMENTS as usize + 1;
 /// What comes after the last packet of a group.
 const END: u32 = u32::MAX;
 
@@ -45,6 +47,7 @@ struct Group {
     sequence: u32,
     identification: Counting,
     pushed: bool,
+    header: [u8; HEADER_LENGTH],
 }
 
 /// What IPv4's identification does from packet to packet.
@@ -78,8 +81,7 @@ pub(super) enum Seen {
 
 /// One packet for the host, which may stand for many.
 pub struct SuperPacket<'a> {
-    /// What goes before it.
-    pub header: [u8; HEADER_LENGTH],
+    header: &'a [u8; HEADER_LENGTH],
     batch: &'a HostBatch,
     next: &'a [u32],
     first: u32,
@@ -213,6 +215,7 @@ impl Group {
             sequence,
             identification: Counting::Unknown,
             pushed,
+            header: [0; HEADER_LENGTH],
         }
     }
 
@@ -266,7 +269,7 @@ impl Group {
     }
 
     /// Makes the headers of the first packet those of all of them.
-    fn describe(&self, shape: Shape, packet: &mut [u8]) {
+    fn describe(&mut self, shape: Shape, packet: &mut [u8]) {
         let at = shape.transport();
         let covered = self.total - at;
         if shape.v6 {
@@ -286,19 +289,13 @@ impl Group {
         let pseudo = fold(pseudo(shape.addresses(packet), shape.protocol(), covered));
         let field = at + shape.checksum();
         packet[field..field + 2].copy_from_slice(&pseudo.to_ne_bytes());
-    }
-
-    fn header(&self) -> [u8; HEADER_LENGTH] {
-        let Some(shape) = self.shape.filter(|_| self.count > 1) else {
-            return Header::default().bytes(false);
-        };
         let size = self.size as u16;
         let header = Header {
             segments: if shape.tcp { Segments::Tcp(size) } else { Segments::Udp(size) },
-            checksum: Some((shape.transport() as u16, shape.checksum() as u16)),
+            checksum: Some((at as u16, shape.checksum() as u16)),
             header_length: shape.length as u16,
         };
-        header.bytes(shape.v6)
+        self.header = header.bytes(shape.v6);
     }
 }
 
@@ -329,14 +326,14 @@ impl Coalescer {
             self.next.push(END);
             self.add(index, batch);
         }
-        for group in self.groups.iter().filter(|group| group.count > 1) {
+        for group in self.groups.iter_mut().filter(|group| group.count > 1) {
             if let Some(shape) = group.shape {
                 group.describe(shape, batch.segment_mut(group.first as usize));
             }
         }
         let (batch, next) = (&*batch, &*self.next);
         self.groups.iter().map(move |group| SuperPacket {
-            header: group.header(),
+            header: &group.header,
             batch,
             next,
             first: group.first,
@@ -387,7 +384,8 @@ impl Coalescer {
 }
 
 impl<'a> SuperPacket<'a> {
-    /// The packet: its headers with the first payload, and the other payloads.
+    /// What the host takes in one call: [`Header`], the packet's headers with
+    /// the first payload, and the other payloads.
     pub fn pieces(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let (batch, next, headers) = (self.batch, self.next, self.headers);
         let first = batch.segment(self.first as usize);
@@ -396,6 +394,6 @@ impl<'a> SuperPacket<'a> {
                 .skip(1)
                 .take_while(|index| *index != END)
                 .map(move |index| batch.segment(index as usize).get(headers..).unwrap_or_default());
-        std::iter::once(first).chain(others)
+        [&self.header[..], first].into_iter().chain(others)
     }
 }

@@ -25,7 +25,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 
-pub use coalesce::{Coalescer, SuperPacket};
+pub use coalesce::{Coalescer, MOST_PIECES, SuperPacket};
 pub use header::{HEADER_LENGTH, Header};
 pub use split::{Malformed, split};
 

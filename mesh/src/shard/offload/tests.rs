@@ -94,8 +94,10 @@ fn coalesced(packets: &[Vec<u8>]) -> Vec<(Header, Vec<u8>)> {
     Coalescer::default()
         .coalesce(&mut batch)
         .map(|one| {
+            assert!(one.pieces().count() <= MOST_PIECES);
             let bytes: Vec<u8> = one.pieces().flatten().copied().collect();
-            (Header::read(&one.header).unwrap(), bytes)
+            let (header, packet) = bytes.split_first_chunk().unwrap();
+            (Header::read(header).unwrap(), packet.to_vec())
         })
         .collect()
 }

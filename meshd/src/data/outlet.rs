@@ -1,0 +1,94 @@
+//! Where packets leave: to the network in as few calls as it takes, to the
+//! host in as few packets.
+
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+
+use epsilon_mesh::shard::offload::{Coalescer, MOST_PIECES};
+use epsilon_mesh::shard::{Output, Path};
+use epsilon_sys::udp::{Datagram, Sender};
+
+use super::{Failures, Sockets, Tun};
+
+pub(super) struct Outlet {
+    /// What the shard writes to.
+    pub(super) out: Output,
+    pub(super) tun: Tun,
+    pub(super) sockets: Sockets,
+    pub(super) network: Failures,
+    pub(super) host: Failures,
+    sender: Sender,
+    coalescer: Coalescer,
+}
+
+impl Outlet {
+    pub(super) fn new(tun: Tun, sockets: Sockets) -> Self {
+        Self {
+            out: Output::new(),
+            tun,
+            sockets,
+            network: Failures::default(),
+            host: Failures::default(),
+            sender: Sender::default(),
+            coalescer: Coalescer::default(),
+        }
+    }
+
+    /// The batches, with room for what one more input gives.
+    pub(super) fn room(&mut self) -> &mut Output {
+        if !self.out.has_room() {
+            self.flush();
+        }
+        &mut self.out
+    }
+
+    /// Empties the batches.
+    pub(super) fn flush(&mut self) {
+        if !self.out.network.is_empty() {
+            let sockets = &self.sockets;
+            let datagrams = self.out.network.iter().map(|(Path::Direct(address), bytes)| {
+                Datagram { address: *address, ecn: 0, bytes }
+            });
+            let failures = &mut self.network;
+            self.sender.send(
+                |to| {
+                    if to.is_ipv4() {
+                        Some(sockets.v4().as_fd())
+                    } else {
+                        sockets.v6().map(AsFd::as_fd)
+                    }
+                },
+                datagrams,
+                |error, count| failures.count(error, count),
+            );
+            self.out.network.clear();
+        }
+        if !self.out.host.is_empty() {
+            self.deliver();
+            self.out.host.clear();
+        }
+    }
+
+    fn deliver(&mut self) {
+        if !self.tun.has_offload() {
+            for ((), packet) in self.out.host.iter() {
+                if let Err(error) = self.tun.send(&[IoSlice::new(packet)]) {
+                    self.host.count(&error, 1);
+                }
+            }
+            return;
+        }
+        let mut slices = [IoSlice::new(&[]); MOST_PIECES];
+        for packet in self.coalescer.coalesce(&mut self.out.host) {
+            let mut count = 0;
+            for (slice, piece) in slices.iter_mut().zip(packet.pieces()) {
+                *slice = IoSlice::new(piece);
+                count += 1;
+            }
+            if let Err(error) = self.tun.send(&slices[..count]) {
+                // All but the first are packets.
+                self.host.count(&error, count - 1);
+            }
+        }
+    }
+}
