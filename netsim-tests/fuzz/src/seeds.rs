@@ -8,6 +8,7 @@ fn of(target: &str) -> Vec<Vec<u8>> {
         "datagrams" => crate::datagrams::seeds(),
         "documents" => crate::documents::seeds(),
         "messages" => crate::messages::seeds(),
+        "offload" => crate::offload::seeds(),
         "packets" => crate::packets::seeds(),
         "saved" => crate::saved::seeds(),
         "seals" => crate::seals::seeds(),
@@ -38,11 +39,12 @@ mod tests {
 
     #[test]
     fn every_target_takes_its_seeds_and_what_is_left_of_them() {
-        let targets: [Target; 10] = [
+        let targets: [Target; 11] = [
             ("control", crate::control),
             ("datagrams", crate::datagrams),
             ("documents", crate::documents),
             ("messages", crate::messages),
+            ("offload", crate::offload),
             ("packets", crate::packets),
             ("saved", crate::saved),
             ("seals", crate::seals),

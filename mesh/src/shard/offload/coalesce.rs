@@ -139,7 +139,11 @@ impl Seen {
             Some(4) if packet.len() >= V4_HEADER => {
                 let is_plain = packet[0] == 0x45 && number(packet, 6) & 0xbfff == 0;
                 let is_whole = usize::from(number(packet, 2)) == packet.len();
-                if !is_plain || !is_whole || fold(sum(0, &packet[..V4_HEADER])) != 0xffff {
+                // A checksum of all ones is another way to write zero, which
+                // would come out.
+                let holds =
+                    fold(sum(0, &packet[..V4_HEADER])) == 0xffff && number(packet, 10) != 0xffff;
+                if !is_plain || !is_whole || !holds {
                     return Self::Any;
                 }
                 (false, packet[9])
@@ -189,9 +193,13 @@ impl Seen {
 }
 
 impl Shape {
-    /// Whether the checksum of the segment holds.
+    /// Whether the checksum of the segment holds, and is written as it would be
+    /// here: for TCP zero may be all ones.
     fn holds(self, packet: &[u8]) -> bool {
         let segment = &packet[self.transport()..];
+        if self.tcp && number(segment, self.checksum()) == 0xffff {
+            return false;
+        }
         let pseudo = pseudo(self.addresses(packet), self.protocol(), segment.len());
         fold(sum(pseudo, segment)) == 0xffff
     }
