@@ -410,6 +410,7 @@ impl ControlWriter<'_> {
             (libc::CMSG_SPACE(data.len() as _) as usize, libc::CMSG_LEN(data.len() as _))
         };
         let Some(into) = self.bytes.get_mut(self.used..self.used + space) else { return };
+        #[allow(clippy::cast_ptr_alignment, reason = "Control is aligned, and so are its parts")]
         let header = into.as_mut_ptr().cast::<libc::cmsghdr>();
         // SAFETY: `into` has room for the header and the data, and begins at a
         // multiple of eight in memory that is aligned to eight.
@@ -440,7 +441,8 @@ unsafe fn read_controls(header: &libc::msghdr, message: &mut Message) {
                 }
                 (libc::IPPROTO_IP, libc::IP_TOS) => message.ecn = data.read() & ECN,
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                    message.ecn = data.cast::<i32>().read_unaligned() as u8 & ECN;
+                    let class = data.cast::<i32>().read_unaligned() & i32::from(ECN);
+                    message.ecn = u8::try_from(class).unwrap_or_default();
                 }
                 _ => {}
             }
@@ -584,11 +586,9 @@ mod tests {
     }
 
     #[test]
-    fn segments_longer_than_the_route_go_one_by_one() {
+    fn datagrams_that_are_too_long_for_one_message_go_one_by_one() {
         let (from, to) = pair("127.0.0.1:0");
         let target = to.local_addr().unwrap();
-        // The kernel cuts nothing into pieces that do not fit the MTU of
-        // loopback, 65 536 bytes: as a message of two they are too long, too.
         let payload = vec![1; 40_000];
         let datagrams = (0..4).map(|_| Datagram { address: target, ecn: 0, bytes: &payload });
         Sender::default().send(|_| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));

@@ -165,7 +165,7 @@ impl Seen {
                 let is_data = words >= 5
                     && shape.length < packet.len()
                     && segment[13] & !PSH == ACK
-                    && segment[12] & 0x0f == 0;
+                    && segment[12].trailing_zeros() >= 4;
                 if is_data && shape.holds(packet) {
                     Self::Whole(shape)
                 } else {
