@@ -2,8 +2,8 @@
 //! they need root.
 #![allow(clippy::disallowed_methods)] // Real things run in real time.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
@@ -55,7 +55,12 @@ fn shard(node: usize) -> Shard {
 
 /// Brings the mesh interface up with this node's addresses, and starts.
 async fn start_node(node: usize, netlink: &Netlink) -> Started {
-    let tun = Tun::open("eps0", 1420).unwrap();
+    start_with(node, netlink, true).await
+}
+
+async fn start_with(node: usize, netlink: &Netlink, offload: bool) -> Started {
+    let tun = Tun::open_with("eps0", 1420, offload).unwrap();
+    assert_eq!(tun.has_offload(), offload);
     for (text, length) in [(V4[node], 16), (V6[node], 48)] {
         let prefix = netlink::Prefix::new(address(text), length);
         netlink.add_address("eps0", prefix).await.unwrap();
@@ -88,29 +93,30 @@ fn bind(text: &str) -> UdpSocket {
     socket
 }
 
-#[test]
-fn two_nodes_talk_over_the_mesh_in_both_families() {
+/// Two nodes with an underlay between them: what `there` makes of the second
+/// is done when `here` is called with the first.
+fn two_nodes(
+    offload: bool,
+    there: impl FnOnce(&Started) -> Box<dyn FnOnce() + Send> + Send + 'static,
+    here: impl AsyncFnOnce(Started) + Send + 'static,
+) {
     let (namespace_sender, namespace) = std_mpsc::channel();
     let (linked_sender, linked) = std_mpsc::channel();
     let (done_sender, done) = std_mpsc::channel();
-    let echo = in_namespace(async move |netlink| {
+    let other = in_namespace(async move |netlink| {
         namespace_sender.send(std::fs::File::open("/proc/thread-self/ns/net").unwrap()).unwrap();
         linked.recv_timeout(PATIENCE).unwrap();
         let prefix = netlink::Prefix::new(address(UNDERLAY[1]), 24);
         netlink.add_address("there", prefix).await.unwrap();
         netlink.set_up("there").await.unwrap();
-        let started = start_node(1, &netlink).await;
+        let started = start_with(1, &netlink, offload).await;
         introduce(&started, 1, 0);
-        let sockets = [bind(V4[1]), bind(V6[1])];
+        let serve = there(&started);
         done_sender.send(()).unwrap();
-        for socket in &sockets {
-            let mut datagram = [0; 2000];
-            let (length, from) = socket.recv_from(&mut datagram).unwrap();
-            socket.send_to(&datagram[..length], from).unwrap();
-        }
+        serve();
         started
     });
-    let ask = in_namespace(async move |netlink| {
+    let one = in_namespace(async move |netlink| {
         let namespace = namespace.recv_timeout(PATIENCE).unwrap();
         let peer_namespace = Some(namespace.as_fd());
         netlink.add_veth(Veth { name: "here", peer: "there", peer_namespace }).await.unwrap();
@@ -119,8 +125,27 @@ fn two_nodes_talk_over_the_mesh_in_both_families() {
         netlink.set_up("here").await.unwrap();
         linked_sender.send(()).unwrap();
         done.recv_timeout(PATIENCE).unwrap();
-        let mut started = start_node(0, &netlink).await;
+        let started = start_with(0, &netlink, offload).await;
         introduce(&started, 0, 1);
+        here(started).await;
+    });
+    one.join().unwrap();
+    drop(other.join().unwrap());
+}
+
+#[test]
+fn two_nodes_talk_over_the_mesh_in_both_families() {
+    let echo = |_: &Started| {
+        let sockets = [bind(V4[1]), bind(V6[1])];
+        Box::new(move || {
+            for socket in &sockets {
+                let mut datagram = [0; 2000];
+                let (length, from) = socket.recv_from(&mut datagram).unwrap();
+                socket.send_to(&datagram[..length], from).unwrap();
+            }
+        }) as Box<dyn FnOnce() + Send>
+    };
+    two_nodes(true, echo, async |mut started| {
         for (own, peer) in [(V4[0], V4[1]), (V6[0], V6[1])] {
             let socket = bind(own);
             // Fills the interface's MTU in the larger of the two headers.
@@ -143,8 +168,56 @@ fn two_nodes_talk_over_the_mesh_in_both_families() {
         started.handle.stop().await.unwrap();
         assert_eq!(started.reports.recv().await, None);
     });
-    ask.join().unwrap();
-    drop(echo.join().unwrap());
+}
+
+/// Bytes that tell where they belong.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length as u32).flat_map(|word| word.wrapping_mul(0x9e37_79b9).to_be_bytes()).collect()
+}
+
+/// Sends much over TCP to a node that sends it back, in both families.
+fn a_transfer_comes_back_whole(offload: bool) {
+    const WORDS: usize = 2_000_000;
+    let echo = |_: &Started| {
+        let listeners = [V4[1], V6[1]].map(|own| TcpListener::bind((address(own), 9)).unwrap());
+        Box::new(move || {
+            for listener in &listeners {
+                let (mut from, _) = listener.accept().unwrap();
+                let mut to = from.try_clone().unwrap();
+                io::copy(&mut from, &mut to).unwrap();
+                to.shutdown(Shutdown::Write).unwrap();
+            }
+        }) as Box<dyn FnOnce() + Send>
+    };
+    two_nodes(offload, echo, async |started| {
+        for peer in [V4[1], V6[1]] {
+            let to = SocketAddr::new(address(peer), 9);
+            let mut stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut sending = stream.try_clone().unwrap();
+            let sender = std::thread::spawn(move || {
+                sending.write_all(&pattern(WORDS)).unwrap();
+                sending.shutdown(Shutdown::Write).unwrap();
+            });
+            let mut back = Vec::new();
+            stream.read_to_end(&mut back).unwrap();
+            sender.join().unwrap();
+            assert!(back == pattern(WORDS), "{} bytes came back from {peer}", back.len());
+        }
+        let stats = started.stats.borrow().clone();
+        assert_eq!((stats.malformed, stats.host.count), (0, 0), "{stats:?}");
+        started.handle.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_transfer_comes_back_whole_with_offload() {
+    a_transfer_comes_back_whole(true);
+}
+
+#[test]
+fn a_transfer_comes_back_whole_where_the_interface_has_no_offload() {
+    a_transfer_comes_back_whole(false);
 }
 
 #[test]

@@ -21,6 +21,10 @@ impl Tun {
     ///
     /// Bringing a new one up and giving it addresses is left to netlink.
     pub fn open(name: &str, mtu: u16) -> Result<Self, Error> {
+        Self::open_with(name, mtu, true)
+    }
+
+    pub(super) fn open_with(name: &str, mtu: u16, offload: bool) -> Result<Self, Error> {
         let interface = || name.to_owned();
         let open = |offload| {
             DeviceBuilder::new()
@@ -30,8 +34,8 @@ impl Tun {
                 .inherit_enable_state()
                 .build_sync()
         };
-        let (device, offload) = match open(true) {
-            Ok(device) => (device, true),
+        let (device, offload) = match open(offload) {
+            Ok(device) => (device, offload),
             Err(refused) => {
                 // What is wrong with any interface is wrong without, too.
                 let device =
