@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use epsilon_proto::beacon::Beacon;
 use epsilon_proto::clock::{Instant, Now, Timestamp};
 use epsilon_proto::id::{BootId, NodeId};
 use epsilon_proto::message::{Change, Hello};
@@ -33,14 +32,6 @@ const BOOTS: usize = 8;
 /// One forwarded record per owner in this time, with a burst.
 const FORWARD_EVERY: Duration = Duration::from_secs(5);
 const FORWARD_BURST: u32 = 5;
-/// How many of the gate's secrets are tried on a beacon.
-const BEACON_SECRETS: usize = 4;
-/// How many unknown nodes that were heard on the local network are called.
-const MAX_STRANGERS: usize = 64;
-/// An unknown node that was not heard for so long is called no more; it sends
-/// a beacon each minute.
-const STRANGER_MEMORY: Duration = Duration::from_mins(5);
-
 /// What is known of a peer in this run.
 pub(super) struct Peer {
     /// The index that its probes to this node carry.
@@ -339,41 +330,6 @@ impl Control {
         }
     }
 
-    /// A beacon was heard on the local network.
-    pub fn handle_beacon(&mut self, from: SocketAddr, datagram: &[u8], now: Now) {
-        // The oldest is common to all who were there from the beginning.
-        let secrets = self.gate.iter().take(BEACON_SECRETS - 1).chain(self.gate.iter().last());
-        let opened = secrets.into_iter().find_map(|secret| Beacon::open(datagram, secret, self.id));
-        let Some(beacon) = opened else { return };
-        if beacon.node == self.own {
-            // One of an earlier run is a recording.
-            if !self.identity.boots.contains(&beacon.boot) {
-                self.cloned(self.own, [self.config.boot, beacon.boot], now);
-            }
-            return;
-        }
-        if self.trust.is_node_revoked(beacon.node)
-            || self.peers.get(&beacon.node).is_some_and(|peer| peer.link.is_some())
-            || !self.is_wanted(beacon.node)
-        {
-            return;
-        }
-        let is_member = self.members.get(beacon.node).is_some();
-        if is_member || self.strangers().count() < MAX_STRANGERS {
-            let mut address = from;
-            address.set_port(beacon.port);
-            self.dialer.heard(Callee::Node(beacon.node), address, now.instant);
-            self.make_calls(now);
-        }
-    }
-
-    /// Unknown nodes that were heard on the local network and are called.
-    fn strangers(&self) -> impl Iterator<Item = Callee> {
-        self.dialer.callees().filter(
-            |callee| matches!(callee, Callee::Node(node) if self.members.get(*node).is_none()),
-        )
-    }
-
     /// Forgets one that is no member, not linked or about to be, and not being
     /// judged: new keys cost nothing, and must leave nothing. Whether it is
     /// called is decided elsewhere.
@@ -432,18 +388,7 @@ impl Control {
         }
     }
 
-    /// Gives up strangers that are heard no more.
-    pub(super) fn forget_strangers(&mut self, now: Now) {
-        let strangers: Vec<Callee> = self.strangers().collect();
-        for stranger in strangers {
-            let heard = self.dialer.last_heard(stranger);
-            if heard.is_none_or(|heard| now.instant.since(heard) > STRANGER_MEMORY) {
-                self.dialer.forget(stranger);
-            }
-        }
-    }
-
-    fn is_wanted(&self, node: NodeId) -> bool {
+    pub(super) fn is_wanted(&self, node: NodeId) -> bool {
         !self.is_banned()
             && self.config.overlay.as_ref().is_none_or(|overlay| overlay.contains(&node))
     }

@@ -17,6 +17,7 @@
 //! same outputs.
 
 mod admission;
+mod beacons;
 mod claims;
 mod documents;
 mod gate;
@@ -233,15 +234,6 @@ pub struct Control {
     outputs: VecDeque<Output>,
 }
 
-/// Between two beacons once everybody had the chance to hear one.
-const BEACON_EVERY: Duration = Duration::from_mins(1);
-/// The pauses after the first beacons.
-const BEACON_FIRST: [Duration; 4] = [
-    Duration::from_millis(300),
-    Duration::from_secs(1),
-    Duration::from_secs(3),
-    Duration::from_secs(10),
-];
 /// Whom an earlier run let in, and who gave no record, has so long to come back.
 const FORGET_RESTORED: Duration = Duration::from_mins(10);
 /// How many of its own runs a node remembers.
@@ -455,21 +447,6 @@ impl Control {
 
     fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
-    }
-
-    fn send_beacon(&mut self, now: Now) {
-        if let Some(secret) = self.gate.newest() {
-            let beacon = epsilon_proto::beacon::Beacon {
-                node: self.own,
-                boot: self.config.boot,
-                port: self.settings.port,
-            };
-            let datagram = beacon.seal(secret, self.id, &mut self.random);
-            self.outputs.push_back(Output::Beacon(datagram));
-        }
-        let pause = BEACON_FIRST.get(self.beacons_sent as usize).copied().unwrap_or(BEACON_EVERY);
-        self.beacons_sent = self.beacons_sent.saturating_add(1);
-        self.beacon_due = now.instant + pause + self.jitter(pause / 8);
     }
 
     /// A random share of a duration.
