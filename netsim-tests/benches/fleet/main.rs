@@ -8,63 +8,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a figure that fails stops the run")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+#[path = "../support/mod.rs"]
+mod support;
+
 use std::time::{Duration, Instant};
 
-use epsilon_cli::lab::{Daemon, Host, Lab, Spec};
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().expect("a whole number"))
-}
-
-/// The directory with `meshd` and `epsilon` of this profile.
-fn binaries() -> PathBuf {
-    let own = std::env::current_exe().expect("own path");
-    own.ancestors().nth(2).expect("target/<profile>").to_owned()
-}
-
-fn median(mut values: Vec<Duration>) -> Duration {
-    values.sort_unstable();
-    values[values.len() / 2]
-}
-
-fn until(limit: Duration, mut holds: impl FnMut() -> bool) -> Duration {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < limit, "nothing within {limit:?}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    start.elapsed()
-}
-
-/// The daemon's socket as seen from outside of the host.
-fn answers(host: &Host) -> bool {
-    let socket = format!("/proc/{}/root/run/epsilon/epsilon.sock", host.pid());
-    UnixStream::connect(socket).is_ok()
-}
-
-async fn text(host: &Host, epsilon: &Path, arguments: &[&str]) -> String {
-    let mut words = vec![epsilon.to_str().expect("UTF-8 path")];
-    words.extend(arguments);
-    let output = host.run(words[0], &words[1..]).await.expect("run");
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {error}");
-    String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
-}
-
-fn resident(daemon: &Daemon) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("VmRSS");
-    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
-}
-
-/// Processor time used so far, in clock ticks of 10 ms.
-fn ticks(daemon: &Daemon) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).expect("stat");
-    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
-    fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime")
-}
+use epsilon_cli::lab::{Host, Lab, Spec};
+use support::{answers, binaries, median, number, resident, text, ticks, until};
 
 /// IP bytes in both directions at the host's underlay interface: what the
 /// kernel counts there, less the Ethernet headers.
@@ -90,11 +40,7 @@ fn main() {
 async fn bench() {
     let runs = number("BENCH_RUNS", 7);
     let idle = Duration::from_secs(number("BENCH_IDLE_SECONDS", 60));
-    let (meshd, epsilon) = (binaries().join("meshd"), binaries().join("epsilon"));
-    assert!(
-        meshd.exists() && epsilon.exists(),
-        "run: cargo build --release -p meshd -p epsilon-cli"
-    );
+    let (meshd, epsilon) = binaries();
     let lab = Lab::up(Spec::ephemeral([3], &epsilon)).await.expect("lab");
     let (first, third) = (&lab.hosts()[0], &lab.hosts()[2]);
 
@@ -149,13 +95,13 @@ async fn bench() {
     tokio::time::sleep(idle).await;
 
     let millis = |duration: Duration| format!("{:.1} ms", duration.as_secs_f64() * 1e3);
-    println!("start of a member to ready, median of {runs}: {}", millis(median(starts)));
-    println!("join to first ping, median of {runs}: {}", millis(median(joins)));
+    println!("start of a member to ready, median of {runs}: {}", millis(median(&starts)));
+    println!("join to first ping, median of {runs}: {}", millis(median(&joins)));
     println!(
         "epsilon status, median of {}: {} (running true there: {})",
         runs * 3,
-        millis(median(statuses)),
-        millis(median(bare))
+        millis(median(&statuses)),
+        millis(median(&bare))
     );
     println!("idle for {} s, three members:", idle.as_secs());
     for ((host, daemon), (bytes, used)) in lab.hosts().iter().zip(&daemons).zip(before) {

@@ -1,0 +1,172 @@
+//! The table and the drawing of a run.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::contender::Kind;
+use crate::measure::Figures;
+use crate::support::median;
+
+type Pick = fn(&Figures) -> f64;
+
+/// A line of the table: what, in which unit, with how many decimals.
+struct Line(&'static str, &'static str, usize, Pick);
+
+const LINES: [Line; 8] = [
+    Line("TCP, one stream", "Gbit/s", 2, |figures| figures.tcp_one),
+    Line("TCP, four streams", "Gbit/s", 2, |figures| figures.tcp_four),
+    Line("TCP, both directions at once", "Gbit/s", 2, |figures| figures.tcp_both),
+    Line("64 B UDP delivered under overload", "k/s", 0, |figures| figures.delivered),
+    Line("64 B UDP at 100 k/s, lost", "%", 3, |figures| figures.paced_loss),
+    Line("round trip", "ms", 3, |figures| figures.round_trip),
+    Line("CPU of both daemons, one stream", "s/GB", 2, |figures| figures.cpu_per_gb),
+    Line("packets out of order, TCP", "", 0, |figures| figures.reordered),
+];
+
+/// Those of which a ratio says something.
+const COMPARED: [usize; 6] = [0, 1, 2, 3, 5, 6];
+
+pub(crate) struct Report {
+    rounds: u64,
+    length: Duration,
+    own: Vec<Figures>,
+    /// The pairs: epsilon's figures and the rival's.
+    pairs: BTreeMap<Kind, Vec<(Figures, Figures)>>,
+    versions: Vec<(Kind, String)>,
+}
+
+impl Report {
+    pub(crate) fn new(rounds: u64, length: Duration) -> Self {
+        Self { rounds, length, own: Vec::new(), pairs: BTreeMap::new(), versions: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, own: Figures, other: Option<(Kind, Figures)>) {
+        self.own.push(own);
+        if let Some((kind, figures)) = other {
+            self.pairs.entry(kind).or_default().push((own, figures));
+        }
+    }
+
+    pub(crate) fn version(&mut self, kind: Kind, version: String) {
+        self.versions.push((kind, version));
+    }
+
+    fn ratio(&self, kind: Kind, pick: Pick) -> f64 {
+        let ratios: Vec<f64> =
+            self.pairs[&kind].iter().map(|(own, other)| pick(own) / pick(other)).collect();
+        median(&ratios)
+    }
+
+    fn table(&self) -> String {
+        let mut table = "| | unit | epsilon |".to_owned();
+        for kind in self.pairs.keys() {
+            let _ = write!(table, " {} | ratio |", kind.name());
+        }
+        table.push_str("\n|---|---|---|");
+        table.push_str(&"---|---|".repeat(self.pairs.len()));
+        for (index, Line(what, unit, decimals, pick)) in LINES.iter().enumerate() {
+            let own: Vec<f64> = self.own.iter().map(pick).collect();
+            let _ = write!(table, "\n| {what} | {unit} | {:.*} |", decimals, median(&own));
+            for (kind, pairs) in &self.pairs {
+                let theirs: Vec<f64> = pairs.iter().map(|(_, other)| pick(other)).collect();
+                let _ = write!(table, " {:.*} |", decimals, median(&theirs));
+                if COMPARED.contains(&index) {
+                    let _ = write!(table, " {:.2} |", self.ratio(*kind, *pick));
+                } else {
+                    table.push_str(" |");
+                }
+            }
+        }
+        table.push('\n');
+        table
+    }
+
+    fn conditions(&self) -> String {
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpu.lines().find_map(|line| line.strip_prefix("model name"));
+        let model = model.and_then(|line| line.split(": ").nth(1)).unwrap_or("unknown processor");
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let mut text = format!(
+            "{cores} cores of {model}, Linux {}; medians of {} turns of {} s each, ratios medians \
+             of {} adjacent pairs.\n",
+            kernel.trim(),
+            self.own.len(),
+            self.length.as_secs(),
+            self.rounds
+        );
+        for (kind, version) in &self.versions {
+            let _ = writeln!(text, "* {}: {version}", kind.name());
+        }
+        text
+    }
+
+    /// Bars of epsilon's figure as a multiple of each rival's.
+    fn drawing(&self) -> String {
+        const COLOURS: [&str; 4] = ["#000", "#2a6fbb", "#d9822b", "#3c9a5f"];
+        const LEFT: f64 = 250.0;
+        const WIDTH: f64 = 420.0;
+        let bars = COMPARED.len() * self.pairs.len();
+        let height = 40 + bars * 18 + COMPARED.len() * 12 + 20;
+        let widest = COMPARED
+            .iter()
+            .flat_map(|index| self.pairs.keys().map(|kind| self.ratio(*kind, LINES[*index].3)))
+            .fold(1.0, f64::max);
+        let scale = WIDTH / widest;
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"{height}\" \
+             font-family=\"sans-serif\" font-size=\"12\">\n\
+             <rect width=\"760\" height=\"{height}\" fill=\"#fff\"/>\n"
+        );
+        for (index, kind) in self.pairs.keys().enumerate() {
+            let x = LEFT + index as f64 * 130.0;
+            let _ = writeln!(
+                svg,
+                "<rect x=\"{x}\" y=\"10\" width=\"12\" height=\"12\" fill=\"{}\"/>\
+                 <text x=\"{}\" y=\"20\">{}</text>",
+                COLOURS[*kind as usize],
+                x + 16.0,
+                kind.name()
+            );
+        }
+        svg.push_str("<text x=\"10\" y=\"20\">epsilon as a multiple of</text>\n");
+        let mut y = 40;
+        for index in COMPARED {
+            let Line(what, ..) = LINES[index];
+            let _ = writeln!(svg, "<text x=\"10\" y=\"{}\">{what}</text>", y + 12);
+            for kind in self.pairs.keys() {
+                let ratio = self.ratio(*kind, LINES[index].3);
+                let _ = writeln!(
+                    svg,
+                    "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{:.1}\" height=\"14\" fill=\"{}\"/>\
+                     <text x=\"{:.1}\" y=\"{}\">{ratio:.2}</text>",
+                    ratio * scale,
+                    COLOURS[*kind as usize],
+                    LEFT + ratio * scale + 5.0,
+                    y + 12
+                );
+                y += 18;
+            }
+            y += 12;
+        }
+        let one = LEFT + scale;
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{one:.1}\" y1=\"32\" x2=\"{one:.1}\" y2=\"{}\" stroke=\"#888\" \
+             stroke-dasharray=\"3 3\"/>\n</svg>",
+            height - 10
+        );
+        svg
+    }
+
+    pub(crate) fn write(&self, directory: &Path) {
+        let text = format!("{}\n{}", self.table(), self.conditions());
+        print!("{text}");
+        std::fs::create_dir_all(directory).expect("directory");
+        std::fs::write(directory.join("dataplane.md"), text).expect("table");
+        std::fs::write(directory.join("dataplane.svg"), self.drawing()).expect("drawing");
+        println!("in {}: dataplane.md, dataplane.svg", directory.display());
+    }
+}
