@@ -139,8 +139,17 @@ pub(crate) enum Remote {
         #[arg(short, long)]
         follow: bool,
     },
+    /// What the daemon counts, for whoever looks for a fault
+    #[command(subcommand)]
+    Debug(Debug),
     /// The versions of this command and of the daemon
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Debug {
+    /// Packets by the batch, and what was dropped and why
+    Dataplane,
 }
 
 /// What needs no daemon.

@@ -1,6 +1,7 @@
 //! What each command does.
 
 mod admin;
+mod debug;
 mod events;
 mod lab;
 mod manual;
@@ -77,6 +78,7 @@ async fn ask(command: Remote, context: &Context) -> Result<Exit, Failure> {
         Remote::Admin(admin) => admin::run(admin, context).await,
         Remote::Wait { name, condition } => wait::run(context, name, condition).await,
         Remote::Events { follow } => events::run(context, follow).await,
+        Remote::Debug(debug) => debug::run(debug, context).await,
         Remote::Version => version::run(context).await,
     }
 }

@@ -1,6 +1,6 @@
 use epsilon_proto::api::{
     AdminAddRequest, AdminAdded, AdminList, AdminRevokeRequest, AdminRevoked, CreateRequest,
-    Created, JoinRequest, Joined, Left, NetworkList, NodeDetail, NodeList, NodeRemoved,
+    Created, Dataplane, JoinRequest, Joined, Left, NetworkList, NodeDetail, NodeList, NodeRemoved,
     NodeRenamed, NodeReplaced, PeerList, Ping, PingRequest, Problem, ProblemKind, Reloaded,
     RenameRequest, ReplaceRequest, RevokeRequest, Status, TokenCreateRequest, TokenCreated,
     TokenList, TokenRevokeRequest, TokenRevoked, Version,
@@ -35,6 +35,11 @@ pub enum Call {
     },
     /// The other members.
     Peers {
+        /// In which network.
+        network: Option<String>,
+    },
+    /// The data plane's counters.
+    Dataplane {
         /// In which network.
         network: Option<String>,
     },
@@ -132,6 +137,7 @@ pub enum Reply {
     Leave(Left),
     Status(Status),
     Peers(PeerList),
+    Dataplane(Dataplane),
     Whois(NodeDetail),
     Ping(Ping),
     Nodes(NodeList),

@@ -9,10 +9,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
 use epsilon_proto::api::{
     AdminAddRequest, AdminAdded, AdminList, AdminRevokeRequest, AdminRevoked, CreateRequest,
-    Created, Event, JoinRequest, Joined, Left, NetworkList, NodeDetail, NodeList, NodeRemoved,
-    NodeRenamed, NodeReplaced, PeerList, Ping, PingRequest, Problem, ProblemKind, Reloaded,
-    RenameRequest, ReplaceRequest, RevokeRequest, Status, TokenCreateRequest, TokenCreated,
-    TokenList, TokenRevokeRequest, TokenRevoked, Version, paths,
+    Created, Dataplane, Event, JoinRequest, Joined, Left, NetworkList, NodeDetail, NodeList,
+    NodeRemoved, NodeRenamed, NodeReplaced, PeerList, Ping, PingRequest, Problem, ProblemKind,
+    Reloaded, RenameRequest, ReplaceRequest, RevokeRequest, Status, TokenCreateRequest,
+    TokenCreated, TokenList, TokenRevokeRequest, TokenRevoked, Version, paths,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -94,6 +94,9 @@ pub(super) fn table() -> Vec<Route> {
             "How all networks, or the named one, are doing",
             |query| Call::Status { network: query.network },
         ),
+        get::<NetworkQuery, Dataplane>(paths::DATAPLANE, "What the data plane counted", |query| {
+            Call::Dataplane { network: query.network }
+        }),
         get::<NetworkQuery, PeerList>(paths::PEERS, "The other members", |query| Call::Peers {
             network: query.network,
         }),

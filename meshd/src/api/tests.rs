@@ -7,11 +7,11 @@ use std::path::{Path as FilePath, PathBuf};
 use std::time::Duration;
 
 use epsilon_proto::api::{
-    Admin, AdminAdded, AdminList, AdminRevoked, AdminState, Created, DaemonStatus, EventKind,
-    Invite, InviteState, Joined, Left, MemberCounts, Membership, NetworkList, Node, NodeDetail,
-    NodeList, NodeRef, NodeRemoved, NodeRenamed, NodeReplaced, OwnNode, Path, PathKind, PeerList,
-    PeerState, Ping, Problem, ProblemKind, Reloaded, SCHEMA, Secret, Severity, Status, Time,
-    TokenCreated, TokenList, TokenRevoked, Version, paths,
+    Admin, AdminAdded, AdminList, AdminRevoked, AdminState, Batches, Created, DaemonStatus,
+    Dataplane, EventKind, Invite, InviteState, Joined, Left, MemberCounts, Membership, NetworkList,
+    Node, NodeDetail, NodeList, NodeRef, NodeRemoved, NodeRenamed, NodeReplaced, OwnNode, Path,
+    PathKind, PeerList, PeerState, Ping, Problem, ProblemKind, Reloaded, SCHEMA, Secret, Severity,
+    Status, Time, TokenCreated, TokenList, TokenRevoked, Version, paths,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -90,6 +90,7 @@ async fn every_path_reaches_its_call_and_carries_the_schema_tag() {
         ("POST", paths::LEAVE, "", "announced"),
         ("GET", paths::STATUS, "", "daemon"),
         ("GET", paths::PEERS, "", "peers"),
+        ("GET", paths::DATAPLANE, "", "dropped"),
         ("GET", "/v1/whois?of=n2", "", "node"),
         ("POST", paths::PING, &ping, "rtt_us"),
         ("GET", paths::NODES, "", "nodes"),
@@ -430,6 +431,17 @@ fn reply_to(call: &Call) -> Reply {
             daemon: DaemonStatus { version: "0.1.0".into(), pid: 7, started_at: at, now: at },
             networks: vec![],
             broken: vec![],
+        }),
+        Call::Dataplane { .. } => Reply::Dataplane(Dataplane {
+            network,
+            interface: "eps0".into(),
+            interface_offload: true,
+            udp_segmentation: true,
+            network_in: Batches::default(),
+            network_out: Batches::default(),
+            host_in: Batches::default(),
+            host_out: Batches::default(),
+            dropped: vec![],
         }),
         Call::Peers { .. } => Reply::Peers(PeerList { network, peers: vec![] }),
         Call::Whois { .. } => Reply::Whois(NodeDetail {

@@ -18,7 +18,7 @@ use epsilon_proto::trust::Roles;
 use epsilon_sys::file;
 use zeroize::Zeroizing;
 
-use super::{render, select};
+use super::{dataplane, render, select};
 use crate::api::{Call, Reply};
 use crate::clock;
 use crate::network::{Client, ROOT_FILE, Snapshot, Stopped};
@@ -33,6 +33,7 @@ pub(super) fn network_of(call: &Call) -> Option<&str> {
         Call::Leave { network }
         | Call::Status { network }
         | Call::Peers { network }
+        | Call::Dataplane { network }
         | Call::Whois { network, .. }
         | Call::Ping { network, .. }
         | Call::Nodes { network }
@@ -149,6 +150,7 @@ impl Asked {
         let network = self.name.to_string();
         let snapshot = self.snapshot().await?;
         match call {
+            Call::Dataplane { .. } => Ok(Reply::Dataplane(dataplane::of(&snapshot, network))),
             Call::Peers { .. } => {
                 Ok(Reply::Peers(PeerList { network, peers: render::peers(&snapshot) }))
             }

@@ -1,6 +1,7 @@
 //! The daemon: the networks of this machine, and what clients ask of them.
 
 mod answer;
+mod dataplane;
 mod founding;
 mod place;
 mod render;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use epsilon_mesh::shard::offload::{HEADER_LENGTH, Header, split};
 use epsilon_mesh::shard::{Command, MAX_DATAGRAM, Report, Shard};
 use epsilon_proto::clock::Instant;
-use epsilon_sys::udp::{Datagram, Receiver};
+use epsilon_sys::udp::{Carried, Datagram, Receiver};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -43,6 +43,8 @@ pub(super) struct Carrier {
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) stats: watch::Sender<DataStats>,
     pub(super) buffer: Box<[u8]>,
+    /// What the host gave.
+    pub(super) taken: Carried,
     /// Packets of the host that are not what their header says.
     pub(super) malformed: u64,
     pub(super) reports_lost: u64,
@@ -143,6 +145,7 @@ impl Carrier {
             }
         }
         self.outlet.flush();
+        self.taken.calls += u64::from(total > 0);
         Ok(total > 0)
     }
 
@@ -151,14 +154,19 @@ impl Carrier {
         let has_offload = self.outlet.tun.has_offload();
         let out = self.outlet.room();
         let bytes = &mut self.buffer[..length];
+        self.taken.messages += 1;
         if !has_offload {
+            self.taken.packets += 1;
             return self.shard.handle_packet(bytes, now, out);
         }
         let taken = bytes.split_first_chunk_mut().and_then(|(header, packet)| {
             let header = Header::read(header)?;
             split(header, packet, |packet| self.shard.handle_packet(packet, now, out)).ok()
         });
-        self.malformed += u64::from(taken.is_none());
+        match taken {
+            Some(packets) => self.taken.packets += packets as u64,
+            None => self.malformed += 1,
+        }
     }
 
     fn hand_over_reports(&mut self) {
@@ -180,6 +188,12 @@ impl Carrier {
             network: self.outlet.network,
             host: self.outlet.host,
             malformed: self.malformed,
+            interface_offload: self.outlet.tun.has_offload(),
+            udp_segmentation: self.outlet.sender.segments(),
+            network_in: self.receiver.carried(),
+            network_out: self.outlet.sender.carried(),
+            host_in: self.taken,
+            host_out: self.outlet.delivered,
             reports: self.reports_lost,
         });
     }

@@ -1,12 +1,12 @@
 //! Where packets leave: to the network in as few calls as it takes, to the
 //! host in as few packets.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 
 use epsilon_mesh::shard::offload::{Coalescer, MOST_PIECES};
 use epsilon_mesh::shard::{Output, Path};
-use epsilon_sys::udp::{Datagram, Sender};
+use epsilon_sys::udp::{Carried, Datagram, Sender};
 
 use super::{Failures, Sockets, Tun};
 
@@ -17,7 +17,9 @@ pub(super) struct Outlet {
     pub(super) sockets: Sockets,
     pub(super) network: Failures,
     pub(super) host: Failures,
-    sender: Sender,
+    /// What the host took.
+    pub(super) delivered: Carried,
+    pub(super) sender: Sender,
     coalescer: Coalescer,
 }
 
@@ -29,6 +31,7 @@ impl Outlet {
             sockets,
             network: Failures::default(),
             host: Failures::default(),
+            delivered: Carried::default(),
             sender: Sender::default(),
             coalescer: Coalescer::default(),
         }
@@ -70,11 +73,17 @@ impl Outlet {
     }
 
     fn deliver(&mut self) {
+        self.delivered.calls += 1;
+        let mut taken = |result: io::Result<()>, packets: usize| match result {
+            Ok(()) => {
+                self.delivered.messages += 1;
+                self.delivered.packets += packets as u64;
+            }
+            Err(error) => self.host.count(&error, packets),
+        };
         if !self.tun.has_offload() {
             for ((), packet) in self.out.host.iter() {
-                if let Err(error) = self.tun.send(&[IoSlice::new(packet)]) {
-                    self.host.count(&error, 1);
-                }
+                taken(self.tun.send(&[IoSlice::new(packet)]), 1);
             }
             return;
         }
@@ -85,10 +94,8 @@ impl Outlet {
                 *slice = IoSlice::new(piece);
                 count += 1;
             }
-            if let Err(error) = self.tun.send(&slices[..count]) {
-                // All but the first are packets.
-                self.host.count(&error, count - 1);
-            }
+            // All but the first are packets.
+            taken(self.tun.send(&slices[..count]), count - 1);
         }
     }
 }

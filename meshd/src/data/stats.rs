@@ -1,6 +1,7 @@
 use std::io;
 
 use epsilon_mesh::shard::Stats;
+use epsilon_sys::udp::Carried;
 
 /// What the data plane counts; published every second in which something
 /// changed.
@@ -14,6 +15,19 @@ pub struct DataStats {
     pub host: Failures,
     /// Packets of the host that are not what their header says.
     pub malformed: u64,
+    /// Whether packets of the host may stand for many.
+    pub interface_offload: bool,
+    /// Whether the kernel cuts messages into datagrams.
+    pub udp_segmentation: bool,
+    /// Datagrams from the network.
+    pub network_in: Carried,
+    /// Datagrams to the network.
+    pub network_out: Carried,
+    /// Packets of the host: how often some were there, how many times the
+    /// interface was read, and for how many packets that stood.
+    pub host_in: Carried,
+    /// Packets to the host: batches, writes, packets.
+    pub host_out: Carried,
     /// Reports that Control did not take in time, beyond those that the
     /// shard itself dropped.
     pub reports: u64,

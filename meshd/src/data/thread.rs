@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use epsilon_mesh::shard::{Command, Report, Shard};
 use epsilon_proto::clock::Instant;
-use epsilon_sys::udp::Receiver;
+use epsilon_sys::udp::{Carried, Receiver};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -69,6 +69,7 @@ pub fn start(config: Config) -> Result<Started, Error> {
         reports: reports_sender,
         stats: stats_sender,
         buffer: new_buffer(),
+        taken: Carried::default(),
         malformed: 0,
         reports_lost: 0,
         published: (0, Instant::default()),

@@ -142,11 +142,7 @@ async fn addresses(hosts: [&Host; 2]) {
 }
 
 /// Those that are configured by `wg`.
-async fn wireguard(
-    hosts: [&Host; 2],
-    program: &Path,
-    arguments: &[&str],
-) -> (Vec<Daemon>, String) {
+async fn wireguard(hosts: [&Host; 2], program: &Path, arguments: &[&str]) -> (Vec<Daemon>, String) {
     let mut daemons = Vec::new();
     let mut keys = Vec::new();
     for host in hosts {
@@ -195,8 +191,19 @@ async fn nebula(hosts: [&Host; 2], tools: &Path) -> (Vec<Daemon>, String) {
         let network = format!("{}/24", INNER[index]);
         let name = format!("host{index}");
         let sign = [
-            "sign", "-ca-crt", &authority.0, "-ca-key", &authority.1, "-name", &name, "-ip",
-            &network, "-out-crt", &certificate, "-out-key", &key,
+            "sign",
+            "-ca-crt",
+            &authority.0,
+            "-ca-key",
+            &authority.1,
+            "-name",
+            &name,
+            "-ip",
+            &network,
+            "-out-crt",
+            &certificate,
+            "-out-key",
+            &key,
         ];
         text(hosts[0], &certificates, &sign).await;
         for file in ["ca.crt".to_owned(), format!("{index}.crt"), format!("{index}.key")] {

@@ -68,8 +68,7 @@ pub(crate) async fn all(contender: &Contender<'_>, length: Duration) -> Figures 
     figures.tcp_one = rate(&one, "sum_received");
     figures.tcp_four = rate(&iperf(contender, length, &["-P", "4"]).await, "sum_received");
     let both = iperf(contender, length, &["--bidir"]).await;
-    figures.tcp_both =
-        rate(&both, "sum_received") + rate(&both, "sum_received_bidir_reverse");
+    figures.tcp_both = rate(&both, "sum_received") + rate(&both, "sum_received_bidir_reverse");
     figures.reordered = reordered(contender.hosts).await - before;
     let small = ["-u", "-l", "64", "-b"];
     let overload = iperf(contender, length, &[&small[..], &["0"]].concat()).await;

@@ -16,6 +16,7 @@
 //! `Debug` output and wiped when it is dropped.
 
 mod access;
+mod dataplane;
 mod document;
 mod event;
 mod network;
@@ -31,6 +32,7 @@ pub use access::{
     Expiry, Invite, InviteState, TokenCreateRequest, TokenCreated, TokenFacts, TokenList,
     TokenRevokeRequest, TokenRevoked,
 };
+pub use dataplane::{Batches, Dataplane, Drops};
 pub use document::{Document, SCHEMA, Schema};
 pub use event::{Event, EventKind, Severity};
 pub use network::{

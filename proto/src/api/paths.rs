@@ -19,6 +19,8 @@ pub const LEAVE: &str = "/v1/networks/leave";
 pub const STATUS: &str = "/v1/status";
 /// `GET`, `?network`: [`PeerList`](super::PeerList).
 pub const PEERS: &str = "/v1/peers";
+/// `GET`, `?network`: [`Dataplane`](super::Dataplane).
+pub const DATAPLANE: &str = "/v1/debug/dataplane";
 /// `GET`, `?network&of=NAME|ADDRESS|ID`: [`NodeDetail`](super::NodeDetail).
 pub const WHOIS: &str = "/v1/whois";
 /// `POST`, `?network`, [`PingRequest`](super::PingRequest): [`Ping`](super::Ping).

@@ -1,0 +1,146 @@
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::libc;
+
+use super::address::read_address;
+use super::control::{Control, read_controls};
+use super::{Carried, Datagram};
+
+/// How many messages are received in one call.
+const RECEIVED: usize = 8;
+/// Room for one received message.
+const ROOM: usize = 65_536;
+
+/// Receives datagrams, many at once.
+pub struct Receiver {
+    bytes: Box<[u8]>,
+    headers: Box<[libc::mmsghdr]>,
+    addresses: Box<[libc::sockaddr_storage]>,
+    controls: Box<[Control]>,
+    pieces: Box<[libc::iovec]>,
+    messages: Vec<Message>,
+    carried: Carried,
+}
+
+// SAFETY: as for Sender.
+unsafe impl Send for Receiver {}
+
+/// A message that was received.
+#[derive(Clone, Copy)]
+struct Message {
+    from: SocketAddr,
+    ecn: u8,
+    length: usize,
+    /// The length of each of its datagrams but the last.
+    size: usize,
+}
+
+impl Default for Receiver {
+    fn default() -> Self {
+        // SAFETY: all of these are plain data for which zero is a value.
+        let (header, address, piece) = unsafe { (zeroed(), zeroed(), zeroed()) };
+        Self {
+            bytes: vec![0; RECEIVED * ROOM].into_boxed_slice(),
+            headers: vec![header; RECEIVED].into_boxed_slice(),
+            addresses: vec![address; RECEIVED].into_boxed_slice(),
+            controls: vec![Control([0; 64]); RECEIVED].into_boxed_slice(),
+            pieces: vec![piece; RECEIVED].into_boxed_slice(),
+            messages: Vec::with_capacity(RECEIVED),
+            carried: Carried::default(),
+        }
+    }
+}
+
+impl Receiver {
+    /// Makes a socket join datagrams and tell their ECN bits. An older kernel
+    /// does not; then they come one by one, or without.
+    pub fn prepare(socket: &impl AsFd, is_v4: bool) {
+        let set = |level, name| {
+            let on: i32 = 1;
+            // SAFETY: the value is an int that lives during the call.
+            unsafe {
+                libc::setsockopt(
+                    socket.as_fd().as_raw_fd(),
+                    level,
+                    name,
+                    (&raw const on).cast(),
+                    size_of::<i32>() as _,
+                )
+            };
+        };
+        set(libc::SOL_UDP, libc::UDP_GRO);
+        if is_v4 {
+            set(libc::IPPROTO_IP, libc::IP_RECVTOS);
+        } else {
+            set(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS);
+        }
+    }
+
+    /// Takes what is there, without waiting; says how many messages it was.
+    pub fn receive(&mut self, socket: &impl AsFd) -> io::Result<usize> {
+        self.messages.clear();
+        for index in 0..RECEIVED {
+            self.pieces[index] = libc::iovec {
+                iov_base: self.bytes[index * ROOM..].as_mut_ptr().cast(),
+                iov_len: ROOM,
+            };
+            let header = &mut self.headers[index].msg_hdr;
+            header.msg_name = (&raw mut self.addresses[index]).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_storage>() as _;
+            header.msg_iov = &raw mut self.pieces[index];
+            header.msg_iovlen = 1;
+            header.msg_control = (&raw mut self.controls[index].0).cast();
+            header.msg_controllen = size_of::<Control>() as _;
+            header.msg_flags = 0;
+        }
+        // SAFETY: the headers lead to memory of self that is as long as they
+        // say and is not moved meanwhile.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_fd().as_raw_fd(),
+                self.headers.as_mut_ptr(),
+                RECEIVED as _,
+                libc::MSG_DONTWAIT,
+                std::ptr::null_mut(),
+            )
+        };
+        let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        self.carried.calls += 1;
+        self.carried.messages += received as u64;
+        for index in 0..received {
+            let header = &self.headers[index];
+            let Some(from) = read_address(&self.addresses[index]) else { continue };
+            let length = header.msg_len as usize;
+            // SAFETY: the kernel has written the control messages, and their
+            // length into the header.
+            let said = unsafe { read_controls(&header.msg_hdr) };
+            let size = said.size.unwrap_or(length).max(1);
+            self.carried.packets += length.div_ceil(size).max(1) as u64;
+            self.messages.push(Message { from, ecn: said.ecn, length, size });
+            self.pieces[self.messages.len() - 1] = self.pieces[index];
+        }
+        Ok(received)
+    }
+
+    /// What was received so far.
+    pub fn carried(&self) -> Carried {
+        self.carried
+    }
+
+    /// What was received, in its order.
+    pub fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
+        let messages = self.messages.iter().zip(&self.pieces);
+        messages.flat_map(|(message, piece)| {
+            let start = (piece.iov_base as usize).saturating_sub(self.bytes.as_ptr() as usize);
+            let bytes = self.bytes.get(start..start + message.length).unwrap_or_default();
+            bytes.chunks(message.size).map(|bytes| Datagram {
+                address: message.from,
+                ecn: message.ecn,
+                bytes,
+            })
+        })
+    }
+}

@@ -1,0 +1,267 @@
+use std::io;
+use std::mem::zeroed;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::libc;
+
+use super::address::write_address;
+use super::control::{Control, ControlWriter};
+use super::{Carried, Datagram, ECN};
+
+/// The most datagrams in one message (`UDP_MAX_SEGMENTS` of Linux before 6.9).
+const MOST_SEGMENTS: usize = 64;
+/// The longest message: what an IPv4 packet holds beside its own and the UDP
+/// header.
+const LONGEST_MESSAGE: usize = 65_507;
+/// The most messages in one call.
+const MESSAGES: usize = 64;
+/// The most datagrams in one call.
+const PIECES: usize = 512;
+
+/// Sends datagrams, many at once.
+pub struct Sender {
+    headers: Box<[libc::mmsghdr]>,
+    addresses: Box<[libc::sockaddr_storage]>,
+    controls: Box<[Control]>,
+    pieces: Box<[libc::iovec]>,
+    plans: Vec<Plan>,
+    segmentation: bool,
+    carried: Carried,
+}
+
+// SAFETY: the pointers in headers and pieces are written and read within one
+// call of `send`, and lead nowhere in between.
+unsafe impl Send for Sender {}
+
+/// One message: which of the pieces it is made of, and to whom it goes.
+#[derive(Clone, Copy)]
+struct Plan {
+    first: usize,
+    count: usize,
+    address: SocketAddr,
+    ecn: u8,
+    /// The length of each piece but the last.
+    size: usize,
+    length: usize,
+    /// Whether another piece fits.
+    open: bool,
+}
+
+impl Default for Sender {
+    fn default() -> Self {
+        // SAFETY: all of these are plain data for which zero is a value.
+        let (header, address, piece) = unsafe { (zeroed(), zeroed(), zeroed()) };
+        Self {
+            headers: vec![header; MESSAGES].into_boxed_slice(),
+            addresses: vec![address; MESSAGES].into_boxed_slice(),
+            controls: vec![Control([0; 64]); MESSAGES].into_boxed_slice(),
+            pieces: vec![piece; PIECES].into_boxed_slice(),
+            plans: Vec::with_capacity(MESSAGES),
+            segmentation: true,
+            carried: Carried::default(),
+        }
+    }
+}
+
+impl Sender {
+    /// Whether the kernel is asked to cut messages up.
+    pub fn segments(&self) -> bool {
+        self.segmentation
+    }
+
+    /// What was sent so far.
+    pub fn carried(&self) -> Carried {
+        self.carried
+    }
+
+    /// Sends datagrams in their order, by sockets of either family; none of
+    /// them waits. `failed` hears of every message that the kernel refused, and
+    /// how many datagrams it had.
+    pub fn send<'a>(
+        &mut self,
+        socket_for: impl Fn(&SocketAddr) -> Option<BorrowedFd<'a>>,
+        datagrams: impl Iterator<Item = Datagram<'a>>,
+        mut failed: impl FnMut(&io::Error, usize),
+    ) {
+        self.plans.clear();
+        let mut used = 0;
+        for datagram in datagrams {
+            if used == PIECES || (!self.joins(&datagram) && self.plans.len() == MESSAGES) {
+                self.flush(&socket_for, &mut failed);
+                used = 0;
+            }
+            self.pieces[used] = libc::iovec {
+                iov_base: datagram.bytes.as_ptr().cast_mut().cast(),
+                iov_len: datagram.bytes.len(),
+            };
+            self.plan(&datagram, used);
+            used += 1;
+        }
+        self.flush(&socket_for, &mut failed);
+    }
+
+    /// Whether a datagram may go in the last message.
+    fn joins(&self, datagram: &Datagram<'_>) -> bool {
+        let length = datagram.bytes.len();
+        self.segmentation
+            && self.plans.last().is_some_and(|last| {
+                last.open
+                    && (last.address, last.ecn) == (datagram.address, datagram.ecn)
+                    && length <= last.size
+                    && length > 0
+                    && last.length + length <= LONGEST_MESSAGE
+                    && last.count < MOST_SEGMENTS
+            })
+    }
+
+    fn plan(&mut self, datagram: &Datagram<'_>, piece: usize) {
+        let length = datagram.bytes.len();
+        if self.joins(datagram) {
+            if let Some(last) = self.plans.last_mut() {
+                last.count += 1;
+                last.length += length;
+                // Only the last may be shorter.
+                last.open = length == last.size;
+            }
+            return;
+        }
+        self.plans.push(Plan {
+            first: piece,
+            count: 1,
+            address: datagram.address,
+            ecn: datagram.ecn & ECN,
+            size: length,
+            length,
+            open: true,
+        });
+    }
+
+    /// Sends what is planned.
+    fn flush<'a>(
+        &mut self,
+        socket_for: &impl Fn(&SocketAddr) -> Option<BorrowedFd<'a>>,
+        failed: &mut impl FnMut(&io::Error, usize),
+    ) {
+        let mut next = 0;
+        while let Some(plan) = self.plans.get(next).copied() {
+            let Some(socket) = socket_for(&plan.address) else {
+                failed(&io::Error::from_raw_os_error(libc::EAFNOSUPPORT), plan.count);
+                next += 1;
+                continue;
+            };
+            // Those that the same socket sends.
+            let of_family = |one: &Plan| one.address.is_ipv4() == plan.address.is_ipv4();
+            let run = self.plans[next..].iter().take_while(|one| of_family(one)).count();
+            for index in next..next + run {
+                self.describe(index);
+            }
+            match self.call(socket, next, run) {
+                Ok(sent) => {
+                    self.count(next, sent);
+                    next += sent.max(1);
+                }
+                Err(error) => {
+                    self.refused(socket, plan, &error, failed);
+                    next += 1;
+                }
+            }
+        }
+        self.plans.clear();
+    }
+
+    fn count(&mut self, first: usize, sent: usize) {
+        let plans = &self.plans[first..first + sent];
+        self.carried.calls += 1;
+        self.carried.messages += sent as u64;
+        self.carried.packets += plans.iter().map(|plan| plan.count as u64).sum::<u64>();
+    }
+
+    /// A message was refused: its datagrams go one by one, if that may help.
+    fn refused(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        plan: Plan,
+        error: &io::Error,
+        failed: &mut impl FnMut(&io::Error, usize),
+    ) {
+        let code = error.raw_os_error();
+        let may_help = matches!(code, Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE));
+        if plan.count == 1 || !may_help {
+            return failed(error, plan.count);
+        }
+        // The card computes no checksums, or the kernel knows no segments. A
+        // message that is only too long for its route says nothing of others.
+        if code != Some(libc::EMSGSIZE) {
+            self.segmentation = false;
+        }
+        let kept = std::mem::take(&mut self.plans);
+        for piece in plan.first..plan.first + plan.count {
+            let length = self.pieces[piece].iov_len;
+            let single = Plan { first: piece, count: 1, size: length, length, ..plan };
+            self.plans.clear();
+            self.plans.push(single);
+            self.describe(0);
+            match self.call(socket, 0, 1) {
+                Ok(sent) => self.count(0, sent),
+                Err(error) => failed(&error, 1),
+            }
+        }
+        self.plans = kept;
+    }
+
+    /// Writes the header of a planned message.
+    fn describe(&mut self, index: usize) {
+        let plan = self.plans[index];
+        let name_length = write_address(plan.address, &mut self.addresses[index]);
+        let is_v4 = plan.address.is_ipv4();
+        let control_length = {
+            let mut control = ControlWriter { bytes: &mut self.controls[index].0, used: 0 };
+            if plan.ecn != 0 {
+                let (level, kind) = if is_v4 {
+                    (libc::IPPROTO_IP, libc::IP_TOS)
+                } else {
+                    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+                };
+                control.push(level, kind, &i32::from(plan.ecn).to_ne_bytes());
+            }
+            if plan.count > 1 {
+                let size = (plan.size as u16).to_ne_bytes();
+                control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &size);
+            }
+            control.used
+        };
+        let header = &mut self.headers[index].msg_hdr;
+        header.msg_name = (&raw mut self.addresses[index]).cast();
+        header.msg_namelen = name_length;
+        header.msg_iov = &raw mut self.pieces[plan.first];
+        header.msg_iovlen = plan.count as _;
+        header.msg_control = if control_length == 0 {
+            std::ptr::null_mut()
+        } else {
+            (&raw mut self.controls[index].0).cast()
+        };
+        header.msg_controllen = control_length as _;
+        header.msg_flags = 0;
+    }
+
+    /// How many of the messages were taken, beginning with `first`.
+    fn call(&mut self, socket: BorrowedFd<'_>, first: usize, count: usize) -> io::Result<usize> {
+        let headers = self.headers[first..first + count].as_mut_ptr();
+        loop {
+            // SAFETY: the headers were described just now; what they lead to,
+            // addresses, control messages and pieces, belongs to self or is
+            // borrowed by the caller of `send`, and is not moved meanwhile.
+            let sent = unsafe {
+                libc::sendmmsg(socket.as_raw_fd(), headers, count as _, libc::MSG_DONTWAIT)
+            };
+            match usize::try_from(sent) {
+                Ok(sent) => return Ok(sent),
+                Err(_) => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error => return Err(error),
+                },
+            }
+        }
+    }
+}

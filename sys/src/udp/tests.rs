@@ -1,0 +1,102 @@
+use std::io;
+use std::net::SocketAddr;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+
+use nix::libc;
+
+use super::*;
+
+fn pair(address: &str) -> (UdpSocket, UdpSocket) {
+    let sockets = [(); 2].map(|()| UdpSocket::bind(address).unwrap());
+    for socket in &sockets {
+        Receiver::prepare(socket, socket.local_addr().unwrap().is_ipv4());
+    }
+    let [one, other] = sockets;
+    (one, other)
+}
+
+fn received(socket: &UdpSocket, count: usize) -> Vec<(SocketAddr, u8, Vec<u8>)> {
+    let (mut receiver, mut all) = (Receiver::default(), Vec::new());
+    while all.len() < count {
+        match receiver.receive(socket) {
+            Ok(_) => all
+                .extend(receiver.datagrams().map(|one| (one.address, one.ecn, one.bytes.to_vec()))),
+            // Loopback delivers at once, but in another context.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    all
+}
+
+#[test]
+fn datagrams_of_all_lengths_arrive_in_order_and_whole_in_both_families() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let (from, to) = pair(address);
+        let target = to.local_addr().unwrap();
+        let lengths = [1400_usize; 100].iter().chain(&[700, 700, 3, 1400, 1]).chain(&[64; 90]);
+        let sent: Vec<(u8, Vec<u8>)> = lengths
+            .enumerate()
+            .map(|(number, length)| ((number / 30 % 4) as u8, vec![number as u8; *length]))
+            .collect();
+        let mut sender = Sender::default();
+        let datagrams =
+            sent.iter().map(|(ecn, bytes)| Datagram { address: target, ecn: *ecn, bytes });
+        sender.send(|_| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
+        assert!(sender.segments());
+        let own = from.local_addr().unwrap();
+        let got = received(&to, sent.len());
+        let expected: Vec<_> = sent.into_iter().map(|(ecn, bytes)| (own, ecn, bytes)).collect();
+        assert!(got == expected, "{address}");
+    }
+}
+
+#[test]
+fn targets_that_alternate_and_empty_datagrams_are_kept_apart() {
+    let (from, one) = pair("127.0.0.1:0");
+    let (_, other) = pair("127.0.0.1:0");
+    let payloads: Vec<Vec<u8>> = (0..20).map(|number| vec![number; number.into()]).collect();
+    let targets = [one.local_addr().unwrap(), other.local_addr().unwrap()];
+    let datagrams = payloads
+        .iter()
+        .flat_map(|bytes| targets.map(|address| Datagram { address, ecn: 0, bytes }));
+    Sender::default().send(|_| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
+    for socket in [one, other] {
+        let mut got = vec![[0; 100]; 20];
+        for (number, buffer) in got.iter_mut().enumerate() {
+            let (length, _) = socket.recv_from(buffer).unwrap();
+            assert_eq!(&buffer[..length], payloads[number]);
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_is_said_and_the_rest_goes_on() {
+    let (from, to) = pair("127.0.0.1:0");
+    let target = to.local_addr().unwrap();
+    let nowhere = "[::1]:9".parse().unwrap();
+    // Longer than any datagram may be.
+    let (long, short) = (vec![0; 65_530], vec![7; 10]);
+    let all = [(nowhere, &short), (target, &long), (target, &short)];
+    let datagrams =
+        all.iter().map(|(address, bytes)| Datagram { address: *address, ecn: 0, bytes });
+    let mut failures = Vec::new();
+    Sender::default().send(
+        |to| to.is_ipv4().then(|| from.as_fd()),
+        datagrams,
+        |error, count| failures.push((error.raw_os_error(), count)),
+    );
+    assert_eq!(failures, [(Some(libc::EAFNOSUPPORT), 1), (Some(libc::EMSGSIZE), 1)]);
+    assert_eq!(received(&to, 1)[0].2, short);
+}
+
+#[test]
+fn datagrams_that_are_too_long_for_one_message_go_one_by_one() {
+    let (from, to) = pair("127.0.0.1:0");
+    let target = to.local_addr().unwrap();
+    let payload = vec![1; 40_000];
+    let datagrams = (0..4).map(|_| Datagram { address: target, ecn: 0, bytes: &payload });
+    Sender::default().send(|_| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
+    assert_eq!(received(&to, 4).len(), 4);
+}
