@@ -2,15 +2,29 @@
 #![allow(clippy::disallowed_methods, reason = "here the shell hands time to the engine")]
 
 use std::sync::LazyLock;
-use std::time::{Duration, Instant as StdInstant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use epsilon_proto::clock::{Instant, Now, Timestamp};
+use nix::time::{ClockId, clock_gettime};
 
-static START: LazyLock<StdInstant> = LazyLock::new(StdInstant::now);
+/// When the engine's [`Instant`]s are zero.
+static START: LazyLock<Duration> = LazyLock::new(boottime);
+
+/// The time since the machine was started, suspends included: sessions and
+/// leases grow old while it sleeps.
+fn boottime() -> Duration {
+    // Every Linux since 2.6.39 has it.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
+/// The engine's clock.
+pub fn instant() -> Instant {
+    Instant(boottime().saturating_sub(*START))
+}
 
 /// What the clocks show now.
 pub fn now() -> Now {
-    Now { instant: Instant(START.elapsed()), wall: wall() }
+    Now { instant: instant(), wall: wall() }
 }
 
 /// What the wall clock shows now; 1970 when it stands before that.
@@ -19,12 +33,13 @@ pub fn wall() -> Timestamp {
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The moment at which the engine's [`Instant`]s are zero.
-pub fn epoch() -> StdInstant {
-    *START
+/// The time since 1970 at which the engine's clock was zero, by the wall
+/// clock as it stands now.
+pub fn since_1970() -> Duration {
+    Duration::from_millis(wall().0).saturating_sub(instant().0)
 }
 
 /// When an engine's moment comes, for a timer.
 pub fn deadline(at: Instant) -> tokio::time::Instant {
-    tokio::time::Instant::from_std(*START + at.0)
+    tokio::time::Instant::now() + at.since(instant())
 }

@@ -11,14 +11,15 @@ use epsilon_proto::key::AgreementKey;
 
 use super::batch::Output;
 use super::command::{Command, Path, Report};
+use super::filter::ReceiveFilter;
 use super::inner::Addresses;
 use super::peer::{Context, Peer, Refusal, Reports};
 use super::probe::{self, Probe};
 use super::prober::{Heard, canonical};
 use super::routes::{Prefix, Routes};
-use super::session::{HANDSHAKE_LENGTH, Initiator, ReceiveFilter, SessionFactory};
 use super::stats::{Dropped, Stats};
 use super::unreachable;
+use super::wireguard::{HANDSHAKE_LENGTH, Initiator, WireGuard};
 use crate::limit::Limit;
 
 /// Beacons handed to Control per second, from all sources together.
@@ -39,8 +40,8 @@ enum Own {
 
 /// What a shard is made of.
 pub struct Config {
-    /// Makes the sessions: [`super::WireGuard`] everywhere but in simulations.
-    pub sessions: Box<dyn SessionFactory>,
+    /// This node's side of the sessions.
+    pub wireguard: WireGuard,
     /// Decides which opened packets reach the host.
     pub filter: Box<dyn ReceiveFilter>,
     /// Random. Session numbers are mixed with it, so that nobody can count
@@ -50,7 +51,7 @@ pub struct Config {
 
 /// The data plane of one thread; see the module's page.
 pub struct Shard {
-    sessions: Box<dyn SessionFactory>,
+    wireguard: WireGuard,
     filter: Box<dyn ReceiveFilter>,
     /// Mixed into session numbers; 24 bits.
     mask: u32,
@@ -83,7 +84,7 @@ impl Shard {
     pub fn new(config: Config) -> Self {
         let per_second = |count: u32| Limit::new(count, Duration::from_secs(1) / count);
         Self {
-            sessions: config.sessions,
+            wireguard: config.wireguard,
             filter: config.filter,
             mask: (config.seed & 0x00ff_ffff) as u32,
             slots: Vec::new(),
@@ -115,10 +116,10 @@ impl Shard {
             now,
             network: &mut out.network,
             reports: &mut self.reports,
-            sessions: &*self.sessions,
+            wireguard: &mut self.wireguard,
         };
         let result = act(peer, &mut context);
-        self.timeout = earlier(self.timeout, peer.next_timeout(now));
+        self.timeout = earlier(self.timeout, peer.next_timeout());
         Some(result)
     }
 
@@ -193,9 +194,9 @@ impl Shard {
         let Some(seat) = self.slots.get_mut(slot) else { return };
         let index = slot as u32 ^ self.mask;
         let peer = seat.get_or_insert_with(|| Box::new(Peer::new(node, key, index)));
-        let former = std::mem::replace(&mut peer.key, key);
+        let former = peer.key;
         if former != key {
-            peer.close();
+            peer.set_key(key, index);
             forget(&mut self.by_key, former, slot);
         }
         self.by_node.insert(node, slot);
@@ -312,7 +313,7 @@ impl Shard {
             now,
             network: &mut out.network,
             reports: &mut self.reports,
-            sessions: &*self.sessions,
+            wireguard: &mut self.wireguard,
         };
         let node = peer.node;
         let (routes, own, filter) = (&self.routes, &self.own, &self.filter);
@@ -328,7 +329,7 @@ impl Shard {
             if filter.admits(node, packet) { Ok(()) } else { Err(Refusal::Filtered) }
         };
         peer.open(from, datagram, &mut out.host, admit, &mut context);
-        self.timeout = earlier(self.timeout, peer.next_timeout(now));
+        self.timeout = earlier(self.timeout, peer.next_timeout());
         Some(())
     }
 
@@ -341,14 +342,14 @@ impl Shard {
     ) -> Option<()> {
         let mut initiator = Initiator::Unknown;
         out.network.push(Path::Direct(from), HANDSHAKE_LENGTH, |into| {
-            initiator = self.sessions.initiator(from.ip(), datagram, into);
+            initiator = self.wireguard.initiator(from, datagram, now, into);
             if let Initiator::Challenged(length) = initiator { length } else { 0 }
         });
         match initiator {
-            Initiator::Key(key) => {
+            Initiator::Key(key, opened, sender) => {
                 let slot = *self.by_key.get(&key)?;
                 self.with_peer(slot, now, out, |peer, context| {
-                    peer.handshake(from, datagram, context);
+                    peer.answer(from, *opened, sender, context);
                 })
             }
             Initiator::Challenged(_) => Some(()),
@@ -432,12 +433,12 @@ impl Shard {
     }
 
     /// The counters.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self, now: Instant) -> Stats {
         let peers = self
             .by_node
             .values()
             .filter_map(|slot| self.slots.get(*slot)?.as_ref())
-            .map(|peer| peer.stats())
+            .map(|peer| peer.stats(now))
             .collect();
         Stats { peers, dropped: Dropped { reports: self.reports.lost, ..self.dropped } }
     }

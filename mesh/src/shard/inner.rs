@@ -14,6 +14,19 @@ pub(super) struct Addresses {
     pub(super) destination: IpAddr,
 }
 
+/// The IP packet at the beginning of some bytes, without what follows it;
+/// everything where there is none.
+pub(super) fn without_padding(bytes: &[u8]) -> &[u8] {
+    let length = match bytes.first().map(|first| first >> 4) {
+        Some(4) => octets(bytes, 2).map(|total| usize::from(u16::from_be_bytes(total))),
+        Some(6) => {
+            octets(bytes, 4).map(|payload| usize::from(u16::from_be_bytes(payload)) + V6_HEADER)
+        }
+        _ => None,
+    };
+    length.and_then(|length| bytes.get(..length)).unwrap_or(bytes)
+}
+
 fn octets<const N: usize>(packet: &[u8], at: usize) -> Option<[u8; N]> {
     packet.get(at..)?.first_chunk().copied()
 }

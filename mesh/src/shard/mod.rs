@@ -30,13 +30,13 @@
 mod batch;
 mod command;
 mod engine;
+mod filter;
 mod inner;
 pub mod offload;
 mod peer;
 mod probe;
 mod prober;
 mod routes;
-mod session;
 mod stats;
 mod unreachable;
 mod wireguard;
@@ -47,13 +47,10 @@ mod tests;
 pub use batch::{Batch, HOST_HEADROOM, HostBatch, MAX_DATAGRAM, Output, SendBatch};
 pub use command::{Command, Path, Report};
 pub use engine::{BEACONS_PER_SECOND, Config, Shard};
+pub use filter::{AdmitAll, ReceiveFilter};
 pub use peer::SILENCE;
 pub use probe::{ProbeKey, probe_keys};
 pub use prober::PROBE_TIMEOUT;
 pub use routes::Prefix;
-pub use session::{
-    AdmitAll, HANDSHAKE_LENGTH, Handshake, Initiator, OVERHEAD, ReceiveFilter, Session,
-    SessionFactory, Tick,
-};
 pub use stats::{Dropped, PeerDropped, PeerStats, Stats, Traffic};
-pub use wireguard::WireGuard;
+pub use wireguard::{Entropy, HANDSHAKE_LENGTH, OVERHEAD, WireGuard};

@@ -10,9 +10,12 @@ use epsilon_proto::key::AgreementKey;
 
 use super::batch::{HostBatch, SendBatch};
 use super::command::{Path, Report};
+use super::inner::without_padding;
 use super::prober::Prober;
-use super::session::{HANDSHAKE_LENGTH, Handshake, OVERHEAD, Session, SessionFactory, Tick};
 use super::stats::{PeerDropped, PeerStats, Traffic};
+use super::wireguard::{
+    HANDSHAKE_LENGTH, Handshake, KEEPALIVE_TIMEOUT, Opened, Tunnel, WireGuard, sealed_length,
+};
 use crate::limit::Limit;
 
 /// How long after something was sent to a peer, and nothing was heard, it is
@@ -20,20 +23,8 @@ use crate::limit::Limit;
 /// nothing to say sends a keepalive.
 pub const SILENCE: Duration = Duration::from_secs(11);
 
-/// How often the timers of a session in use are moved.
-const TICK: Duration = Duration::from_millis(250);
 /// A session is in use until nothing was sent or heard for so long.
 const ACTIVE: Duration = Duration::from_secs(30);
-/// A session is dropped when nothing was sent or heard for so long: its keys
-/// are of no use any more (REJECT_AFTER_TIME of WireGuard).
-const IDLE: Duration = Duration::from_mins(3);
-/// How long after a packet came, and none went back, a keepalive goes back
-/// (KEEPALIVE_TIMEOUT of WireGuard). The session library does this as well,
-/// but not when packet and reply fall between the same two of its ticks.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-/// When the first message of a handshake is repeated once out of turn, as
-/// WireGuard's five seconds are long for whoever waits for a first packet.
-const EARLY_RETRY: Duration = Duration::from_secs(1);
 /// At most so many packets wait; the oldest gives way.
 const WAITING: usize = 32;
 /// No packet waits longer.
@@ -64,7 +55,7 @@ pub(super) struct Context<'a> {
     pub(super) now: Instant,
     pub(super) network: &'a mut SendBatch,
     pub(super) reports: &'a mut Reports,
-    pub(super) sessions: &'a dyn SessionFactory,
+    pub(super) wireguard: &'a mut WireGuard,
 }
 
 /// Why an authentic packet does not reach the host.
@@ -80,16 +71,10 @@ pub(super) struct Peer {
     pub(super) key: AgreementKey,
     pub(super) prober: Prober,
     pub(super) probe_received: Limit,
-    /// The number under which the peer's session is found again.
-    index: u32,
     path: Option<Path>,
-    session: Option<Box<dyn Session>>,
-    /// When the session's timers were moved.
-    ticked: Instant,
-    /// When the session was last used, and not only kept.
+    tunnel: Tunnel,
+    /// When something was last sent or heard.
     used: Option<Instant>,
-    /// When the handshake under way began, and whether it was repeated early.
-    handshake: Option<(Instant, bool)>,
     waiting: VecDeque<(Instant, Vec<u8>)>,
     /// The first thing sent since the peer was last heard.
     unanswered: Option<Instant>,
@@ -112,12 +97,9 @@ impl Peer {
             key,
             prober: Prober::default(),
             probe_received: Limit::new(8, Duration::from_millis(250)),
-            index,
             path: None,
-            session: None,
-            ticked: Instant::default(),
+            tunnel: Tunnel::new(key, index),
             used: None,
-            handshake: None,
             waiting: VecDeque::new(),
             unanswered: None,
             silence_reported: false,
@@ -132,11 +114,11 @@ impl Peer {
         }
     }
 
-    pub(super) fn stats(&self) -> PeerStats {
+    pub(super) fn stats(&self, now: Instant) -> PeerStats {
         PeerStats {
             node: self.node,
             path: self.path,
-            ready: self.is_ready(),
+            ready: self.tunnel.is_ready(now),
             received: self.received,
             sent: self.sent,
             last_received: self.last_received,
@@ -145,17 +127,19 @@ impl Peer {
         }
     }
 
-    fn is_ready(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.ready())
-    }
-
     /// Ends the session and everything that was known through it.
     pub(super) fn close(&mut self) {
-        self.session = None;
-        self.handshake = None;
+        self.tunnel.clear();
         self.unanswered = None;
         self.silence_reported = false;
         self.unreturned = None;
+    }
+
+    /// The peer has another key from now on.
+    pub(super) fn set_key(&mut self, key: AgreementKey, index: u32) {
+        self.close();
+        self.key = key;
+        self.tunnel = Tunnel::new(key, index);
     }
 
     /// The peer's daemon was started again: it knows nothing of the session.
@@ -175,10 +159,9 @@ impl Peer {
         self.path = path;
         self.unanswered = None;
         self.silence_reported = false;
-        self.wake(context);
-        if self.is_ready() {
+        if self.tunnel.is_ready(context.now) {
             self.flush(context);
-        } else if self.handshake.is_some() || !self.waiting.is_empty() {
+        } else if self.tunnel.is_beginning() || !self.waiting.is_empty() {
             // What was sent on the former path may never arrive.
             self.initiate(true, context);
         }
@@ -186,9 +169,8 @@ impl Peer {
 
     /// Takes a packet of the host.
     pub(super) fn send(&mut self, packet: &[u8], context: &mut Context<'_>) {
-        self.wake(context);
         match self.path {
-            Some(path) if self.is_ready() => self.seal(path, packet, context),
+            Some(path) if self.tunnel.is_ready(context.now) => self.seal(path, packet, context),
             Some(_) => {
                 self.wait(packet, context.now);
                 self.initiate(false, context);
@@ -211,7 +193,7 @@ impl Peer {
     }
 
     fn flush(&mut self, context: &mut Context<'_>) {
-        let Some(path) = self.path.filter(|_| self.is_ready()) else { return };
+        let Some(path) = self.path.filter(|_| self.tunnel.is_ready(context.now)) else { return };
         self.expire_waiting(context.now);
         for (_, packet) in std::mem::take(&mut self.waiting) {
             self.seal(path, &packet, context);
@@ -228,9 +210,8 @@ impl Peer {
     }
 
     fn seal(&mut self, path: Path, packet: &[u8], context: &mut Context<'_>) {
-        let Some(session) = &mut self.session else { return };
-        let length = (packet.len() + OVERHEAD).max(HANDSHAKE_LENGTH);
-        if context.network.push(path, length, |into| session.seal(packet, into)) {
+        let (length, now) = (sealed_length(packet.len()), context.now);
+        if context.network.push(path, length, |into| self.tunnel.seal(packet, now, into)) {
             self.sent.count(packet.len());
             self.unreturned = None;
             self.asked(context.now);
@@ -253,67 +234,63 @@ impl Peer {
         self.silence_reported = false;
     }
 
-    fn session(&mut self, context: &Context<'_>) -> &mut Box<dyn Session> {
-        let (key, index) = (self.key, self.index);
-        let ticked = &mut self.ticked;
-        self.session.get_or_insert_with(|| {
-            *ticked = context.now;
-            context.sessions.create(key, index)
-        })
-    }
-
     fn initiate(&mut self, again: bool, context: &mut Context<'_>) {
         let Some(path) = self.path else { return };
-        self.session(context);
-        let Some(session) = &mut self.session else { return };
-        if context.network.push(path, HANDSHAKE_LENGTH, |into| session.initiate(again, into)) {
-            self.handshake.get_or_insert((context.now, false));
-            self.asked(context.now);
+        let (tunnel, now) = (&mut self.tunnel, context.now);
+        let wireguard = &mut *context.wireguard;
+        let begin = |into: &mut [u8]| tunnel.initiate(again, wireguard, now, into);
+        if context.network.push(path, HANDSHAKE_LENGTH, begin) {
+            self.asked(now);
         }
     }
 
-    /// Takes a message of a handshake; the answer goes where it came from.
+    /// Takes the first message of a handshake, whose sender puts `sender` into
+    /// what it is sent; the answer goes where it came from.
+    pub(super) fn answer(
+        &mut self,
+        from: SocketAddr,
+        opened: Opened,
+        sender: u32,
+        context: &mut Context<'_>,
+    ) {
+        let now = context.now;
+        let (tunnel, wireguard) = (&mut self.tunnel, &*context.wireguard);
+        let mut outcome = Handshake::Refused;
+        context.network.push(Path::Direct(from), HANDSHAKE_LENGTH, |into| {
+            outcome = tunnel.answer(opened, sender, wireguard, now, into);
+            outcome.length()
+        });
+        if let Handshake::Answered(_) = outcome {
+            self.used = Some(now);
+            self.last_handshake = Some(now);
+        } else {
+            self.dropped.unopened += 1;
+        }
+    }
+
+    /// Takes another message of a handshake; what it brings about goes where
+    /// it came from.
     pub(super) fn handshake(
         &mut self,
         from: SocketAddr,
         datagram: &[u8],
         context: &mut Context<'_>,
     ) {
-        self.wake(context);
-        let begins = datagram.first() == Some(&1);
-        let existed = self.session.is_some();
-        if begins {
-            self.session(context);
-        }
+        let now = context.now;
+        let (tunnel, wireguard) = (&mut self.tunnel, &mut *context.wireguard);
         let mut outcome = Handshake::Refused;
-        if let Some(session) = &mut self.session {
-            context.network.push(Path::Direct(from), HANDSHAKE_LENGTH, |into| {
-                outcome = session.handshake(from.ip(), datagram, into);
-                match outcome {
-                    Handshake::Answered(length)
-                    | Handshake::Completed(length)
-                    | Handshake::Challenged(length) => length,
-                    Handshake::Deferred | Handshake::Refused => 0,
-                }
-            });
-        }
+        context.network.push(Path::Direct(from), HANDSHAKE_LENGTH, |into| {
+            outcome = wireguard.reply(tunnel, from, datagram, now, into);
+            outcome.length()
+        });
         match outcome {
-            Handshake::Answered(_) => {
-                self.used = Some(context.now);
-                self.last_handshake = Some(context.now);
-            }
             Handshake::Completed(_) => {
-                self.heard(context.now);
-                self.last_handshake = Some(context.now);
-                self.handshake = None;
+                self.heard(now);
+                self.last_handshake = Some(now);
                 self.flush(context);
             }
-            Handshake::Challenged(_) | Handshake::Deferred | Handshake::Refused => {
-                self.dropped.unopened += u64::from(outcome == Handshake::Refused);
-                if !existed {
-                    self.session = None;
-                }
-            }
+            Handshake::Refused => self.dropped.unopened += 1,
+            Handshake::Answered(_) | Handshake::Challenged(_) | Handshake::Deferred => {}
         }
     }
 
@@ -326,19 +303,16 @@ impl Peer {
         admit: impl FnOnce(&[u8]) -> Result<(), Refusal>,
         context: &mut Context<'_>,
     ) {
-        self.wake(context);
-        let Some(session) = &mut self.session else {
-            self.dropped.unopened += 1;
-            return;
-        };
-        let was_ready = session.ready();
+        let now = context.now;
+        let was_ready = self.tunnel.is_ready(now);
         let (mut opened, mut refused) = (None, None);
         host.push((), datagram.len(), |into| {
-            opened = session.open(datagram, into);
-            let packet = &into[..opened.unwrap_or(0)];
+            opened = self.tunnel.open(datagram, now, into);
+            let packet = without_padding(&into[..opened.unwrap_or(0)]);
             if packet.is_empty() {
                 return 0;
             }
+            opened = Some(packet.len());
             refused = admit(packet).err();
             if refused.is_some() { 0 } else { packet.len() }
         });
@@ -359,76 +333,24 @@ impl Peer {
                 Some(Refusal::Filtered) => self.dropped.filtered += 1,
             }
         }
-        if !was_ready && self.is_ready() {
-            self.handshake = None;
+        if !was_ready {
             self.flush(context);
-        }
-    }
-
-    /// Moves the session's timers before its first use after a pause.
-    fn wake(&mut self, context: &mut Context<'_>) {
-        if self.session.is_some() && context.now.since(self.ticked) >= TICK * 2 {
-            self.tick(context);
-        }
-    }
-
-    fn tick(&mut self, context: &mut Context<'_>) {
-        let Some(session) = &mut self.session else { return };
-        let mut begins = false;
-        let mut outcome = Tick::Quiet;
-        let mut tick = |into: &mut [u8]| {
-            outcome = session.tick(into);
-            begins = into.first() == Some(&1);
-            if let Tick::Send(length) = outcome { length } else { 0 }
-        };
-        let sent = if let Some(path) = self.path {
-            context.network.push(path, HANDSHAKE_LENGTH, tick)
-        } else {
-            tick(&mut [0; HANDSHAKE_LENGTH]);
-            false
-        };
-        self.ticked = context.now;
-        match outcome {
-            Tick::Send(_) if sent && begins => {
-                self.handshake.get_or_insert((context.now, true));
-                self.asked(context.now);
-            }
-            Tick::Send(_) if sent => self.unreturned = None,
-            Tick::Send(_) | Tick::Quiet => {}
-            Tick::Expired => {
-                self.session = None;
-                self.handshake = None;
-            }
-        }
-        if !self.is_ready() && !self.waiting.is_empty() {
-            match self.handshake {
-                Some((began, false)) if context.now.since(began) >= EARLY_RETRY => {
-                    self.handshake = Some((began, true));
-                    self.initiate(true, context);
-                }
-                _ => self.initiate(false, context),
-            }
         }
     }
 
     /// Does what is due, and says when something is due again.
     pub(super) fn handle_timeout(&mut self, context: &mut Context<'_>) -> Option<Instant> {
         let now = context.now;
-        if let Some(used) = self.used.filter(|_| self.session.is_some()) {
-            if now.since(used) >= IDLE {
-                self.session = None;
-                self.handshake = None;
-                self.unreturned = None;
-            } else if now.since(used) < ACTIVE && now.since(self.ticked) >= TICK {
-                self.tick(context);
-            }
+        if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
+            self.handle_tunnel_timeout(context);
         }
         if let Some(since) = self.unreturned
-            && now.since(since) >= KEEPALIVE
+            && now.since(since) >= KEEPALIVE_TIMEOUT
         {
             self.unreturned = None;
-            if let (Some(path), Some(session)) = (self.path, &mut self.session) {
-                context.network.push(path, HANDSHAKE_LENGTH, |into| session.seal(&[], into));
+            if let Some(path) = self.path {
+                let tunnel = &mut self.tunnel;
+                context.network.push(path, HANDSHAKE_LENGTH, |into| tunnel.seal(&[], now, into));
             }
         }
         if let Some(since) = self.unanswered
@@ -439,19 +361,29 @@ impl Peer {
             context.reports.push(Report::Silent { node: self.node });
         }
         self.expire_waiting(now);
-        self.next_timeout(now)
+        self.next_timeout()
+    }
+
+    fn handle_tunnel_timeout(&mut self, context: &mut Context<'_>) {
+        let now = context.now;
+        let (tunnel, wireguard) = (&mut self.tunnel, &mut *context.wireguard);
+        let Some(path) = self.path else {
+            // What it would send goes nowhere.
+            tunnel.handle_timeout(wireguard, now, &mut [0; HANDSHAKE_LENGTH]);
+            return;
+        };
+        let act = |into: &mut [u8]| tunnel.handle_timeout(wireguard, now, into);
+        if context.network.push(path, HANDSHAKE_LENGTH, act) {
+            self.asked(now);
+        }
     }
 
     /// When something is due.
-    pub(super) fn next_timeout(&self, now: Instant) -> Option<Instant> {
-        let session = self
-            .used
-            .filter(|_| self.session.is_some())
-            .map(|used| if now.since(used) < ACTIVE { self.ticked + TICK } else { used + IDLE });
-        let keepalive = self.unreturned.map(|since| since + KEEPALIVE);
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let keepalive = self.unreturned.map(|since| since + KEEPALIVE_TIMEOUT);
         let silence =
             self.unanswered.filter(|_| !self.silence_reported).map(|since| since + SILENCE);
         let waiting = self.waiting.front().map(|(since, _)| *since + WAITING_TIME);
-        [session, keepalive, silence, waiting].into_iter().flatten().min()
+        [self.tunnel.poll_timeout(), keepalive, silence, waiting].into_iter().flatten().min()
     }
 }

@@ -1,6 +1,8 @@
 //! Shards wired back to back, with real WireGuard sessions.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use epsilon_proto::clock::Instant;
@@ -85,8 +87,23 @@ fn prefixes(node: usize) -> Vec<Prefix> {
     [V4[node], V6[node]].map(|text| Prefix::host(text.parse::<IpAddr>().unwrap())).to_vec()
 }
 
+/// Bytes that are the same in every run, and never twice in one.
+pub(super) fn entropy() -> Entropy {
+    static DRAWN: AtomicU64 = AtomicU64::new(0);
+    Arc::new(|into: &mut [u8]| {
+        let drawn = DRAWN.fetch_add(1, Ordering::Relaxed);
+        let mut reader = blake3::Hasher::new().update(&drawn.to_le_bytes()).finalize_xof();
+        reader.fill(into);
+        true
+    })
+}
+
 fn new_shard(key: &SecretKey, filter: Box<dyn ReceiveFilter>) -> Shard {
-    Shard::new(Config { sessions: Box::new(WireGuard::new(key)), filter, seed: 0x1234_5678 })
+    // A daemon takes a moment to start.
+    static STARTED: AtomicU64 = AtomicU64::new(1_800_000_000_000);
+    let epoch = Duration::from_millis(STARTED.fetch_add(1, Ordering::Relaxed));
+    let wireguard = WireGuard::new(key, entropy(), epoch);
+    Shard::new(Config { wireguard, filter, seed: 0x1234_5678 })
 }
 
 impl Fleet {
@@ -217,7 +234,7 @@ impl Fleet {
     }
 
     fn stats(&self, node: usize, peer: usize) -> PeerStats {
-        let stats = self.nodes[node].shard.stats();
+        let stats = self.nodes[node].shard.stats(self.now);
         stats.peers.into_iter().find(|stats| stats.node == self.id(peer)).unwrap()
     }
 
@@ -360,7 +377,7 @@ fn a_removed_peer_is_cut_off_in_both_directions() {
     let answers: Vec<_> =
         fleet.log[said_so_far..].iter().filter(|wire| wire.from == address(1)).collect();
     assert!(answers.is_empty(), "{answers:?}");
-    assert!(fleet.nodes[1].shard.stats().peers.is_empty());
+    assert!(fleet.nodes[1].shard.stats(fleet.now).peers.is_empty());
     // Its program learns at once that the address is nobody's.
     assert_eq!(fleet.received(1).len(), 1);
 }
@@ -448,7 +465,7 @@ fn whoever_is_not_a_member_gets_no_answer() {
     stranger.send(2, &packet(V4[2], V4[1], b"let me in"));
     let initiation = stranger.last(1);
     assert!(fleet.deliver(&initiation).is_empty());
-    assert_eq!(fleet.nodes[1].shard.stats().dropped.unknown, 1);
+    assert_eq!(fleet.nodes[1].shard.stats(fleet.now).dropped.unknown, 1);
     assert_eq!(fleet.nodes[1].shard.poll_timeout(), None);
 }
 
@@ -603,7 +620,7 @@ fn an_address_of_nobody_is_answered_at_once_and_groups_are_not() {
         assert_eq!(fleet.received(0).len(), answers, "{destination}");
     }
     assert!(fleet.log.is_empty());
-    let dropped = fleet.nodes[0].shard.stats().dropped;
+    let dropped = fleet.nodes[0].shard.stats(fleet.now).dropped;
     assert_eq!((dropped.unroutable, dropped.unsendable), (3, 3));
     for _ in 0..1000 {
         fleet.send(0, &packet(V4[0], "10.77.9.9", b"anybody?"));
@@ -621,7 +638,7 @@ fn beacons_are_handed_on_up_to_a_rate() {
     let reports = fleet.reports(0);
     assert_eq!(reports.len(), BEACONS_PER_SECOND as usize);
     assert_eq!(reports[0], Report::Beacon { from: address(5), datagram: vec![0x82, 1, 2] });
-    assert_eq!(fleet.nodes[0].shard.stats().dropped.beacons, 1000 - 64);
+    assert_eq!(fleet.nodes[0].shard.stats(fleet.now).dropped.beacons, 1000 - 64);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::outlet::Outlet;
 use super::{DataStats, Error};
+use crate::clock;
 
 /// At most so many packets of the host, or bytes of them, before the network
 /// has its turn.
@@ -36,8 +37,6 @@ pub(super) struct Carrier {
     pub(super) shard: Shard,
     pub(super) outlet: Outlet,
     pub(super) receiver: Receiver,
-    /// The moment at which [`Instant`] is zero.
-    pub(super) epoch: std::time::Instant,
     pub(super) orders: commands::Receiver<Order>,
     pub(super) wake: Arc<EventFd>,
     pub(super) reports: mpsc::Sender<Report>,
@@ -57,10 +56,6 @@ pub(super) fn new_buffer() -> Box<[u8]> {
 }
 
 impl Carrier {
-    fn now(&self) -> Instant {
-        Instant(self.epoch.elapsed())
-    }
-
     /// Carries packets until told to stop.
     pub(super) fn run(mut self) -> Result<(), Error> {
         loop {
@@ -71,7 +66,7 @@ impl Carrier {
             }
             let mut busy = self.take_datagrams();
             busy |= self.take_packets()?;
-            let now = self.now();
+            let now = clock::instant();
             if self.shard.poll_timeout().is_some_and(|due| due <= now) {
                 self.shard.handle_timeout(now, self.outlet.room());
             }
@@ -91,7 +86,7 @@ impl Carrier {
         loop {
             match self.orders.try_recv() {
                 Ok(Order::Command(command)) => {
-                    let now = self.now();
+                    let now = clock::instant();
                     self.shard.handle_command(command, now, self.outlet.room());
                 }
                 Err(commands::TryRecvError::Empty) => return false,
@@ -104,7 +99,7 @@ impl Carrier {
     fn take_datagrams(&mut self) -> bool {
         let mut busy = false;
         for six in [false, true] {
-            let now = self.now();
+            let now = clock::instant();
             let sockets = &self.outlet.sockets;
             let received = match if six { sockets.v6() } else { Some(sockets.v4()) } {
                 Some(socket) => self.receiver.receive(socket),
@@ -126,7 +121,7 @@ impl Carrier {
     /// Whether there were any.
     fn take_packets(&mut self) -> Result<bool, Error> {
         let mut total = 0;
-        let now = self.now();
+        let now = clock::instant();
         for _ in 0..PACKETS {
             match self.outlet.tun.recv(&mut self.buffer) {
                 Ok(length) => {
@@ -182,9 +177,9 @@ impl Carrier {
     }
 
     fn publish(&mut self) {
-        self.published = (self.shard.changes(), self.now());
+        self.published = (self.shard.changes(), clock::instant());
         self.stats.send_replace(DataStats {
-            shard: self.shard.stats(),
+            shard: self.shard.stats(clock::instant()),
             network: self.outlet.network,
             host: self.outlet.host,
             malformed: self.malformed,
@@ -204,7 +199,7 @@ impl Carrier {
         let due = self.shard.poll_timeout().into_iter().chain(publish).min();
         let timeout = due.map_or(PollTimeout::NONE, |due| {
             // Rounded up, so that a timer is due when the sleep is over.
-            let millis = due.since(self.now()).as_micros().div_ceil(1000);
+            let millis = due.since(clock::instant()).as_micros().div_ceil(1000);
             i32::try_from(millis)
                 .ok()
                 .and_then(|millis| PollTimeout::try_from(millis).ok())

@@ -5,17 +5,16 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
-use std::sync::mpsc as std_mpsc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, mpsc as std_mpsc};
+use std::time::Duration;
 
-use epsilon_mesh::shard::{
-    AdmitAll, Command, Initiator, Path, Prefix, Report, Session, SessionFactory, Shard, WireGuard,
-};
-use epsilon_proto::key::{AgreementKey, SecretKey};
+use epsilon_mesh::shard::{AdmitAll, Command, Entropy, Path, Prefix, Report, Shard, WireGuard};
+use epsilon_proto::key::SecretKey;
 use epsilon_sys::netlink::{self, Netlink, Veth};
 use nix::sched::{CloneFlags, unshare};
 
 use super::*;
+use crate::{clock, random};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const UNDERLAY: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
@@ -46,8 +45,12 @@ fn key(node: usize) -> SecretKey {
 }
 
 fn shard(node: usize) -> Shard {
+    shard_with(node, random::entropy())
+}
+
+fn shard_with(node: usize, entropy: Entropy) -> Shard {
     Shard::new(epsilon_mesh::shard::Config {
-        sessions: Box::new(WireGuard::new(&key(node))),
+        wireguard: WireGuard::new(&key(node), entropy, clock::since_1970()),
         filter: Box::new(AdmitAll),
         seed: 1,
     })
@@ -59,6 +62,10 @@ async fn start_node(node: usize, netlink: &Netlink) -> Started {
 }
 
 async fn start_with(node: usize, netlink: &Netlink, offload: bool) -> Started {
+    start_shard(shard(node), node, netlink, offload).await
+}
+
+async fn start_shard(shard: Shard, node: usize, netlink: &Netlink, offload: bool) -> Started {
     let tun = Tun::open_with("eps0", 1420, offload).unwrap();
     assert_eq!(tun.has_offload(), offload);
     for (text, length) in [(V4[node], 16), (V6[node], 48)] {
@@ -66,8 +73,7 @@ async fn start_with(node: usize, netlink: &Netlink, offload: bool) -> Started {
         netlink.add_address("eps0", prefix).await.unwrap();
     }
     netlink.set_up("eps0").await.unwrap();
-    let epoch = Instant::now();
-    start(Config { shard: shard(node), tun, sockets: Sockets::open(7755).unwrap(), epoch }).unwrap()
+    start(Config { shard, tun, sockets: Sockets::open(7755).unwrap() }).unwrap()
 }
 
 fn prefixes(node: usize) -> Vec<Prefix> {
@@ -298,32 +304,14 @@ fn beacons_reach_control_and_unsendable_datagrams_do_no_harm() {
     .unwrap();
 }
 
-/// Makes the thread panic as soon as somebody begins a handshake.
-struct Panics;
-
-impl SessionFactory for Panics {
-    fn create(&self, _peer: AgreementKey, _index: u32) -> Box<dyn Session> {
-        panic!("no session is wanted");
-    }
-
-    fn initiator(&self, _from: IpAddr, _datagram: &[u8], _into: &mut [u8]) -> Initiator {
-        panic!("on purpose");
-    }
-}
-
 #[test]
 fn a_panic_in_the_thread_is_told() {
-    in_namespace(async |_netlink| {
-        let tun = Tun::open("eps0", 1420).unwrap();
-        let shard = Shard::new(epsilon_mesh::shard::Config {
-            sessions: Box::new(Panics),
-            filter: Box::new(AdmitAll),
-            seed: 1,
-        });
-        let sockets = Sockets::open(0).unwrap();
-        let to = SocketAddr::new(address("127.0.0.1"), sockets.port());
-        let mut started = start(Config { shard, tun, sockets, epoch: Instant::now() }).unwrap();
-        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&[1; 148], to).unwrap();
+    in_namespace(async |netlink| {
+        // A handshake cannot begin without.
+        let shard = shard_with(0, Arc::new(|_: &mut [u8]| panic!("on purpose")));
+        let mut started = start_shard(shard, 0, &netlink, true).await;
+        introduce(&started, 0, 1);
+        bind(V4[0]).send_to(b"hello", (address(V4[1]), 9)).unwrap();
         let end = tokio::time::timeout(PATIENCE, started.reports.recv()).await.unwrap();
         assert_eq!(end, None);
         let error = started.handle.stop().await.unwrap_err().to_string();

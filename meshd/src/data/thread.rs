@@ -25,8 +25,6 @@ pub struct Config {
     pub tun: Tun,
     /// The data port.
     pub sockets: Sockets,
-    /// The moment at which the [`Instant`]s of this daemon are zero.
-    pub epoch: std::time::Instant,
 }
 
 /// A data thread that runs.
@@ -63,7 +61,6 @@ pub fn start(config: Config) -> Result<Started, Error> {
         shard: config.shard,
         outlet: Outlet::new(config.tun, config.sockets),
         receiver: Receiver::default(),
-        epoch: config.epoch,
         orders: orders_receiver,
         wake: Arc::clone(&wake),
         reports: reports_sender,

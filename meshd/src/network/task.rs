@@ -115,11 +115,11 @@ impl Task {
             None
         };
         let shard = Shard::new(shard::Config {
-            sessions: Box::new(WireGuard::new(&key)),
+            wireguard: WireGuard::new(&key, random::entropy(), clock::since_1970()),
             filter: Box::new(AdmitAll),
             seed: u64::from_le_bytes(random::bytes()),
         });
-        let started = data::start(data::Config { shard, tun, sockets, epoch: clock::epoch() })?;
+        let started = data::start(data::Config { shard, tun, sockets })?;
 
         let gate = Arc::new(Secrets::new(id));
         let (admission_sender, admissions) = mpsc::channel(QUEUE);

@@ -136,7 +136,7 @@ async fn addresses(hosts: [&Host; 2]) {
         let netlink = host.netlink().expect("netlink");
         let prefix = Prefix::new(inner.parse::<Ipv4Addr>().expect("address"), 24);
         netlink.add_address(INTERFACE, prefix).await.expect("address");
-        netlink.set_mtu(INTERFACE, MTU.into()).await.expect("mtu");
+        netlink.set_mtu(INTERFACE, MTU).await.expect("mtu");
         netlink.set_up(INTERFACE).await.expect("up");
     }
 }

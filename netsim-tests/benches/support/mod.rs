@@ -47,7 +47,7 @@ pub(crate) async fn text(host: &Host, program: impl AsRef<Path>, arguments: &[&s
     let output = host.run(program, arguments).await.expect("run");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     let printed = String::from_utf8(output.stdout).expect("UTF-8");
-    assert!(output.status.success(), "{program:?} {arguments:?}: {printed}{error}");
+    assert!(output.status.success(), "{} {arguments:?}: {printed}{error}", program.display());
     printed.trim().to_owned()
 }
 

@@ -1,6 +1,9 @@
 //! Packets that the host's programs send into the mesh.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use epsilon_mesh::shard::{AdmitAll, Command, Config, Output, Path, Prefix, Shard, WireGuard};
 use epsilon_proto::clock::Instant;
@@ -42,8 +45,15 @@ pub(crate) fn path(node: usize) -> Option<Path> {
 
 /// A shard with two members, each with a path.
 pub(crate) fn shard() -> Shard {
-    let sessions = Box::new(WireGuard::new(&samples::key(1)));
-    let mut shard = Shard::new(Config { sessions, filter: Box::new(AdmitAll), seed: 7 });
+    // The same in every run; the other side's ephemeral keys are not.
+    let drawn = AtomicU64::new(0);
+    let entropy = Arc::new(move |into: &mut [u8]| {
+        let drawn = drawn.fetch_add(1, Ordering::Relaxed).to_le_bytes();
+        blake3::Hasher::new().update(&drawn).finalize_xof().fill(into);
+        true
+    });
+    let wireguard = WireGuard::new(&samples::key(1), entropy, Duration::from_hours(500_000));
+    let mut shard = Shard::new(Config { wireguard, filter: Box::new(AdmitAll), seed: 7 });
     let (now, mut out) = (Instant::default(), Output::new());
     let reserved =
         ["10.77.0.53", "fd00::53"].map(|text| Prefix::host(text.parse::<IpAddr>().unwrap()));
