@@ -10,6 +10,8 @@ use serde_json::Value;
 use crate::contender::Contender;
 use crate::support::{median, text, ticks};
 
+/// The usual one, whatever this machine is set to.
+pub(crate) const CONGESTION: &str = "cubic";
 const PACED: u64 = 100_000;
 /// The kernel's signs of packets out of order (`/proc/net/netstat`).
 const REORDERED: [&str; 3] = ["TCPSACKReorder", "TCPTSReorder", "TCPDSACKRecv"];
@@ -85,7 +87,7 @@ pub(crate) async fn all(contender: &Contender<'_>, length: Duration) -> Figures 
 /// Runs `iperf3` against the second host.
 async fn iperf(contender: &Contender<'_>, length: Duration, more: &[&str]) -> Value {
     let seconds = length.as_secs().to_string();
-    let usual = ["-c", &contender.target, "-J", "-t", &seconds];
+    let usual = ["-c", &contender.target, "-J", "-t", &seconds, "-C", CONGESTION];
     for _ in 0..50 {
         let arguments = [&usual[..], more].concat();
         let output = contender.hosts[0].run("iperf3", &arguments).await.expect("iperf3");
