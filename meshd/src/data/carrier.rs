@@ -1,5 +1,6 @@
 //! The loop of the data thread.
 
+use std::ops::Add;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc as commands;
@@ -23,6 +24,14 @@ use crate::clock;
 /// has its turn.
 const PACKETS: usize = 128;
 const BYTES: usize = 128 * 1024;
+
+/// A round that carried at least so many packets of at most so many bytes on
+/// average is one of a stream of small packets, after which the thread rests:
+/// more of them gather, so that the next round costs less for each, and the
+/// programs that they are for come to read them before their buffers are full.
+const STREAM: usize = 8;
+const SMALL: usize = 256;
+const REST: Duration = Duration::from_micros(20);
 
 /// How often counters are published while they change.
 const PUBLISH: Duration = Duration::from_secs(1);
@@ -55,6 +64,27 @@ pub(super) fn new_buffer() -> Box<[u8]> {
     vec![0; HEADER_LENGTH + MAX_DATAGRAM].into_boxed_slice()
 }
 
+/// What was taken before the loop begins anew.
+#[derive(Clone, Copy, Default)]
+struct Round {
+    packets: usize,
+    bytes: usize,
+}
+
+impl Add for Round {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
+    }
+}
+
+impl Round {
+    fn is_stream_of_small_packets(self) -> bool {
+        self.packets >= STREAM && self.bytes <= self.packets * SMALL
+    }
+}
+
 impl Carrier {
     /// Carries packets until told to stop.
     pub(super) fn run(mut self) -> Result<(), Error> {
@@ -64,8 +94,7 @@ impl Carrier {
                 self.publish();
                 return Ok(());
             }
-            let mut busy = self.take_datagrams();
-            busy |= self.take_packets()?;
+            let round = self.take_datagrams() + self.take_packets()?;
             let now = clock::instant();
             if self.shard.poll_timeout().is_some_and(|due| due <= now) {
                 self.shard.handle_timeout(now, self.outlet.room());
@@ -75,8 +104,10 @@ impl Carrier {
             if self.has_changed() && now.since(self.published.1) >= PUBLISH {
                 self.publish();
             }
-            if !busy {
+            if round.packets == 0 {
                 self.wait()?;
+            } else if round.is_stream_of_small_packets() {
+                std::thread::sleep(REST);
             }
         }
     }
@@ -95,9 +126,9 @@ impl Carrier {
         }
     }
 
-    /// Whether there were any.
-    fn take_datagrams(&mut self) -> bool {
-        let mut busy = false;
+    /// Takes what the network has.
+    fn take_datagrams(&mut self) -> Round {
+        let mut round = Round::default();
         for six in [false, true] {
             let now = clock::instant();
             let sockets = &self.outlet.sockets;
@@ -108,24 +139,26 @@ impl Carrier {
             // An error is one that an earlier datagram brought back: asking for
             // it has cleared it.
             if received.is_ok() {
-                busy = true;
                 for Datagram { address, bytes, .. } in self.receiver.datagrams() {
+                    round.packets += 1;
+                    round.bytes += bytes.len();
                     self.shard.handle_datagram(address, bytes, now, self.outlet.room());
                 }
                 self.outlet.flush();
             }
         }
-        busy
+        round
     }
 
-    /// Whether there were any.
-    fn take_packets(&mut self) -> Result<bool, Error> {
-        let mut total = 0;
+    /// Takes what the host has.
+    fn take_packets(&mut self) -> Result<Round, Error> {
+        let mut round = Round::default();
         let now = clock::instant();
         for _ in 0..PACKETS {
             match self.outlet.tun.recv(&mut self.buffer) {
                 Ok(length) => {
-                    total += length;
+                    round.packets += 1;
+                    round.bytes += length;
                     self.take_packet(length, now);
                 }
                 Err(error) if error.raw_os_error() == Some(libc::EBADFD) => {
@@ -135,13 +168,13 @@ impl Carrier {
                 // Nothing there, or the interface is down: EAGAIN, EIO.
                 Err(_) => break,
             }
-            if total >= BYTES {
+            if round.bytes >= BYTES {
                 break;
             }
         }
         self.outlet.flush();
-        self.taken.calls += u64::from(total > 0);
-        Ok(total > 0)
+        self.taken.calls += u64::from(round.packets > 0);
+        Ok(round)
     }
 
     /// Takes the packet in the buffer, which may stand for many.

@@ -6,6 +6,10 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::Error;
 
+/// How many packets of the host wait for the data thread: as many as at an
+/// Ethernet interface. The newest is dropped when there are more.
+const QUEUE: u32 = 1000;
+
 /// The mesh interface, as the process sees it: one IP packet per call, which
 /// with offload comes after a header ([`epsilon_mesh::shard::offload::Header`])
 /// and may stand for many.
@@ -49,6 +53,7 @@ impl Tun {
         };
         device.set_nonblocking(true).map_err(during("stop reads from waiting on"))?;
         device.set_mtu(mtu).map_err(during("set the MTU of"))?;
+        device.set_tx_queue_len(QUEUE).map_err(during("set the queue length of"))?;
         device.persist().map_err(during("make persistent"))?;
         Ok(Self { device, name: interface(), offload })
     }
