@@ -28,8 +28,23 @@ pub struct Batch<T> {
     segments: Vec<(T, Range<usize>)>,
 }
 
-/// Datagrams for the network, each with the path it takes.
-pub type SendBatch = Batch<Path>;
+/// Where a datagram goes, and as what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// The path it takes.
+    pub path: Path,
+    /// The ECN bits of its IP header (RFC 3168).
+    pub ecn: u8,
+}
+
+impl From<Path> for Target {
+    fn from(path: Path) -> Self {
+        Self { path, ecn: 0 }
+    }
+}
+
+/// Datagrams for the network.
+pub type SendBatch = Batch<Target>;
 
 /// Packets for the host's network stack.
 pub type HostBatch = Batch<()>;
@@ -92,7 +107,7 @@ impl<T> Batch<T> {
     /// says that it wrote. `false` if there is no room or nothing was written.
     pub fn push(
         &mut self,
-        target: T,
+        target: impl Into<T>,
         length: usize,
         fill: impl FnOnce(&mut [u8]) -> usize,
     ) -> bool {
@@ -103,7 +118,7 @@ impl<T> Batch<T> {
             return false;
         }
         self.used = start + written;
-        self.segments.push((target, start..self.used));
+        self.segments.push((target.into(), start..self.used));
         true
     }
 
@@ -169,7 +184,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_or_was_not_written_leaves_no_trace() {
-        let mut batch = Batch::new(32, 8);
+        let mut batch: Batch<u8> = Batch::new(32, 8);
         assert!(!batch.push(1, 25, |_| unreachable!("there is no room")));
         assert!(!batch.push(1, 24, |_| 0));
         assert!(batch.is_empty());

@@ -259,10 +259,11 @@ impl Shard {
         self.with_peer(slot, now, out, |peer, context| peer.send(packet, context));
     }
 
-    /// Takes a datagram of the network.
+    /// Takes a datagram of the network; `mark` are the ECN bits of its IP header.
     pub fn handle_datagram(
         &mut self,
         from: SocketAddr,
+        mark: u8,
         datagram: &[u8],
         now: Instant,
         out: &mut Output,
@@ -270,7 +271,7 @@ impl Shard {
         self.changes += 1;
         let from = canonical(from);
         let taken = match Kind::of(datagram) {
-            Some(Kind::WireGuard) => self.handle_wireguard(from, datagram, now, out),
+            Some(Kind::WireGuard) => self.handle_wireguard((from, mark), datagram, now, out),
             Some(Kind::Probe) => self.handle_probe(from, datagram, now, out),
             Some(Kind::Beacon) => {
                 if self.beacons.allows(now) {
@@ -291,7 +292,7 @@ impl Shard {
     /// `None` where there is nobody whom it could be from.
     fn handle_wireguard(
         &mut self,
-        from: SocketAddr,
+        (from, mark): (SocketAddr, u8),
         datagram: &[u8],
         now: Instant,
         out: &mut Output,
@@ -328,7 +329,7 @@ impl Shard {
             }
             if filter.admits(node, packet) { Ok(()) } else { Err(Refusal::Filtered) }
         };
-        peer.open(from, datagram, &mut out.host, admit, &mut context);
+        peer.open((from, mark), datagram, &mut out.host, admit, &mut context);
         self.timeout = earlier(self.timeout, peer.next_timeout());
         Some(())
     }

@@ -29,6 +29,7 @@
 
 mod batch;
 mod command;
+mod ecn;
 mod engine;
 mod filter;
 mod inner;
@@ -44,7 +45,7 @@ mod wireguard;
 #[cfg(test)]
 mod tests;
 
-pub use batch::{Batch, HOST_HEADROOM, HostBatch, MAX_DATAGRAM, Output, SendBatch};
+pub use batch::{Batch, HOST_HEADROOM, HostBatch, MAX_DATAGRAM, Output, SendBatch, Target};
 pub use command::{Command, Path, Report};
 pub use engine::{BEACONS_PER_SECOND, Config, Shard};
 pub use filter::{AdmitAll, ReceiveFilter};

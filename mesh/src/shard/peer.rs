@@ -8,8 +8,9 @@ use epsilon_proto::clock::Instant;
 use epsilon_proto::id::NodeId;
 use epsilon_proto::key::AgreementKey;
 
-use super::batch::{HostBatch, SendBatch};
+use super::batch::{HostBatch, SendBatch, Target};
 use super::command::{Path, Report};
+use super::ecn;
 use super::inner::without_padding;
 use super::prober::Prober;
 use super::stats::{PeerDropped, PeerStats, Traffic};
@@ -64,6 +65,7 @@ pub(super) enum Refusal {
     Source,
     Destination,
     Filtered,
+    Congestion,
 }
 
 pub(super) struct Peer {
@@ -211,7 +213,8 @@ impl Peer {
 
     fn seal(&mut self, path: Path, packet: &[u8], context: &mut Context<'_>) {
         let (length, now) = (sealed_length(packet.len()), context.now);
-        if context.network.push(path, length, |into| self.tunnel.seal(packet, now, into)) {
+        let target = Target { path, ecn: ecn::of(packet) };
+        if context.network.push(target, length, |into| self.tunnel.seal(packet, now, into)) {
             self.sent.count(packet.len());
             self.unreturned = None;
             self.asked(context.now);
@@ -297,7 +300,7 @@ impl Peer {
     /// Opens a data message into the batch for the host, if `admit` agrees.
     pub(super) fn open(
         &mut self,
-        from: SocketAddr,
+        (from, mark): (SocketAddr, u8),
         datagram: &[u8],
         host: &mut HostBatch,
         admit: impl FnOnce(&[u8]) -> Result<(), Refusal>,
@@ -308,13 +311,17 @@ impl Peer {
         let (mut opened, mut refused) = (None, None);
         host.push((), datagram.len(), |into| {
             opened = self.tunnel.open(datagram, now, into);
-            let packet = without_padding(&into[..opened.unwrap_or(0)]);
+            let length = without_padding(&into[..opened.unwrap_or(0)]).len();
+            let packet = &mut into[..length];
             if packet.is_empty() {
                 return 0;
             }
-            opened = Some(packet.len());
+            opened = Some(length);
             refused = admit(packet).err();
-            if refused.is_some() { 0 } else { packet.len() }
+            if refused.is_none() && !ecn::unwrap(packet, mark) {
+                refused = Some(Refusal::Congestion);
+            }
+            if refused.is_some() { 0 } else { length }
         });
         let Some(length) = opened else {
             self.dropped.unopened += 1;
@@ -331,6 +338,7 @@ impl Peer {
                 Some(Refusal::Source) => self.dropped.source += 1,
                 Some(Refusal::Destination) => self.dropped.destination += 1,
                 Some(Refusal::Filtered) => self.dropped.filtered += 1,
+                Some(Refusal::Congestion) => self.dropped.congestion += 1,
             }
         }
         if !was_ready {

@@ -64,6 +64,8 @@ pub struct PeerDropped {
     pub destination: u64,
     /// Refused by the filter.
     pub filtered: u64,
+    /// Marked for congestion on the way, which its ends would not understand.
+    pub congestion: u64,
     /// The batch was full.
     pub no_room: u64,
 }

@@ -49,6 +49,7 @@ pub(super) fn packet(source: &str, destination: &str, payload: &[u8]) -> Vec<u8>
 struct Wire {
     from: SocketAddr,
     to: SocketAddr,
+    ecn: u8,
     bytes: Vec<u8>,
 }
 
@@ -166,7 +167,10 @@ impl Fleet {
         node.host.extend(out.host.iter().map(|((), packet)| packet.to_vec()));
         out.network
             .iter()
-            .map(|(Path::Direct(to), bytes)| Wire { from: node.at, to: *to, bytes: bytes.to_vec() })
+            .map(|(target, bytes)| {
+                let Path::Direct(to) = target.path;
+                Wire { from: node.at, to, ecn: target.ecn, bytes: bytes.to_vec() }
+            })
             .collect()
     }
 
@@ -194,7 +198,7 @@ impl Fleet {
             return Vec::new();
         };
         self.with_output(to, |shard, now, out| {
-            shard.handle_datagram(wire.from, &wire.bytes, now, out);
+            shard.handle_datagram(wire.from, wire.ecn, &wire.bytes, now, out);
         })
     }
 
@@ -332,6 +336,28 @@ fn a_packet_for_somebody_else_is_not_forwarded() {
     }
     assert!(fleet.received(1).is_empty());
     assert_eq!(fleet.stats(1, 0).dropped.destination, 2);
+}
+
+#[test]
+fn marks_of_congestion_go_through_the_tunnel() {
+    let mut fleet = Fleet::connected(2);
+    fleet.send(0, &packet(V6[0], V6[1], b"hello"));
+    assert!(fleet.log.iter().all(|wire| wire.ecn == 0));
+    fleet.received(1);
+    let mut hello = packet(V6[0], V6[1], b"understood");
+    hello[1] |= 2 << 4;
+    fleet.cut = true;
+    fleet.send(0, &hello);
+    fleet.send(0, &packet(V6[0], V6[1], b"not understood"));
+    fleet.cut = false;
+    let sent: Vec<Wire> = fleet.log[fleet.log.len() - 2..].to_vec();
+    assert_eq!([sent[0].ecn, sent[1].ecn], [2, 0]);
+    for wire in sent {
+        fleet.deliver(&Wire { ecn: 3, ..wire });
+    }
+    hello[1] |= 3 << 4;
+    assert_eq!(fleet.received(1), [hello]);
+    assert_eq!(fleet.stats(1, 0).dropped.congestion, 1);
 }
 
 #[test]
@@ -631,7 +657,7 @@ fn an_address_of_nobody_is_answered_at_once_and_groups_are_not() {
 #[test]
 fn beacons_are_handed_on_up_to_a_rate() {
     let mut fleet = Fleet::of(1);
-    let beacon = Wire { from: address(5), to: address(0), bytes: vec![0x82, 1, 2] };
+    let beacon = Wire { from: address(5), to: address(0), ecn: 0, bytes: vec![0x82, 1, 2] };
     for _ in 0..1000 {
         assert!(fleet.deliver(&beacon).is_empty());
     }
@@ -774,7 +800,7 @@ proptest! {
                 let bit = usize::from(flip) * 7 % (bytes.len() * 8);
                 bytes[bit / 8] ^= 1 << (bit % 8);
             }
-            let wire = Wire { from: "198.51.100.1:1".parse().unwrap(), to: address(1), bytes };
+            let wire = Wire { from: "198.51.100.1:1".parse().unwrap(), to: address(1), ecn: 0, bytes };
             let answers = fleet.deliver(&wire);
             prop_assert!(answers.is_empty(), "{:?} to {:?}", answers, wire);
         }

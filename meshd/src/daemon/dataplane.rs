@@ -31,12 +31,17 @@ fn dropped(stats: &DataStats) -> Vec<Drops> {
     let peers = |count: fn(&epsilon_mesh::shard::PeerDropped) -> u64| {
         stats.shard.peers.iter().map(|peer| count(&peer.dropped)).sum()
     };
-    let reasons: [(&str, &str, u64); 14] = [
+    let reasons: [(&str, &str, u64); 15] = [
         ("unknown", "datagrams of no kind, of no session, or by nobody known", shard.unknown),
         ("unopened", "forged, repeated, or of a session that is gone", peers(|peer| peer.unopened)),
         ("source", "from an address that is not the peer's", peers(|peer| peer.source)),
         ("destination", "not for an address of this node", peers(|peer| peer.destination)),
         ("filtered", "refused by the filter", peers(|peer| peer.filtered)),
+        (
+            "congestion",
+            "marked on the way, for ends that know no marks",
+            peers(|peer| peer.congestion),
+        ),
         ("waiting", "waited too long for a session or a path", peers(|peer| peer.waiting)),
         ("no_room", "the batch was full", peers(|peer| peer.no_room)),
         ("unsendable", "of this host: no IP, to a group, or to itself", shard.unsendable),

@@ -33,6 +33,15 @@ const STREAM: usize = 8;
 const SMALL: usize = 256;
 const REST: Duration = Duration::from_micros(20);
 
+/// After a round of at most so many packets an answer may come soon: the thread
+/// looks for it for so long before it sleeps, as waking up takes longer.
+const TINY: usize = 2;
+const SPIN: Duration = Duration::from_micros(100);
+/// One part in so many of the time may be spent on that, and at most this much
+/// at once.
+const SPIN_SHARE: u32 = 32;
+const SPIN_MOST: Duration = Duration::from_millis(2);
+
 /// How often counters are published while they change.
 const PUBLISH: Duration = Duration::from_secs(1);
 
@@ -85,9 +94,43 @@ impl Round {
     }
 }
 
+/// Whether to look for packets instead of sleeping.
+#[derive(Default)]
+struct Spin {
+    since: Option<Instant>,
+    budget: Duration,
+    /// Up to when the budget was filled.
+    filled: Instant,
+}
+
+impl Spin {
+    fn after(&mut self, round: Round, now: Instant) {
+        self.charge(now);
+        let earned = now.since(self.filled) / SPIN_SHARE;
+        self.budget = (self.budget + earned).min(SPIN_MOST);
+        self.filled = now;
+        self.since = (round.packets <= TINY && self.budget >= SPIN).then_some(now);
+    }
+
+    fn goes_on(&mut self, now: Instant) -> bool {
+        let goes_on = self.since.is_some_and(|since| now.since(since) < SPIN);
+        if !goes_on {
+            self.charge(now);
+        }
+        goes_on
+    }
+
+    fn charge(&mut self, now: Instant) {
+        if let Some(since) = self.since.take() {
+            self.budget = self.budget.saturating_sub(now.since(since));
+        }
+    }
+}
+
 impl Carrier {
     /// Carries packets until told to stop.
     pub(super) fn run(mut self) -> Result<(), Error> {
+        let mut spin = Spin::default();
         loop {
             if self.take_orders() {
                 self.outlet.flush();
@@ -104,10 +147,15 @@ impl Carrier {
             if self.has_changed() && now.since(self.published.1) >= PUBLISH {
                 self.publish();
             }
-            if round.packets == 0 {
+            if round.packets > 0 {
+                spin.after(round, now);
+                if round.is_stream_of_small_packets() {
+                    std::thread::sleep(REST);
+                }
+            } else if spin.goes_on(now) {
+                std::thread::yield_now();
+            } else {
                 self.wait()?;
-            } else if round.is_stream_of_small_packets() {
-                std::thread::sleep(REST);
             }
         }
     }
@@ -139,10 +187,10 @@ impl Carrier {
             // An error is one that an earlier datagram brought back: asking for
             // it has cleared it.
             if received.is_ok() {
-                for Datagram { address, bytes, .. } in self.receiver.datagrams() {
+                for Datagram { address, ecn, bytes } in self.receiver.datagrams() {
                     round.packets += 1;
                     round.bytes += bytes.len();
-                    self.shard.handle_datagram(address, bytes, now, self.outlet.room());
+                    self.shard.handle_datagram(address, ecn, bytes, now, self.outlet.room());
                 }
                 self.outlet.flush();
             }
@@ -260,5 +308,50 @@ impl Carrier {
             let _ = self.wake.read();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TINY_ROUND: Round = Round { packets: 1, bytes: 100 };
+
+    #[test]
+    fn looking_for_answers_takes_a_small_part_of_the_time() {
+        let (mut spin, mut looked) = (Spin::default(), Duration::ZERO);
+        let step = Duration::from_micros(1);
+        let (mut now, end) = (Instant::default(), Instant(Duration::from_secs(1)));
+        // Packets every 100 µs that no answer follows.
+        while now < end {
+            spin.after(TINY_ROUND, now);
+            let next = now + Duration::from_micros(100);
+            while now < next && spin.goes_on(now) {
+                now = now + step;
+                looked += step;
+            }
+            now = next;
+        }
+        let share = looked.as_micros();
+        assert!((20_000..35_000).contains(&share), "{share} of 1000000 µs");
+    }
+
+    #[test]
+    fn only_tiny_rounds_are_followed_by_looking() {
+        let mut spin = Spin { budget: SPIN_MOST, ..Spin::default() };
+        let now = Instant(Duration::from_secs(1));
+        spin.after(Round { packets: 3, bytes: 100 }, now);
+        assert!(!spin.goes_on(now));
+        spin.after(TINY_ROUND, now);
+        assert!(spin.goes_on(now + Duration::from_micros(99)));
+        assert!(!spin.goes_on(now + SPIN));
+        assert!(!spin.goes_on(now + SPIN));
+    }
+
+    #[test]
+    fn streams_of_small_packets_are_told_from_bulk_and_from_single_ones() {
+        let is_stream = |packets, bytes| Round { packets, bytes }.is_stream_of_small_packets();
+        assert!(is_stream(10, 960) && is_stream(500, 48_000));
+        assert!(!is_stream(5, 480) && !is_stream(45, 65_340) && !is_stream(0, 0));
     }
 }

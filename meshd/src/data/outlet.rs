@@ -49,8 +49,9 @@ impl Outlet {
     pub(super) fn flush(&mut self) {
         if !self.out.network.is_empty() {
             let sockets = &self.sockets;
-            let datagrams = self.out.network.iter().map(|(Path::Direct(address), bytes)| {
-                Datagram { address: *address, ecn: 0, bytes }
+            let datagrams = self.out.network.iter().map(|(target, bytes)| {
+                let Path::Direct(address) = target.path;
+                Datagram { address, ecn: target.ecn, bytes }
             });
             let failures = &mut self.network;
             self.sender.send(

@@ -11,7 +11,7 @@ use boringtun::noise::{Tunn, TunnResult};
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
 use epsilon_mesh::shard::{
-    Command, MAX_DATAGRAM, Output, Path, ProbeKey, Report, Shard, probe_keys,
+    Command, MAX_DATAGRAM, Output, Path, ProbeKey, Report, Shard, Target, probe_keys,
 };
 use epsilon_proto::clock::Instant;
 use epsilon_proto::datagram::{BEACON, PROBE, RELAY, SPLIT};
@@ -79,6 +79,8 @@ struct Scene {
     member: Tunn,
     probe: ChaCha20Poly1305,
     counter: u64,
+    /// The ECN bits of what is delivered.
+    mark: u8,
     /// What the member sent, to be sent again with changes.
     sent: Vec<Vec<u8>>,
     /// What the shard sent last.
@@ -98,6 +100,7 @@ impl Scene {
             member: Tunn::new(secret, public, None, None, 5, None),
             probe: ChaCha20Poly1305::new(&KEYS.with(|keys| keys.member).into()),
             counter: 0,
+            mark: 0,
             sent: Vec::new(),
             answer: Vec::new(),
             paths: [1, 2].map(|node| UNDERLAY[node].parse().ok()),
@@ -120,13 +123,13 @@ impl Scene {
 
     fn deliver(&mut self, from: SocketAddr, datagram: &[u8]) {
         let datagram = &datagram[..datagram.len().min(MAX_DATAGRAM)];
-        self.shard.handle_datagram(from, datagram, self.now, &mut self.out);
+        self.shard.handle_datagram(from, self.mark, datagram, self.now, &mut self.out);
         self.look(Some((from, datagram.len())));
     }
 
     /// What must hold after every step.
     fn look(&mut self, cause: Option<(SocketAddr, usize)>) {
-        for (Path::Direct(to), bytes) in self.out.network.iter() {
+        for (Target { path: Path::Direct(to), .. }, bytes) in self.out.network.iter() {
             let is_path = self.paths.contains(&Some(*to));
             let is_answer =
                 cause.is_some_and(|(from, length)| *to == from && bytes.len() <= length);
@@ -190,6 +193,7 @@ impl Scene {
     fn step(&mut self, script: &mut Script<'_>) -> Option<()> {
         let operation = script.byte()?;
         let source = script.byte()?;
+        self.mark = source >> 6;
         let from = match source & 3 {
             near @ 0..=2 => UNDERLAY[usize::from(near)].parse().unwrap(),
             _ => SocketAddr::from(([198, 51, 100, source], 9)),

@@ -25,7 +25,7 @@ pub(super) fn sum(mut sum: u64, bytes: &[u8]) -> u64 {
 }
 
 /// A sum as 16 bits.
-pub(super) fn fold(mut sum: u64) -> u16 {
+pub(in crate::shard) fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -41,7 +41,7 @@ pub(super) fn pseudo(addresses: &[u8], protocol: u8, length: usize) -> u64 {
 }
 
 /// A checksum as it stands in a header, of a sum that covers everything.
-pub(super) fn complement(sum: u64) -> [u8; 2] {
+pub(in crate::shard) fn complement(sum: u64) -> [u8; 2] {
     (!fold(sum)).to_ne_bytes()
 }
 

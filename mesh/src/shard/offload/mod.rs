@@ -25,6 +25,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 
+pub(super) use checksum::{complement, fold};
 pub use coalesce::{Coalescer, MOST_PIECES, SuperPacket};
 pub use header::{HEADER_LENGTH, Header};
 pub use split::{Malformed, split};
