@@ -12,7 +12,8 @@ FUZZING := netsim-tests/fuzz/Cargo.toml
 
 # command:package, as Debian and Ubuntu call them
 LAB_NEEDS  := cc:gcc ping:iputils-ping
-TEST_NEEDS := $(LAB_NEEDS) ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs script:bsdutils c++:g++
+TEST_NEEDS := $(LAB_NEEDS) ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs script:bsdutils c++:g++ wireguard-go:wireguard-go wg:wireguard-tools
+BENCH_NEEDS := $(LAB_NEEDS) iperf3:iperf3 wg:wireguard-tools
 
 .PHONY: help build release install lab lab-down test check unit sim e2e bench openapi deps clean soak
 
@@ -87,9 +88,15 @@ sim: deps
 e2e: deps build
 	$(CARGO) test --locked -p epsilon-netsim-tests --test e2e
 
-bench: deps
+# The better part of half an hour; BENCH_PAIRS, BENCH_SECONDS and BENCH_RIVALS
+# make it shorter.
+bench:
+	$(call require,$(BENCH_NEEDS))
+	CARGO="$(CARGO)" netsim-tests/benches/rivals $(TOOLS)/rivals
 	$(CARGO) build --locked --release --quiet -p meshd -p epsilon-cli
 	$(CARGO) bench --locked --quiet -p epsilon-netsim-tests --bench fleet
+	BENCH_TOOLS="$(CURDIR)/$(TOOLS)/rivals" \
+		$(CARGO) bench --locked --quiet -p epsilon-netsim-tests --bench dataplane
 
 # The better part of an hour on two cores; `netsim-tests/soak sim` runs a part.
 soak: deps build $(FUZZ)

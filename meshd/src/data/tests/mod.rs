@@ -2,16 +2,19 @@
 //! they need root.
 #![allow(clippy::disallowed_methods)] // Real things run in real time.
 
+use std::any::Any;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc as std_mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use epsilon_mesh::shard::{AdmitAll, Command, Entropy, Path, Prefix, Report, Shard, WireGuard};
 use epsilon_proto::key::SecretKey;
 use epsilon_sys::netlink::{self, Netlink, Veth};
 use nix::sched::{CloneFlags, unshare};
+
+mod interop;
 
 use super::*;
 use crate::{clock, random};
@@ -99,12 +102,15 @@ fn bind(text: &str) -> UdpSocket {
     socket
 }
 
-/// Two nodes with an underlay between them: what `there` makes of the second
-/// is done when `here` is called with the first.
-fn two_nodes(
-    offload: bool,
-    there: impl FnOnce(&Started) -> Box<dyn FnOnce() + Send> + Send + 'static,
-    here: impl AsyncFnOnce(Started) + Send + 'static,
+/// What the second of two nodes does while the first does its part; gives what
+/// must last until that is done.
+type Serve = Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>;
+
+/// Two namespaces with an underlay between them: what `there` makes of the
+/// second is done when `here` is called in the first.
+fn linked(
+    there: impl AsyncFnOnce(Netlink) -> Serve + Send + 'static,
+    here: impl AsyncFnOnce(Netlink) + Send + 'static,
 ) {
     let (namespace_sender, namespace) = std_mpsc::channel();
     let (linked_sender, linked) = std_mpsc::channel();
@@ -115,12 +121,9 @@ fn two_nodes(
         let prefix = netlink::Prefix::new(address(UNDERLAY[1]), 24);
         netlink.add_address("there", prefix).await.unwrap();
         netlink.set_up("there").await.unwrap();
-        let started = start_with(1, &netlink, offload).await;
-        introduce(&started, 1, 0);
-        let serve = there(&started);
+        let serve = there(netlink).await;
         done_sender.send(()).unwrap();
-        serve();
-        started
+        serve()
     });
     let one = in_namespace(async move |netlink| {
         let namespace = namespace.recv_timeout(PATIENCE).unwrap();
@@ -131,12 +134,34 @@ fn two_nodes(
         netlink.set_up("here").await.unwrap();
         linked_sender.send(()).unwrap();
         done.recv_timeout(PATIENCE).unwrap();
-        let started = start_with(0, &netlink, offload).await;
-        introduce(&started, 0, 1);
-        here(started).await;
+        here(netlink).await;
     });
     one.join().unwrap();
     drop(other.join().unwrap());
+}
+
+/// Two nodes of this daemon.
+fn two_nodes(
+    offload: bool,
+    there: impl FnOnce(&Started) -> Box<dyn FnOnce() + Send> + Send + 'static,
+    here: impl AsyncFnOnce(Started) + Send + 'static,
+) {
+    linked(
+        async move |netlink| {
+            let started = start_with(1, &netlink, offload).await;
+            introduce(&started, 1, 0);
+            let serve = there(&started);
+            Box::new(move || {
+                serve();
+                Box::new(started) as Box<dyn Any + Send>
+            }) as Serve
+        },
+        async move |netlink| {
+            let started = start_with(0, &netlink, offload).await;
+            introduce(&started, 0, 1);
+            here(started).await;
+        },
+    );
 }
 
 #[test]
@@ -181,39 +206,51 @@ fn pattern(length: usize) -> Vec<u8> {
     (0..length as u32).flat_map(|word| word.wrapping_mul(0x9e37_79b9).to_be_bytes()).collect()
 }
 
-/// Sends much over TCP to a node that sends it back, in both families.
-fn a_transfer_comes_back_whole(offload: bool) {
-    const WORDS: usize = 2_000_000;
-    let echo = |_: &Started| {
-        let listeners = [V4[1], V6[1]].map(|own| TcpListener::bind((address(own), 9)).unwrap());
-        Box::new(move || {
-            for listener in &listeners {
-                let (mut from, _) = listener.accept().unwrap();
-                let mut to = from.try_clone().unwrap();
-                io::copy(&mut from, &mut to).unwrap();
-                to.shutdown(Shutdown::Write).unwrap();
-            }
-        }) as Box<dyn FnOnce() + Send>
-    };
-    two_nodes(offload, echo, async |started| {
-        for peer in [V4[1], V6[1]] {
-            let to = SocketAddr::new(address(peer), 9);
-            let mut stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            let mut sending = stream.try_clone().unwrap();
-            let sender = std::thread::spawn(move || {
-                sending.write_all(&pattern(WORDS)).unwrap();
-                sending.shutdown(Shutdown::Write).unwrap();
-            });
-            let mut back = Vec::new();
-            stream.read_to_end(&mut back).unwrap();
-            sender.join().unwrap();
-            assert!(back == pattern(WORDS), "{} bytes came back from {peer}", back.len());
+/// How much is sent, in words of four bytes.
+const WORDS: usize = 2_000_000;
+
+/// Sends back what arrives over TCP, once in each family.
+fn echo_streams() -> Box<dyn FnOnce() + Send> {
+    let listeners = [V4[1], V6[1]].map(|own| TcpListener::bind((address(own), 9)).unwrap());
+    Box::new(move || {
+        for listener in &listeners {
+            let (mut from, _) = listener.accept().unwrap();
+            let mut to = from.try_clone().unwrap();
+            io::copy(&mut from, &mut to).unwrap();
+            to.shutdown(Shutdown::Write).unwrap();
         }
-        let stats = started.stats.borrow().clone();
-        assert_eq!((stats.malformed, stats.host.count), (0, 0), "{stats:?}");
-        started.handle.stop().await.unwrap();
-    });
+    })
+}
+
+/// Sends much over TCP to a node that sends it back, in both families.
+fn streams_come_back_whole() {
+    for peer in [V4[1], V6[1]] {
+        let to = SocketAddr::new(address(peer), 9);
+        let mut stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut sending = stream.try_clone().unwrap();
+        let sender = std::thread::spawn(move || {
+            sending.write_all(&pattern(WORDS)).unwrap();
+            sending.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).unwrap();
+        sender.join().unwrap();
+        assert!(back == pattern(WORDS), "{} bytes came back from {peer}", back.len());
+    }
+}
+
+fn a_transfer_comes_back_whole(offload: bool) {
+    two_nodes(
+        offload,
+        |_| echo_streams(),
+        async |started| {
+            streams_come_back_whole();
+            let stats = started.stats.borrow().clone();
+            assert_eq!((stats.malformed, stats.host.count), (0, 0), "{stats:?}");
+            started.handle.stop().await.unwrap();
+        },
+    );
 }
 
 #[test]
