@@ -11,11 +11,8 @@ use crate::config::{Format, Log};
 
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// boringtun logs an error for every session that ends by its age.
 fn filter(level: &str) -> Result<EnvFilter, String> {
-    format!("boringtun=off,{level}")
-        .parse()
-        .map_err(|error| format!("log.level: {error}; use for example `info`"))
+    level.parse().map_err(|error| format!("log.level: {error}; use for example `info`"))
 }
 
 /// Starts the log. Under systemd, which stamps each line, text lines carry no

@@ -25,6 +25,9 @@ use crate::limit::Limit;
 /// Beacons handed to Control per second, from all sources together.
 pub const BEACONS_PER_SECOND: u32 = 64;
 
+/// At most so many peers, so that their indices have the highest byte in common.
+const PEERS: usize = 1 << 16;
+
 /// ICMP errors per second to the host's own programs.
 const UNREACHABLE_PER_SECOND: u32 = 100;
 
@@ -101,6 +104,11 @@ impl Shard {
             dropped: Dropped::default(),
             changes: 0,
         }
+    }
+
+    /// The highest byte of every index that peers put into what they send here.
+    pub fn index_tag(&self) -> u8 {
+        (self.mask >> 16) as u8
     }
 
     /// Calls `act` with the peer in a slot, and minds its timers.
@@ -191,6 +199,9 @@ impl Shard {
                 self.slots.len() - 1
             }),
         };
+        if slot >= PEERS {
+            return;
+        }
         let Some(seat) = self.slots.get_mut(slot) else { return };
         let index = slot as u32 ^ self.mask;
         let peer = seat.get_or_insert_with(|| Box::new(Peer::new(node, key, index)));
@@ -297,6 +308,9 @@ impl Shard {
         now: Instant,
         out: &mut Output,
     ) -> Option<()> {
+        if datagram.get(1..4)? != [0; 3] {
+            return None;
+        }
         let receiver_at = match datagram.first()? {
             1 => return self.handle_initiation(from, datagram, now, out),
             2 => 8,

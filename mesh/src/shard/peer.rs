@@ -308,22 +308,20 @@ impl Peer {
     ) {
         let now = context.now;
         let was_ready = self.tunnel.is_ready(now);
-        let (mut opened, mut refused) = (None, None);
+        let (mut opened, mut refused, mut delivered) = (None, None, 0);
         host.push((), datagram.len(), |into| {
             opened = self.tunnel.open(datagram, now, into);
-            let length = without_padding(&into[..opened.unwrap_or(0)]).len();
+            let Some(padded) = opened.filter(|padded| *padded > 0) else { return 0 };
+            let length = without_padding(&into[..padded]).len();
             let packet = &mut into[..length];
-            if packet.is_empty() {
-                return 0;
-            }
-            opened = Some(length);
             refused = admit(packet).err();
             if refused.is_none() && !ecn::unwrap(packet, mark) {
                 refused = Some(Refusal::Congestion);
             }
+            delivered = length;
             if refused.is_some() { 0 } else { length }
         });
-        let Some(length) = opened else {
+        let Some(padded) = opened else {
             self.dropped.unopened += 1;
             return;
         };
@@ -331,10 +329,10 @@ impl Peer {
         if self.path != Some(Path::Direct(from)) && self.new_source.allows(context.now) {
             context.reports.push(Report::NewSource { node: self.node, from });
         }
-        if length > 0 {
+        if padded > 0 {
             self.unreturned.get_or_insert(context.now);
             match refused {
-                None => self.received.count(length),
+                None => self.received.count(delivered),
                 Some(Refusal::Source) => self.dropped.source += 1,
                 Some(Refusal::Destination) => self.dropped.destination += 1,
                 Some(Refusal::Filtered) => self.dropped.filtered += 1,

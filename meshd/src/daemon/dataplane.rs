@@ -31,7 +31,8 @@ fn dropped(stats: &DataStats) -> Vec<Drops> {
     let peers = |count: fn(&epsilon_mesh::shard::PeerDropped) -> u64| {
         stats.shard.peers.iter().map(|peer| count(&peer.dropped)).sum()
     };
-    let reasons: [(&str, &str, u64); 15] = [
+    let reasons: [(&str, &str, u64); 16] = [
+        ("kernel", "by the kernel: not for this node, or too many at once", stats.kernel),
         ("unknown", "datagrams of no kind, of no session, or by nobody known", shard.unknown),
         ("unopened", "forged, repeated, or of a session that is gone", peers(|peer| peer.unopened)),
         ("source", "from an address that is not the peer's", peers(|peer| peer.source)),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use epsilon_mesh::shard::offload::{HEADER_LENGTH, Header, split};
 use epsilon_mesh::shard::{Command, MAX_DATAGRAM, Report, Shard};
 use epsilon_proto::clock::Instant;
-use epsilon_sys::udp::{Carried, Datagram, Receiver};
+use epsilon_sys::udp::{Carried, Datagram, MESSAGES, Receiver};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -41,6 +41,9 @@ const SPIN: Duration = Duration::from_micros(100);
 /// at once.
 const SPIN_SHARE: u32 = 32;
 const SPIN_MOST: Duration = Duration::from_millis(2);
+
+/// Of what is no data at most so many messages in a round.
+const ASIDE: usize = 2;
 
 /// How often counters are published while they change.
 const PUBLISH: Duration = Duration::from_secs(1);
@@ -78,19 +81,25 @@ pub(super) fn new_buffer() -> Box<[u8]> {
 struct Round {
     packets: usize,
     bytes: usize,
+    /// There may be more.
+    is_behind: bool,
 }
 
 impl Add for Round {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
+        Self {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+            is_behind: self.is_behind || other.is_behind,
+        }
     }
 }
 
 impl Round {
     fn is_stream_of_small_packets(self) -> bool {
-        self.packets >= STREAM && self.bytes <= self.packets * SMALL
+        self.packets >= STREAM && self.bytes <= self.packets * SMALL && !self.is_behind
     }
 }
 
@@ -177,13 +186,12 @@ impl Carrier {
     /// Takes what the network has.
     fn take_datagrams(&mut self) -> Round {
         let mut round = Round::default();
-        for six in [false, true] {
+        for index in 0.. {
             let now = clock::instant();
-            let sockets = &self.outlet.sockets;
-            let received = match if six { sockets.v6() } else { Some(sockets.v4()) } {
-                Some(socket) => self.receiver.receive(socket),
-                None => continue,
-            };
+            let Some((socket, is_data)) = self.outlet.sockets.nth(index) else { break };
+            let most = if is_data { usize::MAX } else { ASIDE };
+            let received = self.receiver.receive(socket, most);
+            round.is_behind |= is_data && received.as_ref().is_ok_and(|count| *count == MESSAGES);
             // An error is one that an earlier datagram brought back: asking for
             // it has cleared it.
             if received.is_ok() {
@@ -271,6 +279,7 @@ impl Carrier {
             host_in: self.taken,
             host_out: self.outlet.delivered,
             reports: self.reports_lost,
+            kernel: 0,
         });
     }
 
@@ -286,16 +295,17 @@ impl Carrier {
                 .and_then(|millis| PollTimeout::try_from(millis).ok())
                 .unwrap_or(PollTimeout::MAX)
         });
-        let fds = [
+        // The place of a missing socket is taken by another descriptor.
+        let socket = |index| self.outlet.sockets.nth(index).map(|(socket, _)| socket.as_fd());
+        let mut fds = [
             Some(self.wake.as_fd()),
             Some(self.outlet.tun.as_fd()),
-            Some(self.outlet.sockets.v4().as_fd()),
-            self.outlet.sockets.v6().map(AsFd::as_fd),
-        ];
-        let mut fds = fds.map(|fd| {
-            // The place of a missing socket is taken by another descriptor.
-            PollFd::new(fd.unwrap_or(self.wake.as_fd()), PollFlags::POLLIN)
-        });
+            socket(0),
+            socket(1),
+            socket(2),
+            socket(3),
+        ]
+        .map(|fd| PollFd::new(fd.unwrap_or(self.wake.as_fd()), PollFlags::POLLIN));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => {
@@ -315,7 +325,7 @@ impl Carrier {
 mod tests {
     use super::*;
 
-    const TINY_ROUND: Round = Round { packets: 1, bytes: 100 };
+    const TINY_ROUND: Round = Round { packets: 1, bytes: 100, is_behind: false };
 
     #[test]
     fn looking_for_answers_takes_a_small_part_of_the_time() {
@@ -340,7 +350,7 @@ mod tests {
     fn only_tiny_rounds_are_followed_by_looking() {
         let mut spin = Spin { budget: SPIN_MOST, ..Spin::default() };
         let now = Instant(Duration::from_secs(1));
-        spin.after(Round { packets: 3, bytes: 100 }, now);
+        spin.after(Round { packets: 3, bytes: 100, is_behind: false }, now);
         assert!(!spin.goes_on(now));
         spin.after(TINY_ROUND, now);
         assert!(spin.goes_on(now + Duration::from_micros(99)));
@@ -350,7 +360,10 @@ mod tests {
 
     #[test]
     fn streams_of_small_packets_are_told_from_bulk_and_from_single_ones() {
-        let is_stream = |packets, bytes| Round { packets, bytes }.is_stream_of_small_packets();
+        let round = |packets, bytes| Round { packets, bytes, is_behind: false };
+        let is_stream = |packets, bytes| round(packets, bytes).is_stream_of_small_packets();
+        let behind = Round { is_behind: true, ..round(10, 960) };
+        assert!(!behind.is_stream_of_small_packets());
         assert!(is_stream(10, 960) && is_stream(500, 48_000));
         assert!(!is_stream(5, 480) && !is_stream(45, 65_340) && !is_stream(0, 0));
     }

@@ -21,6 +21,8 @@ pub(super) struct Outlet {
     pub(super) delivered: Carried,
     pub(super) sender: Sender,
     coalescer: Coalescer,
+    /// Whether it was said that datagrams go one by one.
+    warned: bool,
 }
 
 impl Outlet {
@@ -34,6 +36,7 @@ impl Outlet {
             delivered: Carried::default(),
             sender: Sender::default(),
             coalescer: Coalescer::default(),
+            warned: false,
         }
     }
 
@@ -66,6 +69,10 @@ impl Outlet {
                 |error, count| failures.count(error, count),
             );
             self.out.network.clear();
+            if !self.sender.segments() && !std::mem::replace(&mut self.warned, true) {
+                let (interface, errno) = (self.tun.name(), self.network.last_errno);
+                tracing::warn!(interface, ?errno, "no UDP segmentation; datagrams go one by one");
+            }
         }
         if !self.out.host.is_empty() {
             self.deliver();

@@ -1,7 +1,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use epsilon_sys::udp::Receiver;
+use epsilon_sys::udp::{Receiver, steer};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -11,6 +11,12 @@ use super::Error;
 /// What the kernel may hold per socket and direction, in bytes: a burst that
 /// arrives while the thread is not scheduled.
 const BUFFER: usize = 8 << 20;
+
+/// The same for what is no data: handshakes, probes, beacons.
+const ASIDE: usize = 256 << 10;
+
+/// The first byte of WireGuard's data messages.
+const DATA: u8 = 4;
 
 /// How often another port is tried when any will do and the one that the
 /// kernel chose is taken in the other family.
@@ -22,6 +28,7 @@ const ATTEMPTS: usize = 16;
 pub struct Sockets {
     v4: UdpSocket,
     v6: Option<UdpSocket>,
+    asides: Vec<UdpSocket>,
     port: u16,
 }
 
@@ -41,10 +48,14 @@ impl Sockets {
 
     fn try_open(port: u16) -> Result<Self, Error> {
         let failed = |family| move |source| Error::Port { port, family, source };
-        let v4 = bind((Ipv4Addr::UNSPECIFIED, port).into()).map_err(failed("IPv4"))?;
+        let (v4, aside) = bind((Ipv4Addr::UNSPECIFIED, port).into()).map_err(failed("IPv4"))?;
+        let mut asides = vec![aside];
         let bound = v4.local_addr().map_err(failed("IPv4"))?.port();
         let v6 = match bind((Ipv6Addr::UNSPECIFIED, bound).into()) {
-            Ok(socket) => Some(socket),
+            Ok((socket, aside)) => {
+                asides.push(aside);
+                Some(socket)
+            }
             Err(source)
                 if matches!(
                     source.raw_os_error(),
@@ -55,7 +66,20 @@ impl Sockets {
             }
             Err(source) => return Err(Error::Port { port: bound, family: "IPv6", source }),
         };
-        Ok(Self { v4, v6, port: bound })
+        Ok(Self { v4, v6, asides, port: bound })
+    }
+
+    /// One after the other, and whether data comes to it.
+    pub(super) fn nth(&self, index: usize) -> Option<(&UdpSocket, bool)> {
+        let with_data = 1 + usize::from(self.v6.is_some());
+        Some((self.all().nth(index)?, index < with_data))
+    }
+
+    /// From now on all that cannot be data for this node, whose peers put indices
+    /// with this highest byte into it, comes to sockets of its own, so that a
+    /// flood of it displaces no data.
+    pub(super) fn keep_data_apart(&self, tag: u8) -> io::Result<()> {
+        self.asides.iter().try_for_each(|aside| steer(aside, &[(0, DATA), (7, tag)]))
     }
 
     /// The port.
@@ -73,11 +97,17 @@ impl Sockets {
         self.v6.as_ref()
     }
 
+    /// All of them, those for data first.
+    pub(super) fn all(&self) -> impl Iterator<Item = &UdpSocket> {
+        [Some(&self.v4), self.v6.as_ref()].into_iter().flatten().chain(&self.asides)
+    }
+
     /// The same sockets for another owner, which may join groups on them and
     /// send, but leaves receiving to the data thread.
     pub fn try_clone(&self) -> io::Result<Self> {
         let v6 = self.v6.as_ref().map(UdpSocket::try_clone).transpose()?;
-        Ok(Self { v4: self.v4.try_clone()?, v6, port: self.port })
+        let asides = self.asides.iter().map(UdpSocket::try_clone).collect::<Result<_, _>>()?;
+        Ok(Self { v4: self.v4.try_clone()?, v6, asides, port: self.port })
     }
 
     /// Sends one datagram by the socket of the target's family.
@@ -93,7 +123,28 @@ impl Sockets {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+/// The socket for data, and one for the rest.
+fn bind(address: SocketAddr) -> io::Result<(UdpSocket, UdpSocket)> {
+    // Sockets that share a port say nothing when others have it.
+    let alone = open(address, BUFFER)?;
+    alone.bind(&address.into())?;
+    let mut address = address;
+    if let Some(bound) = alone.local_addr()?.as_socket() {
+        address.set_port(bound.port());
+    }
+    drop(alone);
+    let bind = |buffer| {
+        let socket = open(address, buffer)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        Receiver::prepare(&socket, address.is_ipv4());
+        io::Result::Ok(UdpSocket::from(socket))
+    };
+    let data = bind(BUFFER)?;
+    Ok((data, bind(ASIDE)?))
+}
+
+fn open(address: SocketAddr, buffer: usize) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -101,15 +152,13 @@ fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     // Beyond the limit for everyone needs CAP_NET_ADMIN. Less is slower and
     // no reason to refuse.
-    if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
-        socket.set_recv_buffer_size(BUFFER)?;
+    if setsockopt(&socket, sockopt::RcvBufForce, &buffer).is_err() {
+        socket.set_recv_buffer_size(buffer)?;
     }
-    if setsockopt(&socket, sockopt::SndBufForce, &BUFFER).is_err() {
-        socket.set_send_buffer_size(BUFFER)?;
+    if setsockopt(&socket, sockopt::SndBufForce, &buffer).is_err() {
+        socket.set_send_buffer_size(buffer)?;
     }
-    socket.bind(&address.into())?;
-    Receiver::prepare(&socket, address.is_ipv4());
-    Ok(socket.into())
+    Ok(socket)
 }
 
 #[cfg(test)]

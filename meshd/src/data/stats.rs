@@ -13,6 +13,10 @@ pub struct DataStats {
     pub network: Failures,
     /// Packets that the host did not take.
     pub host: Failures,
+    /// Datagrams that the kernel dropped at the sockets: not for this node, or
+    /// too many at once. The thread does not notice: [`super::Handle::stats`]
+    /// asks for them.
+    pub kernel: u64,
     /// Packets of the host that are not what their header says.
     pub malformed: u64,
     /// Whether packets of the host may stand for many.

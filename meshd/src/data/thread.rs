@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use epsilon_mesh::shard::{Command, Report, Shard};
 use epsilon_proto::clock::Instant;
-use epsilon_sys::udp::{Carried, Receiver};
+use epsilon_sys::udp::{Carried, Receiver, dropped};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -41,6 +41,8 @@ pub struct Started {
 pub struct Handle {
     orders: commands::Sender<Order>,
     wake: Arc<EventFd>,
+    sockets: Sockets,
+    stats: watch::Receiver<DataStats>,
     outcome: Option<oneshot::Receiver<Result<(), Error>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -56,7 +58,11 @@ pub fn start(config: Config) -> Result<Started, Error> {
     let (stats_sender, stats) = watch::channel(DataStats::default());
     let (outcome_sender, outcome) = oneshot::channel();
     let interface = config.tun.name().to_owned();
+    if let Err(error) = config.sockets.keep_data_apart(config.shard.index_tag()) {
+        tracing::warn!(interface, %error, "floods of junk can displace data");
+    }
     let name = format!("data {interface}");
+    let sockets = config.sockets.try_clone().map_err(|source| Error::Thread { source })?;
     let carrier = Carrier {
         shard: config.shard,
         outlet: Outlet::new(config.tun, config.sockets),
@@ -83,7 +89,14 @@ pub fn start(config: Config) -> Result<Started, Error> {
         .name(name)
         .spawn(body)
         .map_err(|source| Error::Thread { source })?;
-    let handle = Handle { orders, wake, outcome: Some(outcome), thread: Some(thread) };
+    let handle = Handle {
+        orders,
+        wake,
+        sockets,
+        stats: stats.clone(),
+        outcome: Some(outcome),
+        thread: Some(thread),
+    };
     Ok(Started { handle, reports, stats })
 }
 
@@ -100,6 +113,12 @@ impl Handle {
     /// given. One for a thread that has ended is lost, as everything is then.
     pub fn command(&self, command: Command) {
         self.order(Order::Command(command));
+    }
+
+    /// What was counted, at most a second ago.
+    pub fn stats(&self) -> DataStats {
+        let kernel = self.sockets.all().map(dropped).sum();
+        DataStats { kernel, ..self.stats.borrow().clone() }
     }
 
     fn order(&self, order: Order) {

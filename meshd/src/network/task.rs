@@ -19,7 +19,7 @@ use epsilon_proto::key::{SecretKey, Strict};
 use epsilon_proto::message::Refusal;
 use epsilon_proto::name::{NetworkName, NodeName};
 use epsilon_sys::netlink::{self, Netlink};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::discovery::Discovery;
 use super::gate::Secrets;
@@ -29,7 +29,7 @@ use super::names::Names;
 use super::provisional;
 use super::{Config, Error, IDENTITY_FILE, Order, Pong, ROOT_FILE, Snapshot};
 use crate::control::{self as plane, AdmissionEvent, AdmissionStep};
-use crate::data::{self, DataStats, Sockets, Tun};
+use crate::data::{self, Sockets, Tun};
 use crate::store::{FILE, Store, Writer};
 use crate::{clock, random};
 
@@ -58,7 +58,6 @@ pub(super) struct Task {
     admissions: mpsc::Receiver<AdmissionEvent>,
     data: data::Handle,
     reports: mpsc::Receiver<Report>,
-    stats: watch::Receiver<DataStats>,
     gate: Arc<Secrets>,
     netlink: Netlink,
     changes: netlink::Changes,
@@ -148,7 +147,6 @@ impl Task {
             admissions,
             data: started.handle,
             reports: started.reports,
-            stats: started.stats,
             gate,
             netlink,
             changes,
@@ -300,7 +298,7 @@ impl Task {
                     invites: self.engine.invites(),
                     admins: self.engine.admins(),
                     settings: self.engine.settings().clone(),
-                    stats: self.stats.borrow().clone(),
+                    stats: self.data.stats(),
                     failed_calls: self
                         .failed_calls
                         .iter()

@@ -12,6 +12,7 @@ mod support;
 
 mod clock;
 mod commands;
+mod dataplane;
 mod joining;
 mod lifecycle;
 mod outsider;

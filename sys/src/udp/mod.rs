@@ -11,14 +11,16 @@ mod address;
 mod control;
 mod receive;
 mod send;
+mod steer;
 
 #[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
 
-pub use receive::Receiver;
+pub use receive::{MESSAGES, Receiver, dropped};
 pub use send::Sender;
+pub use steer::steer;
 
 /// The two bits of the type of service, or traffic class, that are ECN's.
 const ECN: u8 = 0b11;

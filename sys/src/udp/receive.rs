@@ -9,10 +9,31 @@ use super::address::read_address;
 use super::control::{Control, read_controls};
 use super::{Carried, Datagram};
 
-/// How many messages are received in one call.
-const RECEIVED: usize = 8;
+/// At most so many messages are received in one call.
+pub const MESSAGES: usize = 8;
+/// Since Linux 4.12 (asm-generic/socket.h).
+const SO_MEMINFO: i32 = 55;
 /// Room for one received message.
 const ROOM: usize = 65_536;
+
+/// How many datagrams the kernel dropped that came to this socket: what a filter
+/// refused, and what it had no room for. 0 where the kernel does not say.
+pub fn dropped(socket: &impl AsFd) -> u64 {
+    let mut values = [0_u32; 9];
+    let mut length = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: the kernel writes at most as many bytes as the length says, and
+    // how many it wrote.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if outcome == 0 { u64::from(values[libc::SK_MEMINFO_DROPS as usize]) } else { 0 }
+}
 
 /// Receives datagrams, many at once.
 pub struct Receiver {
@@ -43,12 +64,12 @@ impl Default for Receiver {
         // SAFETY: all of these are plain data for which zero is a value.
         let (header, address, piece) = unsafe { (zeroed(), zeroed(), zeroed()) };
         Self {
-            bytes: vec![0; RECEIVED * ROOM].into_boxed_slice(),
-            headers: vec![header; RECEIVED].into_boxed_slice(),
-            addresses: vec![address; RECEIVED].into_boxed_slice(),
-            controls: vec![Control([0; 64]); RECEIVED].into_boxed_slice(),
-            pieces: vec![piece; RECEIVED].into_boxed_slice(),
-            messages: Vec::with_capacity(RECEIVED),
+            bytes: vec![0; MESSAGES * ROOM].into_boxed_slice(),
+            headers: vec![header; MESSAGES].into_boxed_slice(),
+            addresses: vec![address; MESSAGES].into_boxed_slice(),
+            controls: vec![Control([0; 64]); MESSAGES].into_boxed_slice(),
+            pieces: vec![piece; MESSAGES].into_boxed_slice(),
+            messages: Vec::with_capacity(MESSAGES),
             carried: Carried::default(),
         }
     }
@@ -79,10 +100,12 @@ impl Receiver {
         }
     }
 
-    /// Takes what is there, without waiting; says how many messages it was.
-    pub fn receive(&mut self, socket: &impl AsFd) -> io::Result<usize> {
+    /// Takes what is there, without waiting, and at most so many messages; says
+    /// how many it was.
+    pub fn receive(&mut self, socket: &impl AsFd, most: usize) -> io::Result<usize> {
+        let most = most.min(MESSAGES);
         self.messages.clear();
-        for index in 0..RECEIVED {
+        for index in 0..most {
             self.pieces[index] = libc::iovec {
                 iov_base: self.bytes[index * ROOM..].as_mut_ptr().cast(),
                 iov_len: ROOM,
@@ -102,7 +125,7 @@ impl Receiver {
             libc::recvmmsg(
                 socket.as_fd().as_raw_fd(),
                 self.headers.as_mut_ptr(),
-                RECEIVED as _,
+                most as _,
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )

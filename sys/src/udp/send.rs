@@ -191,8 +191,10 @@ impl Sender {
             return failed(error, plan.count);
         }
         // The card computes no checksums, or the kernel knows no segments. A
-        // message that is only too long for its route says nothing of others.
-        if code != Some(libc::EMSGSIZE) {
+        // message that is only too long for its route says nothing of others;
+        // Linux before 6.14 calls that EINVAL, too.
+        let knows_segments = self.carried.packets > self.carried.messages;
+        if code == Some(libc::EIO) || (code == Some(libc::EINVAL) && !knows_segments) {
             self.segmentation = false;
         }
         let kept = std::mem::take(&mut self.plans);

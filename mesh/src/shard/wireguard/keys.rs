@@ -4,7 +4,7 @@
 use epsilon_proto::clock::Instant;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
-use super::noise::Pair;
+use super::noise::{Pair, TIMESTAMP};
 use super::replay::Window;
 use super::{OVERHEAD, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME};
 
@@ -29,6 +29,8 @@ pub(super) struct Keys {
     pub(super) initiator: bool,
     /// Whether the peer is known to have them too.
     pub(super) confirmed: bool,
+    /// The timestamp of the peer that began the handshake.
+    pub(super) timestamp: Option<[u8; TIMESTAMP]>,
 }
 
 fn key(bytes: &[u8; 32]) -> Option<LessSafeKey> {
@@ -55,9 +57,10 @@ impl Keys {
     pub(super) fn new(
         pair: &Pair,
         (local, remote): (u32, u32),
-        initiator: bool,
+        timestamp: Option<[u8; TIMESTAMP]>,
         now: Instant,
     ) -> Option<Box<Self>> {
+        let initiator = timestamp.is_none();
         Some(Box::new(Self {
             local,
             remote,
@@ -68,6 +71,7 @@ impl Keys {
             born: now,
             initiator,
             confirmed: initiator,
+            timestamp,
         }))
     }
 

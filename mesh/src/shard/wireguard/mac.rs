@@ -141,14 +141,26 @@ impl Guard {
         }
         let Some(cookie) = self.cookie(from, now) else { return Verdict::Refused };
         if holds(&cookie, &message[..second], &message[second..]) {
-            // Sources that share a place share its limit.
-            let allowed = self.sources[usize::from(cookie[0]) % SOURCES].allows(now);
+            let place = self.place(from);
+            let allowed = self.sources[place].allows(now);
             return if allowed { Verdict::Passes } else { Verdict::Refused };
         }
         match self.challenge(&cookie, message, first, into) {
             Some(length) => Verdict::Challenged(length),
             None => Verdict::Refused,
         }
+    }
+
+    /// Where the limit of a source stands, whatever its port: hosts that share a
+    /// place share the limit.
+    fn place(&self, from: SocketAddr) -> usize {
+        let secret = self.secret.as_ref().map_or(&[0; 32], |(secret, _)| secret);
+        let hashed = match from {
+            SocketAddr::V4(from) => value(secret, &[&from.ip().octets()]),
+            // A host has a whole /64.
+            SocketAddr::V6(from) => value(secret, &[&from.ip().octets()[..8]]),
+        };
+        hashed.map_or(0, |hash| usize::from(hash[0]) % SOURCES)
     }
 
     /// The cookie of a source at this time.

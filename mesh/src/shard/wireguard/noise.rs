@@ -33,10 +33,10 @@ fn hash(one: &[u8], other: &[u8]) -> [u8; 32] {
 }
 
 fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> Secret {
-    // Keys of any length are taken; where that would change, nothing opens.
-    let Ok(mut mac) = <SimpleHmac<Blake2s256> as hmac::KeyInit>::new_from_slice(key) else {
-        return Secret::default();
-    };
+    // A key that is shorter than a block is filled up with zeros (RFC 2104).
+    let mut block = Zeroizing::new([0; 64]);
+    block[..32].copy_from_slice(key);
+    let mut mac = <SimpleHmac<Blake2s256> as hmac::KeyInit>::new((&*block).into());
     for part in parts {
         mac.update(part);
     }
@@ -233,5 +233,39 @@ impl Proven {
         self.state.seal(&sealing, &[], nothing)?;
         let (receive, send) = self.state.split();
         Some(Pair { send, receive })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first message of whoever has this ephemeral key and shares this secret
+    /// with the responder, as far as the sealed static key.
+    fn message(responder: &PublicKey, ephemeral: &[u8; 32], shared: &[u8; 32]) -> [u8; INITIATION] {
+        let mut state = Symmetric::new(responder);
+        state.mix_ephemeral(ephemeral);
+        let sealing = state.mix_key(shared);
+        let mut message = [0; INITIATION];
+        message[..32].copy_from_slice(ephemeral);
+        state.seal(&sealing, &[9; 32], &mut message[32..32 + 32 + TAG]).unwrap();
+        message
+    }
+
+    #[test]
+    fn a_key_that_agrees_with_everybody_is_refused() {
+        let secret = StaticSecret::from([3; 32]);
+        let own = PublicKey::from(&secret);
+        let ephemeral = StaticSecret::from([4; 32]);
+        let shared = ephemeral.diffie_hellman(&own).to_bytes();
+        let honest = message(&own, PublicKey::from(&ephemeral).as_bytes(), &shared);
+        assert!(Opened::read((&secret, &own), &honest).is_some());
+        // Points of low order, with which everybody shares zero (RFC 7748).
+        let mut one = [0; 32];
+        one[0] = 1;
+        for low in [[0; 32], one] {
+            let message = message(&own, &low, &[0; 32]);
+            assert!(Opened::read((&secret, &own), &message).is_none(), "{low:?}");
+        }
     }
 }

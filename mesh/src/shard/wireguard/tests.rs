@@ -349,28 +349,18 @@ fn a_forged_answer_does_not_spoil_the_real_one() {
     link.send(0, 1);
     link.pass(Duration::from_millis(25));
     let (_, response) = link.on_the_way.pop_first().unwrap().1;
-    for byte in 4..RESPONSE_LENGTH - 32 {
+    // The sender's index, 4 to 7, has no seal but the first, which everybody can
+    // make who knows this node's key: so it is in the protocol.
+    for byte in 8..RESPONSE_LENGTH - 32 {
         let mut forged = response.clone();
         forged[byte] ^= 1;
         // Whoever knows this node's key can make the first seal.
         mac::seal(&link.sides[0].engine.public.clone(), None, &mut forged).unwrap();
-        if !(4..8).contains(&byte) {
-            link.arrive(0, &forged);
-            assert!(link.sides[0].completed.is_empty(), "byte {byte}");
-        }
+        link.arrive(0, &forged);
+        assert!(link.sides[0].completed.is_empty(), "byte {byte}");
     }
     link.arrive(0, &response);
     assert_eq!(link.sides[0].completed.len(), 1);
-}
-
-#[test]
-fn a_key_that_agrees_with_everybody_is_refused() {
-    let mut message = [0; noise::INITIATION];
-    for low in [0_u8, 1] {
-        message[0] = low;
-        let engine = engine(0);
-        assert!(Opened::read((&engine.secret, &engine.public), &message).is_none());
-    }
 }
 
 #[test]

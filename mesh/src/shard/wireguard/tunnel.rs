@@ -53,7 +53,8 @@ pub(in crate::shard) struct Tunnel {
     rekey: bool,
     /// The first data sent since the peer was last heard.
     unheard: Option<Instant>,
-    /// The newest timestamp of the peer: what is not newer is a recording.
+    /// The newest timestamp with which the peer began a handshake whose keys it
+    /// used: what is not newer is a recording.
     newest: [u8; noise::TIMESTAMP],
     answers: Limit,
     given: Option<Given>,
@@ -81,8 +82,7 @@ impl Tunnel {
     }
 
     /// Forgets everything: the peer was started again, perhaps with a clock
-    /// that went back, or has another key. A recording that is taken then
-    /// moves nothing, as its sender cannot follow it up.
+    /// that went back, or has another key.
     pub(in crate::shard) fn clear(&mut self) {
         self.newest = [0; noise::TIMESTAMP];
         self.keys.clear();
@@ -146,6 +146,10 @@ impl Tunnel {
             && Some(local) == self.sending
             && now.since(keys.born) >= REKEY_ON_RECEIVE;
         if newly_confirmed {
+            self.newest = keys.timestamp.map_or(self.newest, |stamp| stamp.max(self.newest));
+            // The peer was faster than this node's own handshake.
+            let born = keys.born;
+            self.outstanding = self.outstanding.take().filter(|begun| begun.sent > born);
             // Where both sides began at once, each keeps to what it began.
             let newer = self.keys[..place].iter().any(|keys| Some(keys.local) == self.sending);
             self.sending = self.sending.filter(|_| newer).or(Some(local));
@@ -168,11 +172,12 @@ impl Tunnel {
     fn keep(&mut self, keys: Box<Keys>) {
         self.keys.insert(0, keys);
         while self.keys.len() > KEPT {
-            // The oldest that is not in use.
+            // The oldest that the peer never used, and is not the newest; else the
+            // oldest that is not in use.
             let sending = self.sending;
-            let Some(at) = self.keys.iter().rposition(|keys| Some(keys.local) != sending) else {
-                return;
-            };
+            let unused = self.keys[1..].iter().rposition(|keys| !keys.confirmed);
+            let other = || self.keys.iter().rposition(|keys| Some(keys.local) != sending);
+            let Some(at) = unused.map(|at| at + 1).or_else(other) else { return };
             self.keys.remove(at);
         }
     }
@@ -188,11 +193,14 @@ impl Tunnel {
         if self.outstanding.is_some() && !again {
             return 0;
         }
-        self.write_initiation(engine, now, into).unwrap_or(0)
+        let repeat = if self.is_ready(now) { REKEY_TIMEOUT } else { FIRST_RETRY };
+        self.write_initiation(now, repeat, engine, now, into).unwrap_or(0)
     }
 
     fn write_initiation(
         &mut self,
+        began: Instant,
+        repeat: Duration,
         engine: &mut WireGuard,
         now: Instant,
         into: &mut [u8],
@@ -212,9 +220,7 @@ impl Tunnel {
         )?;
         let cookie = self.given.as_ref().and_then(|given| given.usable(now));
         self.sealed = Some((local, mac::seal(&self.peer, cookie, message)?));
-        let began = self.outstanding.as_ref().map_or(now, |before| before.began);
-        let is_first = self.outstanding.is_none() && !self.is_ready(now);
-        let repeat = (if is_first { FIRST_RETRY } else { REKEY_TIMEOUT }) + engine.jitter(JITTER);
+        let repeat = repeat + engine.jitter(JITTER);
         let outstanding = Outstanding { initiation, local, began, sent: now, repeat };
         self.outstanding = Some(Box::new(outstanding));
         self.rekey = false;
@@ -245,11 +251,14 @@ impl Tunnel {
         into: &mut [u8],
     ) -> Option<()> {
         let proven = opened.prove(&engine.secret)?;
-        if proven.timestamp <= self.newest || !self.answers.allows(now) {
+        // A recording may be repeated until somebody with its keys is heard.
+        let timestamp = proven.timestamp;
+        let is_repeated = self.keys.iter().any(|keys| keys.timestamp == Some(timestamp));
+        if timestamp <= self.newest || is_repeated || !self.answers.allows(now) {
             return None;
         }
         let message = into.get_mut(..RESPONSE_LENGTH)?;
-        let (local, timestamp) = (self.new_local(), proven.timestamp);
+        let local = self.new_local();
         message[..4].copy_from_slice(&[2, 0, 0, 0]);
         message[4..8].copy_from_slice(&local.to_le_bytes());
         message[8..12].copy_from_slice(&sender.to_le_bytes());
@@ -257,8 +266,7 @@ impl Tunnel {
         let pair = proven.answer(&engine.ephemeral()?, &self.preshared, part)?;
         let cookie = self.given.as_ref().and_then(|given| given.usable(now));
         self.sealed = Some((local, mac::seal(&self.peer, cookie, message)?));
-        self.keep(Keys::new(&pair, (local, sender), false, now)?);
-        self.newest = timestamp;
+        self.keep(Keys::new(&pair, (local, sender), Some(timestamp), now)?);
         Some(())
     }
 
@@ -281,7 +289,7 @@ impl Tunnel {
         let part = message.get(12..)?.first_chunk()?;
         let outstanding = self.outstanding.as_ref().filter(|begun| begun.local == local)?;
         let pair = outstanding.initiation.read(&engine.secret, &self.preshared, part)?;
-        self.keep(Keys::new(&pair, (local, remote), true, now)?);
+        self.keep(Keys::new(&pair, (local, remote), None, now)?);
         self.sending = Some(local);
         self.outstanding = None;
         self.rekey = false;
@@ -325,7 +333,7 @@ impl Tunnel {
         if self.sending().is_none() {
             self.sending = None;
         }
-        if let Some(outstanding) = &self.outstanding {
+        if let Some(outstanding) = &mut self.outstanding {
             if now.since(outstanding.began) >= REKEY_ATTEMPT_TIME {
                 self.outstanding = None;
                 self.unheard = None;
@@ -334,7 +342,10 @@ impl Tunnel {
             if now.since(outstanding.sent) < outstanding.repeat {
                 return 0;
             }
-            return self.initiate(true, engine, now, into);
+            let began = outstanding.began;
+            // Also where none can be made now.
+            outstanding.sent = now;
+            return self.write_initiation(began, REKEY_TIMEOUT, engine, now, into).unwrap_or(0);
         }
         let deaf = KEEPALIVE_TIMEOUT + REKEY_TIMEOUT;
         let rekey = std::mem::take(&mut self.rekey);

@@ -1,0 +1,232 @@
+//! The data plane under loads that are not nice.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use epsilon_cli::lab::Host;
+use epsilon_proto::address::DEFAULT_PORT;
+use epsilon_proto::api::Dataplane;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::support::{Dice, Fleet, Node, Stream, holds, until, within};
+
+async fn mesh_address(node: &Node) -> IpAddr {
+    node.network().await.unwrap().node.ipv4.unwrap().into()
+}
+
+async fn counted(node: &Node) -> Result<Dataplane, String> {
+    let ran = node.run("debug dataplane -o json").await;
+    ran.succeeded()?;
+    serde_json::from_str(&ran.stdout).map_err(|error| format!("{error}: {}", ran.stdout))
+}
+
+fn dropped(counted: &Dataplane, reason: &str) -> u64 {
+    counted.dropped.iter().find(|drops| drops.reason == reason).map_or(0, |drops| drops.packets)
+}
+
+/// Sends datagrams as fast as it can until told to stop; gives how many.
+struct Flood {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<u64>,
+}
+
+impl Flood {
+    /// From a host to an address, cycling through these datagrams.
+    fn start(from: &Host, to: SocketAddr, datagrams: Vec<Vec<u8>>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let host = from.clone();
+        let thread = thread::spawn(move || {
+            within(&host, || {
+                let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+                let mut sent = 0;
+                for datagram in datagrams.iter().cycle() {
+                    if stopped.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    // What is too long or comes too fast is refused; others follow.
+                    sent += u64::from(socket.send_to(datagram, to).is_ok());
+                }
+                sent
+            })
+        });
+        Self { stop, thread }
+    }
+
+    fn end(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn one_busy_peer_does_not_starve_another() {
+    let Some((fleet, _)) = Fleet::joined([3]).await else { return };
+    let (first, third) = (fleet.node("n1"), fleet.node("n3"));
+    let addresses = [
+        mesh_address(&first).await,
+        mesh_address(&fleet.node("n2")).await,
+        mesh_address(&third).await,
+    ];
+    // What it sends, and what it is sent.
+    for (from, to) in [("n1", addresses[1]), ("n2", addresses[0])] {
+        let stream = Stream::open(&first.host, &third.host, addresses[2]);
+        stream.flows().await;
+        let flood =
+            Flood::start(fleet.host(from).unwrap(), SocketAddr::new(to, 9), vec![vec![7; 64]]);
+        let pings = format!("-n -q -c 40 -i 0.05 -W 2 {}", addresses[2]);
+        let ran = first.execute("ping", &pings).await;
+        let sent = flood.end();
+        stream.flows().await;
+        let travelled = stream.close();
+        assert!(sent > 20_000, "only {sent} datagrams");
+        let received = ran.stdout.split(" received").next().unwrap().rsplit(' ').next().unwrap();
+        let received: u32 = received.parse().unwrap();
+        assert!(received >= 30, "{from} floods {to}: {ran:?}");
+        assert!(travelled.longest_stall < Duration::from_secs(3), "{from}: {travelled:?}");
+    }
+}
+
+/// Bytes that arrived over one TCP stream between two hosts in so much time.
+fn transfer(from: &Host, to: &Host, address: IpAddr, length: Duration) -> usize {
+    let listener = within(to, || TcpListener::bind((address, 0)).unwrap());
+    let target = listener.local_addr().unwrap();
+    let stream = within(from, || TcpStream::connect(target).unwrap());
+    let (arriving, _) = listener.accept().unwrap();
+    let end = arriving.try_clone().unwrap();
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&arrived);
+    let reader = thread::spawn(move || {
+        let (mut arriving, mut buffer) = (arriving, vec![0; 1 << 17]);
+        while let Ok(count @ 1..) = arriving.read(&mut buffer) {
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
+    });
+    let writer = thread::spawn(move || {
+        let (mut stream, data) = (stream, vec![1; 1 << 17]);
+        // Ends when the other end does.
+        while stream.write_all(&data).is_ok() {}
+    });
+    thread::sleep(length);
+    let total = arrived.load(Ordering::Relaxed);
+    // Nothing is waited for: a reset ends both.
+    SockRef::from(&end).set_linger(Some(Duration::ZERO)).unwrap();
+    end.shutdown(Shutdown::Both).unwrap();
+    reader.join().unwrap();
+    drop(end);
+    writer.join().unwrap();
+    total
+}
+
+/// WireGuard's data messages that come to a host, recorded while somebody sends.
+fn recorded(host: &Host, sending: impl FnOnce()) -> Vec<Vec<u8>> {
+    const EVERYTHING: i32 = 0x0003;
+    let socket = within(host, || {
+        let protocol = Protocol::from(EVERYTHING.to_be() >> 16);
+        Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol)).unwrap()
+    });
+    socket.set_nonblocking(true).unwrap();
+    sending();
+    let (mut messages, mut buffer) = (Vec::new(), vec![0; 1 << 17]);
+    while let Ok(length) = (&socket).read(&mut buffer) {
+        // IPv4 and UDP headers; what the kernel joined is cut by the usual length.
+        let Some(payload) = buffer[..length].get(28..) else { continue };
+        if buffer[0] == 0x45 && buffer[9] == 17 && payload.first() == Some(&4) {
+            messages.extend(payload.chunks(1452).map(<[u8]>::to_vec));
+        }
+        if messages.len() >= 256 {
+            break;
+        }
+    }
+    messages
+}
+
+/// The kinds of junk that an outsider can send to a data port.
+fn kinds_of_junk(dice: &Dice, recorded: Vec<Vec<u8>>) -> [(&'static str, Vec<Vec<u8>>); 6] {
+    let random = |length: usize, kind: u8| {
+        let mut bytes = vec![0; length];
+        dice.fill(&mut bytes);
+        bytes[0] = kind;
+        bytes[1..4].fill(0);
+        bytes
+    };
+    // For a session that stands, with another seal.
+    let mut forged = recorded.clone();
+    for bytes in &mut forged {
+        if let Some(last) = bytes.last_mut() {
+            *last ^= 1;
+        }
+    }
+    [
+        ("junk", (0..64).map(|number| random(40 + number * 20, 4)).collect()),
+        ("handshakes", (0..64).map(|_| random(148, 1)).collect()),
+        (
+            "truncated",
+            (0..64).map(|number| random(4 + number % 12, 1 + number as u8 % 4)).collect(),
+        ),
+        ("oversized", vec![random(8_000, 4)]),
+        ("forged", forged),
+        ("replayed", recorded),
+    ]
+}
+
+/// How much junk of each kind to a data port lowers a transfer, compared with the
+/// same junk to another socket on that host: to be seen, and not to be more than
+/// it may.
+#[tokio::test]
+async fn junk_costs_a_transfer_little_more_than_at_any_socket() {
+    let Some((fleet, _)) = Fleet::joined([3]).await else { return };
+    let (first, second) = (fleet.node("n1"), fleet.node("n2"));
+    let target = mesh_address(&second).await;
+    let outsider = fleet.host("n3").unwrap().clone();
+    fleet.stop("n3").await;
+    let underlay: IpAddr = second.host.ipv4().into();
+    let plain = within(&second.host, || UdpSocket::bind((underlay, 0)).unwrap());
+    plain.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let port = plain.local_addr().unwrap().port();
+    let ended = Arc::new(AtomicBool::new(false));
+    let reading = Arc::clone(&ended);
+    let reader = thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        while !reading.load(Ordering::Relaxed) {
+            let _ = plain.recv(&mut buffer);
+        }
+    });
+    let length = Duration::from_millis(600);
+    let messages = recorded(&second.host, || {
+        transfer(&first.host, &second.host, target, length / 3);
+    });
+    assert!(messages.len() > 50, "only {} messages were recorded", messages.len());
+    for (kind, datagrams) in kinds_of_junk(&Dice::shown(), messages) {
+        let before = counted(&second).await.unwrap();
+        let mut ratios = Vec::new();
+        for _ in 0..5 {
+            let speed = |port| {
+                let flood =
+                    Flood::start(&outsider, SocketAddr::new(underlay, port), datagrams.clone());
+                let arrived = transfer(&first.host, &second.host, target, length);
+                (f64::from(u32::try_from(arrived).unwrap()), flood.end())
+            };
+            let (beside, _) = speed(port);
+            let (under, sent) = speed(DEFAULT_PORT);
+            assert!(sent > 0, "{kind}");
+            ratios.push(under / beside);
+        }
+        ratios.sort_by(f64::total_cmp);
+        eprintln!("{kind}: {:.2} of the speed beside the same junk elsewhere", ratios[2]);
+        assert!(ratios[2] >= 0.7, "{kind}: {ratios:?}");
+        until("the junk is counted", async || {
+            let now = counted(&second).await?;
+            let grown = ["kernel", "unknown", "unopened"]
+                .map(|reason| dropped(&now, reason) - dropped(&before, reason));
+            holds(grown.iter().sum::<u64>() > 100, (kind, now.dropped))
+        })
+        .await;
+    }
+    ended.store(true, Ordering::Relaxed);
+    reader.join().unwrap();
+}
