@@ -140,8 +140,8 @@ fn bind(address: SocketAddr) -> io::Result<(UdpSocket, UdpSocket)> {
         Receiver::prepare(&socket, address.is_ipv4());
         io::Result::Ok(UdpSocket::from(socket))
     };
-    let data = bind(BUFFER)?;
-    Ok((data, bind(ASIDE)?))
+    let aside = bind(ASIDE)?;
+    Ok((bind(BUFFER)?, aside))
 }
 
 fn open(address: SocketAddr, buffer: usize) -> io::Result<Socket> {
@@ -176,6 +176,30 @@ mod tests {
         let error = Sockets::open(port).unwrap_err().to_string();
         assert!(error.contains(&format!("UDP port {port}")), "{error}");
         assert!(error.contains("choose another port with --port"), "{error}");
+    }
+
+    #[test]
+    fn only_what_can_be_data_for_this_node_comes_to_the_data_sockets() {
+        let sockets = Sockets::open(0).unwrap();
+        sockets.keep_data_apart(0x5a).unwrap();
+        let data = |tag| [4, 0, 0, 0, 1, 2, 3, tag, 0, 0, 0, 0];
+        for (family, host) in ["127.0.0.1", "::1"].into_iter().enumerate() {
+            let Some((with_data, true)) = sockets.nth(family) else { break };
+            let (aside, false) = sockets.nth(sockets.all().count() / 2 + family).unwrap() else {
+                panic!("the second half is for the rest");
+            };
+            let sender = UdpSocket::bind((host, 0)).unwrap();
+            sender.connect((host, sockets.port())).unwrap();
+            for datagram in [&data(0x5a)[..], &data(0x5b), &[1; 148], &[4], &[0x80; 64], &[]] {
+                sender.send(datagram).unwrap();
+            }
+            let taken = |socket: &UdpSocket| {
+                let mut buffer = [0; 200];
+                std::iter::from_fn(|| socket.recv(&mut buffer).ok()).count()
+            };
+            // Loopback delivers before the sender returns.
+            assert_eq!((taken(with_data), taken(aside)), (1, 5), "{host}");
+        }
     }
 
     #[test]

@@ -175,9 +175,9 @@ fn kinds_of_junk(dice: &Dice, recorded: Vec<Vec<u8>>) -> [(&'static str, Vec<Vec
 }
 
 /// How much junk of each kind to a data port lowers a transfer, compared with the
-/// same junk to another socket on that host: to be seen, and not to be more than
-/// it may.
+/// same junk to another socket on that host.
 #[tokio::test]
+#[ignore = "it measures, on release binaries: make soak"]
 async fn junk_costs_a_transfer_little_more_than_at_any_socket() {
     let Some((fleet, _)) = Fleet::joined([3]).await else { return };
     let (first, second) = (fleet.node("n1"), fleet.node("n2"));
