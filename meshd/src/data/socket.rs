@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use epsilon_sys::udp::{Receiver, steer};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::Error;
 
@@ -141,6 +141,15 @@ fn bind(address: SocketAddr) -> io::Result<(UdpSocket, UdpSocket)> {
         io::Result::Ok(UdpSocket::from(socket))
     };
     let aside = bind(ASIDE)?;
+    // What goes to a group comes to every socket of the port unless told
+    // otherwise; groups are joined on the socket for data. Where the kernel knows
+    // no such option (IPv6 before Linux 4.20) beacons are heard twice.
+    let sole = SockRef::from(&aside);
+    let _ = if address.is_ipv4() {
+        sole.set_multicast_all_v4(false)
+    } else {
+        sole.set_multicast_all_v6(false)
+    };
     Ok((bind(BUFFER)?, aside))
 }
 
