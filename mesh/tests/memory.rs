@@ -1,4 +1,4 @@
-//! What a thousand peers cost in memory, and that silent ones cost no time.
+//! What a thousand peers cost in memory.
 #![allow(clippy::unwrap_used)]
 
 use std::alloc::System;

@@ -47,8 +47,9 @@ pub struct Config {
     pub wireguard: WireGuard,
     /// Decides which opened packets reach the host.
     pub filter: Box<dyn ReceiveFilter>,
-    /// Random. Session numbers are mixed with it, so that nobody can count
-    /// the members by looking at them.
+    /// Random. The indices of sessions are mixed with it, so that one of them
+    /// says nothing about the number of members. Several of them together tell
+    /// how far apart their peers sit.
     pub seed: u64,
 }
 
