@@ -121,6 +121,9 @@ pub(crate) enum Remote {
     /// The nodes of the network
     #[command(subcommand)]
     Node(Node),
+    /// Members that have WireGuard, but not the daemon, such as phones
+    #[command(subcommand)]
+    Device(Device),
     /// Who may sign for the network
     #[command(subcommand)]
     Admin(Admin),
@@ -305,6 +308,34 @@ pub(crate) enum Node {
         old: String,
         /// Name, mesh address or id of the member that takes its place
         new: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Device {
+    /// Add a device that this node serves, and print its WireGuard configuration
+    Add {
+        /// The name of the device
+        name: String,
+        /// The device's WireGuard public key; a key pair is made for it unless given
+        #[arg(long, value_name = "KEY", conflicts_with = "qr")]
+        public_key: Option<String>,
+        /// Another node that may serve it: prints a second configuration; may be given several times
+        #[arg(long, value_name = "NODE")]
+        fallback: Vec<String>,
+        /// Where the device reaches this node; what the node advertises unless told
+        #[arg(long, value_name = "HOST:PORT")]
+        endpoint: Option<String>,
+        /// Show each configuration as a QR code, too, for the WireGuard apps to scan
+        #[arg(long)]
+        qr: bool,
+    },
+    /// All devices of the network
+    List,
+    /// Cut a device off; on an admin's node also one that another node owns
+    Remove {
+        /// Name, mesh address or key of the device
+        device: String,
     },
 }
 

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use epsilon_proto::id::{BootId, Digest, NodeId, PublicKey};
+use epsilon_proto::key::AgreementKey;
 use epsilon_proto::message::Refusal;
 use epsilon_proto::name::NodeName;
 
@@ -36,6 +37,15 @@ pub enum Event {
     NameTaken(NodeName),
     /// This node had to give a name up to another, after a partition.
     NameLost(NodeName),
+    /// A device, of this name, was added by its owner.
+    DeviceAdded(AgreementKey, NodeName, NodeId),
+    /// A device, of this name, was removed, or its owner is no member any more.
+    DeviceRemoved(AgreementKey, NodeName),
+    /// A device, of this name, is served by another node now.
+    DeviceMoved(AgreementKey, NodeName, NodeId),
+    /// A device of this node lost its name or its IPv4 address to another,
+    /// after a partition.
+    DeviceDisplaced(AgreementKey, NodeName),
     /// A document of the network is new.
     DocumentLearned(&'static str, Digest),
     /// A new gate secret is in force.
@@ -72,6 +82,7 @@ impl Event {
                 | Self::ContradictoryGenesis(_)
                 | Self::AddressLost(_)
                 | Self::NameLost(_)
+                | Self::DeviceDisplaced(..)
         )
     }
 }

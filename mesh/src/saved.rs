@@ -6,6 +6,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use epsilon_proto::device::DeviceList;
 use epsilon_proto::document::Signed;
 use epsilon_proto::gate::GateSecret;
 use epsilon_proto::id::{BootId, Digest, NodeId};
@@ -27,6 +28,8 @@ pub enum Table {
     Documents,
     /// The newest record of each node, by node.
     Records,
+    /// The newest list of devices of each node, by node.
+    Devices,
     /// Gate secrets, by epoch and check.
     Gate,
     /// Where a node was last reached, by node.
@@ -35,8 +38,8 @@ pub enum Table {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 5] =
-        [Self::Meta, Self::Documents, Self::Records, Self::Gate, Self::Contacts];
+    pub const ALL: [Self; 6] =
+        [Self::Meta, Self::Documents, Self::Records, Self::Devices, Self::Gate, Self::Contacts];
 
     /// Its name on disk.
     pub fn name(self) -> &'static str {
@@ -44,6 +47,7 @@ impl Table {
             Self::Meta => "meta",
             Self::Documents => "documents",
             Self::Records => "records",
+            Self::Devices => "devices",
             Self::Gate => "gate",
             Self::Contacts => "contacts",
         }
@@ -75,8 +79,13 @@ impl Write {
     pub(crate) fn record(node: NodeId, record: &Signed<NodeRecord>) -> Self {
         Self::put(Table::Records, &node.0, record)
     }
-    pub(crate) fn forget_record(node: NodeId) -> Self {
-        Self { table: Table::Records, key: node.0.to_vec(), value: None }
+    pub(crate) fn devices(node: NodeId, list: &Signed<DeviceList>) -> Self {
+        Self::put(Table::Devices, &node.0, list)
+    }
+    /// A node's record and list of devices go.
+    pub(crate) fn forget_member(node: NodeId) -> Vec<Self> {
+        let forget = |table| Self { table, key: node.0.to_vec(), value: None };
+        [Table::Records, Table::Devices].map(forget).to_vec()
     }
     pub(crate) fn gate(secret: &GateSecret) -> Self {
         Self::put(Table::Gate, &gate_key(secret.epoch, secret.check()), secret)
@@ -181,6 +190,7 @@ pub struct Saved {
     pub(crate) introductions: Introductions,
     pub(crate) documents: Vec<NetworkDocument>,
     pub(crate) records: Vec<(NodeId, Signed<NodeRecord>)>,
+    pub(crate) devices: Vec<Signed<DeviceList>>,
     pub(crate) gate: Vec<GateSecret>,
     pub(crate) contacts: Vec<(NodeId, SocketAddr)>,
 }
@@ -227,6 +237,7 @@ impl Saved {
             introductions: Introductions { introductions },
             documents,
             records: Vec::new(),
+            devices: Vec::new(),
             gate: vec![gate],
             contacts: Vec::new(),
         }
@@ -244,6 +255,7 @@ impl Saved {
         ];
         writes.extend(self.documents.iter().map(Write::document));
         writes.extend(self.records.iter().map(|(node, record)| Write::record(*node, record)));
+        writes.extend(self.devices.iter().map(|list| Write::devices(list.signer().into(), list)));
         writes.extend(self.gate.iter().map(Write::gate));
         writes.extend(self.contacts.iter().map(|(node, address)| Write::contact(*node, *address)));
         writes
@@ -256,8 +268,8 @@ impl Saved {
         let (mut network, mut certificate, mut settings) = (None, None, None);
         let (mut identity, mut vouched) = (IdentityState::default(), Vouched::default());
         let mut introductions = Introductions::default();
-        let (mut documents, mut records, mut gate, mut contacts) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut documents, mut records, mut devices) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut gate, mut contacts) = (Vec::new(), Vec::new());
         for (table, key, value) in rows {
             let row = Row { table, key: &key, value: &value };
             match (table, &key[..]) {
@@ -271,6 +283,7 @@ impl Saved {
                 (Table::Meta, _) => {}
                 (Table::Documents, _) => documents.push(row.get()?),
                 (Table::Records, _) => records.push((row.node()?, row.get()?)),
+                (Table::Devices, _) => devices.push(row.get()?),
                 (Table::Gate, _) => gate.push(row.get()?),
                 (Table::Contacts, _) => contacts.push((row.node()?, row.get()?)),
             }
@@ -284,6 +297,7 @@ impl Saved {
             introductions,
             documents,
             records,
+            devices,
             gate,
             contacts,
         })

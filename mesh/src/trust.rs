@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use epsilon_proto::clock::Timestamp;
 use epsilon_proto::document::{DocumentError, Signed, Verified};
 use epsilon_proto::id::{Digest, NetworkId, NodeId, PublicKey};
-use epsilon_proto::key::SignatureCheck;
+use epsilon_proto::key::{AgreementKey, SignatureCheck};
 use epsilon_proto::trust::{
     AdminGrant, Charter, Departure, GateEpoch, GenesisBlock, Invite, NetworkDocument, Pin,
     Revocation, Revoked,
@@ -61,6 +61,7 @@ pub struct Trust {
     grants: BTreeMap<PublicKey, Verified<AdminGrant>>,
     revocations: Vec<Verified<Revocation>>,
     revoked_admins: BTreeSet<PublicKey>,
+    revoked_devices: BTreeSet<AgreementKey>,
     revoked_nodes: BTreeSet<NodeId>,
     revoked_invites: BTreeSet<PublicKey>,
     revoked_members: BTreeSet<PublicKey>,
@@ -91,6 +92,7 @@ impl Trust {
             grants: BTreeMap::new(),
             revocations: Vec::new(),
             revoked_admins: BTreeSet::new(),
+            revoked_devices: BTreeSet::new(),
             revoked_nodes: BTreeSet::new(),
             revoked_invites: BTreeSet::new(),
             revoked_members: BTreeSet::new(),
@@ -151,6 +153,7 @@ impl Trust {
                         self.forget_departures(*key);
                     }
                     Revoked::Admin(key) => drop(self.revoked_admins.insert(*key)),
+                    Revoked::Device(key) => drop(self.revoked_devices.insert(*key)),
                 }
                 self.revocations.push(revocation);
             }
@@ -314,6 +317,11 @@ impl Trust {
     /// Whether a node is revoked by name.
     pub fn is_node_revoked(&self, node: NodeId) -> bool {
         self.revoked_nodes.contains(&node)
+    }
+
+    /// Whether a device is revoked, whoever owns it.
+    pub fn is_device_revoked(&self, device: AgreementKey) -> bool {
+        self.revoked_devices.contains(&device)
     }
 
     /// Whether a node left.

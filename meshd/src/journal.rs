@@ -79,6 +79,35 @@ pub(crate) fn entry(
             format!("this node gave up the name {name}, another had it first"),
             Some("choose another with: epsilon node rename"),
         ),
+        Event::DeviceAdded(key, name, owner) => (
+            EventKind::DeviceChanged,
+            Some(*owner),
+            format!("the device {name} ({}) is there, by {}", key.short(), called(*owner)),
+            None,
+        ),
+        Event::DeviceRemoved(key, name) => (
+            EventKind::DeviceChanged,
+            None,
+            format!("the device {name} ({}) is gone", key.short()),
+            None,
+        ),
+        Event::DeviceMoved(key, name, server) => (
+            EventKind::DeviceChanged,
+            Some(*server),
+            format!("the device {name} ({}) is served by {}", key.short(), called(*server)),
+            None,
+        ),
+        Event::DeviceDisplaced(key, name) => (
+            EventKind::ClaimChanged,
+            None,
+            format!(
+                "the device {name} ({}) has lost its name or its IPv4 address to another",
+                key.short()
+            ),
+            Some(
+                "this happens when a divided network comes together; remove the device and add it again",
+            ),
+        ),
         Event::PathMoved(node, address) => (
             EventKind::PathChanged,
             Some(*node),

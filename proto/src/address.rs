@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use crate::id::{Digest, NetworkId, NodeId};
+use crate::key::AgreementKey;
 use crate::wire::{Reader, Wire, WireError, Writer};
 
 /// The default port: UDP for data, TCP for control.
@@ -114,10 +115,21 @@ impl Ipv4Range {
     /// The `attempt`-th address that a node tries: by hash, so that nodes
     /// which cannot talk yet seldom choose the same one.
     pub fn candidate(self, network: NetworkId, node: NodeId, attempt: u32) -> Ipv4Addr {
-        let hash = Digest::of_parts(
-            "epsilon/1 IPv4 candidate",
-            &[&network.0, &node.0, &attempt.to_le_bytes()],
-        );
+        self.hashed("epsilon/1 IPv4 candidate", network, &node.0, attempt)
+    }
+
+    /// The same for a device.
+    pub fn device_candidate(
+        self,
+        network: NetworkId,
+        device: AgreementKey,
+        attempt: u32,
+    ) -> Ipv4Addr {
+        self.hashed("epsilon/1 IPv4 candidate of a device", network, &device.0, attempt)
+    }
+
+    fn hashed(self, context: &str, network: NetworkId, key: &[u8], attempt: u32) -> Ipv4Addr {
+        let hash = Digest::of_parts(context, &[&network.0, key, &attempt.to_le_bytes()]);
         let [a, b, c, d, ..] = hash.0;
         let share = u64::from(u32::from_le_bytes([a, b, c, d])) * u64::from(self.capacity());
         let offset = share >> 32;
@@ -195,7 +207,16 @@ impl Ipv6Range {
     /// The address of a node: permanent, and nobody else's, because it is a
     /// hash of its key.
     pub fn node(self, node: NodeId) -> Ipv6Addr {
-        let hash = Digest::of_parts("epsilon/1 IPv6 host", &[&self.0, &node.0]);
+        self.hashed("epsilon/1 IPv6 host", &node.0)
+    }
+
+    /// The address of a device, likewise.
+    pub fn device(self, device: AgreementKey) -> Ipv6Addr {
+        self.hashed("epsilon/1 IPv6 host of a device", &device.0)
+    }
+
+    fn hashed(self, context: &str, key: &[u8]) -> Ipv6Addr {
+        let hash = Digest::of_parts(context, &[&self.0, key]);
         let mut host = [0; 10];
         host.copy_from_slice(&hash.0[..10]);
         // Keeps out of the reserved first /112.
@@ -289,6 +310,8 @@ mod tests {
         fn every_candidate_is_assignable(node: [u8; 32], network: [u8; 32], attempt: u32, prefix in 8u8..=22) {
             let range = Ipv4Range::new(Ipv4Addr::new(10, 0, 0, 0), prefix).unwrap();
             proptest::prop_assert!(range.assignable(range.candidate(NetworkId(network), NodeId(node), attempt)));
+            let device = range.device_candidate(NetworkId(network), AgreementKey(node), attempt);
+            proptest::prop_assert!(range.assignable(device));
         }
 
         #[test]

@@ -1,7 +1,11 @@
 //! Secret keys and what they can do.
 
+use std::fmt;
+use std::str::FromStr;
+
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use rand_core::CryptoRng;
+use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
 use crate::id::{NetworkId, NodeId, PublicKey};
@@ -13,22 +17,75 @@ pub struct Signature(pub [u8; 64]);
 
 wire_bytes!(Signature, 64);
 
-impl std::fmt::Debug for Signature {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Signature(..)")
     }
 }
 
-/// An X25519 public key (RFC 7748): the WireGuard and sealing key of a node.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+/// An X25519 public key (RFC 7748): the WireGuard and sealing key of a node, or
+/// the WireGuard key of a device. Its text form is WireGuard's: base64.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AgreementKey(pub [u8; 32]);
+
+wire_bytes!(AgreementKey, 32);
+
+/// A text that is not a WireGuard key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a WireGuard public key (44 characters of base64, as `wg pubkey` prints)")]
+pub struct AgreementKeyError(String);
+
+impl AgreementKey {
+    /// The public half of an X25519 secret.
+    pub fn of_secret(secret: &[u8; 32]) -> Self {
+        Self(x25519_dalek::PublicKey::from(&StaticSecret::from(*secret)).to_bytes())
+    }
+
+    /// Whether secrets agreed with the key are worth something: with a point of
+    /// small order they are the same for everybody (RFC 7748, section 6.1).
+    pub fn is_strong(&self) -> bool {
+        let any = StaticSecret::from([0; 32]);
+        any.diffie_hellman(&x25519_dalek::PublicKey::from(self.0)).was_contributory()
+    }
+
+    /// The first ten characters of the text form: enough for a person to tell
+    /// a handful apart.
+    pub fn short(&self) -> String {
+        let mut text = self.to_string();
+        text.truncate(10);
+        text
+    }
+}
+
+impl fmt::Display for AgreementKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        data_encoding::BASE64.encode_display(&self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for AgreementKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AgreementKey({})", self.short())
+    }
+}
+
+impl FromStr for AgreementKey {
+    type Err = AgreementKeyError;
+    fn from_str(text: &str) -> Result<Self, AgreementKeyError> {
+        let bytes = data_encoding::BASE64.decode(text.as_bytes()).ok();
+        bytes
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(Self)
+            .ok_or_else(|| AgreementKeyError(text.to_owned()))
+    }
+}
 
 /// An ed25519 secret key; erased from memory when dropped, never printed.
 #[derive(Clone)]
 pub struct SecretKey(SigningKey);
 
-impl std::fmt::Debug for SecretKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SecretKey(of {})", self.public().short())
     }
 }
@@ -115,9 +172,21 @@ mod tests {
     fn both_halves_map_to_the_same_x25519_key() {
         for seed in 0..32 {
             let key = SecretKey::from_seed(&[seed; 32]);
-            let secret = x25519_dalek::StaticSecret::from(*key.agreement_secret());
-            let public = x25519_dalek::PublicKey::from(&secret);
-            assert_eq!(key.public().agreement(), Some(AgreementKey(public.to_bytes())));
+            let public = AgreementKey::of_secret(&key.agreement_secret());
+            assert_eq!(key.public().agreement(), Some(public));
+            assert!(public.is_strong());
+            assert_eq!(public.to_string().parse(), Ok(public));
+        }
+    }
+
+    #[test]
+    fn points_of_small_order_are_no_strong_keys_and_other_texts_are_none() {
+        let mut order_four = [0; 32];
+        order_four[0] = 1;
+        assert!(!AgreementKey([0; 32]).is_strong() && !AgreementKey(order_four).is_strong());
+        for text in ["", "AQEB", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE", "phone"] {
+            let error = text.parse::<AgreementKey>().unwrap_err().to_string();
+            assert!(error.contains("wg pubkey"), "{error}");
         }
     }
 

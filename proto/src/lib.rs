@@ -14,6 +14,7 @@ pub mod api;
 pub mod beacon;
 pub mod clock;
 pub mod datagram;
+pub mod device;
 pub mod document;
 pub mod gate;
 pub mod id;

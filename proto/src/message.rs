@@ -8,6 +8,7 @@
 use std::net::Ipv4Addr;
 
 use crate::clock::Timestamp;
+use crate::device::DeviceList;
 use crate::document::{Document, Signed};
 use crate::id::{BootId, Digest, NodeId};
 use crate::name::NodeName;
@@ -179,8 +180,10 @@ pub enum Change {
     Record(Signed<NodeRecord>),
     /// A new network document.
     Document(NetworkDocument),
+    /// A node's new list of devices.
+    Devices(Signed<DeviceList>),
 }
-wire_enum!(Change { 0 => Record, 1 => Document });
+wire_enum!(Change { 0 => Record, 1 => Document, 2 => Devices });
 
 /// A question to a linked member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -269,12 +272,12 @@ pub struct DigestList {
 }
 wire_struct!(DigestList { 0 => digests });
 
-/// The records of one bucket.
+/// The records and lists of devices of one bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bucket {
     /// Its number.
     pub index: u8,
-    /// Node and digest of its record.
+    /// Node and digest of its record and list.
     pub records: Vec<(NodeId, Digest)>,
 }
 wire_struct!(Bucket { 0 => index, 1 => records });
@@ -286,7 +289,8 @@ pub struct Difference {
     pub delivery: Delivery,
     /// Documents that the answerer lacks.
     pub wanted_documents: Vec<Digest>,
-    /// Nodes whose records the answerer lacks, or has in another version.
+    /// Nodes whose records or lists the answerer lacks, or has in another
+    /// version.
     pub wanted_records: Vec<NodeId>,
     /// Whether there is more than fits one message.
     pub more: bool,
@@ -298,15 +302,17 @@ wire_struct!(Difference {
     3 => more,
 });
 
-/// Documents and records.
+/// Documents, records and lists of devices.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Delivery {
     /// Network documents.
     pub documents: Vec<NetworkDocument>,
     /// Records.
     pub records: Vec<Signed<NodeRecord>>,
+    /// Lists of devices.
+    pub devices: Vec<Signed<DeviceList>>,
 }
-wire_struct!(Delivery { 0 => documents, 1 => records });
+wire_struct!(Delivery { 0 => documents, 1 => records, 2 => devices });
 
 /// What a node claims.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -2,6 +2,7 @@
 
 mod admin;
 mod debug;
+mod device;
 mod events;
 mod lab;
 mod manual;
@@ -75,6 +76,7 @@ async fn ask(command: Remote, context: &Context) -> Result<Exit, Failure> {
         Remote::Whois { node } => peers::whois(context, &node).await,
         Remote::Ping { peer, count, interval } => ping::run(context, &peer, count, interval).await,
         Remote::Node(node) => node::run(node, context).await,
+        Remote::Device(device) => device::run(device, context).await,
         Remote::Admin(admin) => admin::run(admin, context).await,
         Remote::Wait { name, condition } => wait::run(context, name, condition).await,
         Remote::Events { follow } => events::run(context, follow).await,

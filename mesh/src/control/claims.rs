@@ -97,7 +97,7 @@ impl Control {
             let attempt = self.own_record.address_attempt;
             let address = self.range().candidate(self.id, self.own, attempt);
             self.own_record.address_attempt += 1;
-            let taken = self.is_ipv4_taken(address, self.own);
+            let taken = self.is_ipv4_taken(address, Some(self.own));
             // A range that is full beyond hope must not keep the node from
             // everything else; the conflict is then settled by rank.
             if !taken || attempt > 4096 {
@@ -113,7 +113,7 @@ impl Control {
             Some(wished) => wished,
             None => format!("node-{}", &short[..6]).parse().ok()?,
         };
-        if self.own_record.name_attempt == 0 && !self.is_name_taken(&wished, self.own) {
+        if self.own_record.name_attempt == 0 && !self.is_name_taken(&wished, Some(self.own)) {
             self.own_record.name_attempt = 1;
             return Some(wished);
         }
@@ -122,21 +122,26 @@ impl Control {
         wished.with_suffix(&short[..length])
     }
 
-    pub(super) fn is_ipv4_taken(&self, address: Ipv4Addr, by_other_than: NodeId) -> bool {
-        self.members.owner_of_ipv4(address, &self.trust).is_some_and(|owner| owner != by_other_than)
-            || (by_other_than != self.own && self.identity.ipv4 == Some(address))
-            || self
-                .own_record
-                .promises
-                .iter()
-                .any(|(node, (claims, _))| *node != by_other_than && claims.ipv4 == Some(address))
+    /// Whether an address belongs to another than this node; than anybody, for
+    /// a device.
+    pub(super) fn is_ipv4_taken(&self, address: Ipv4Addr, by_other_than: Option<NodeId>) -> bool {
+        let owner = self.members.owner_of_ipv4(address, &self.trust);
+        owner.is_some_and(|owner| Some(owner) != by_other_than)
+            || self.members.device_at(address).is_some()
+            || (by_other_than != Some(self.own) && self.identity.ipv4 == Some(address))
+            || self.own_record.promises.iter().any(|(node, (claims, _))| {
+                Some(*node) != by_other_than && claims.ipv4 == Some(address)
+            })
     }
 
-    pub(super) fn is_name_taken(&self, name: &NodeName, by_other_than: NodeId) -> bool {
-        self.members.owner_of_name(name, &self.trust).is_some_and(|owner| owner != by_other_than)
-            || (by_other_than != self.own && self.identity.name.as_ref() == Some(name))
+    /// The same for a name.
+    pub(super) fn is_name_taken(&self, name: &NodeName, by_other_than: Option<NodeId>) -> bool {
+        let owner = self.members.owner_of_name(name, &self.trust);
+        owner.is_some_and(|owner| Some(owner) != by_other_than)
+            || self.members.device_named(name).is_some()
+            || (by_other_than != Some(self.own) && self.identity.name.as_ref() == Some(name))
             || self.own_record.promises.iter().any(|(node, (claims, _))| {
-                *node != by_other_than && claims.name.as_ref() == Some(name)
+                Some(*node) != by_other_than && claims.name.as_ref() == Some(name)
             })
     }
 }

@@ -123,6 +123,10 @@ impl Control {
                 self.event(Event::SelfRevoked);
             }
             Revoked::Admin(key) => self.event(Event::AdminRevoked(*key)),
+            Revoked::Device(_) => {
+                self.refresh_members(now);
+                return;
+            }
             Revoked::Node(_) | Revoked::Invite(_) | Revoked::InviteAndMembers(_) => {}
         }
         self.sort_gate();
@@ -130,7 +134,7 @@ impl Control {
         match revoked {
             Revoked::Admin(key) => drop(gone.insert((*key).into())),
             Revoked::Node(node) => drop(gone.insert(*node)),
-            Revoked::Invite(_) | Revoked::InviteAndMembers(_) => {}
+            Revoked::Invite(_) | Revoked::InviteAndMembers(_) | Revoked::Device(_) => {}
         }
         self.doubt(&gone, now);
         if self.is_banned() {
@@ -156,7 +160,7 @@ impl Control {
         for node in banned.iter().copied() {
             let name = self.members.name_of(node, &self.trust);
             if self.members.remove(node).is_some() {
-                self.persist(vec![Write::forget_record(node)], None);
+                self.persist(Write::forget_member(node), None);
                 self.event(if self.trust.has_departed(node) {
                     Event::MemberLeft(node, name)
                 } else {

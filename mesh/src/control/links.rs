@@ -306,14 +306,17 @@ impl Control {
                 }
                 // Only members have a budget, so that strangers cost nothing.
                 if self.members.get(owner).is_some()
-                    && !self.peer(owner).forward.allows(now.instant)
+                    && let Err(outcome) = self.may_forward(from, owner, now)
                 {
-                    // What is not taken now is fetched once the budget allows.
-                    let resync = now.instant + FORWARD_EVERY;
-                    self.peer(from).resync.get_or_insert(resync);
-                    return None;
+                    return outcome;
                 }
                 self.take_record(record, Source::Gossip, now)
+            }
+            Change::Devices(list) => {
+                if let Err(outcome) = self.is_devices_news(from, list, now) {
+                    return outcome;
+                }
+                self.take_devices(list, now)
             }
         };
         self.advance_own(now);
@@ -328,6 +331,22 @@ impl Control {
                 None
             }
         }
+    }
+
+    /// Whether a member's budget allows one more of its changes. What is not
+    /// taken now is fetched once it does.
+    pub(super) fn may_forward(
+        &mut self,
+        from: NodeId,
+        owner: NodeId,
+        now: Now,
+    ) -> Result<(), Option<bool>> {
+        if self.peer(owner).forward.allows(now.instant) {
+            return Ok(());
+        }
+        let resync = now.instant + FORWARD_EVERY;
+        self.peer(from).resync.get_or_insert(resync);
+        Err(None)
     }
 
     /// Forgets one that is no member, not linked or about to be, and not being

@@ -19,6 +19,7 @@
 mod admission;
 mod beacons;
 mod claims;
+mod devices;
 mod documents;
 mod gate;
 mod judging;
@@ -58,8 +59,8 @@ use crate::shard;
 use crate::trust::{Trust, TrustError};
 
 pub use admission::{AdmissionInput, ExchangeId};
-pub use operations::{Operation, OperationError, OperationId, Outcome, TokenRequest};
-pub use view::{Condition, InviteView, MemberView, PeerState, View};
+pub use operations::{NewDevice, Operation, OperationError, OperationId, Outcome, TokenRequest};
+pub use view::{Condition, DeviceView, InviteView, MemberView, PeerState, View};
 
 /// What a Control is made with.
 pub struct Config {
@@ -197,6 +198,7 @@ pub struct Control {
 
     identity: IdentityState,
     own_record: own::OwnRecord,
+    own_devices: devices::OwnDevices,
     /// Whether a chain of introductions led from the root or an admin to this
     /// node: until then it cannot tell members from intruders.
     is_grounded: bool,
@@ -270,6 +272,13 @@ impl Control {
             members.vouch(node, word);
         }
         restore_records(&mut members, &trust, saved.records, &config)?;
+        for list in &saved.devices {
+            if let Err(Refused::Document(error)) =
+                members.merge_devices(list, &trust, &*config.check)
+            {
+                return Err(error.into());
+            }
+        }
         let introductions = saved
             .introductions
             .introductions
@@ -301,6 +310,7 @@ impl Control {
             gate: gate::Keyring::default(),
             identity,
             own_record: own::OwnRecord::new(introductions, newcomer, now.instant),
+            own_devices: devices::OwnDevices::new(),
             is_grounded,
             peers: BTreeMap::new(),
             near: BTreeSet::new(),
@@ -391,6 +401,7 @@ impl Control {
             Some(self.beacon_due),
             self.dialer.due(),
             self.own_due(),
+            self.own_devices.due(),
             self.guard.due(),
             Some(self.sync.due()),
             self.near().filter_map(|(_, peer)| peer.due()).min(),
@@ -420,6 +431,7 @@ impl Control {
         self.judge_waiting(now);
         self.expire_links(now);
         self.advance_own(now);
+        self.advance_devices(now);
         self.advance_sync(now);
         self.send_probes(now);
         self.make_calls(now);

@@ -2,10 +2,11 @@
 //! force and spread only once they are durable; then it is done.
 
 use epsilon_proto::clock::{Now, Timestamp};
+use epsilon_proto::device::{Device, MAX_DEVICES, MAX_FALLBACKS};
 use epsilon_proto::document::Signed;
 use epsilon_proto::gate::GateSecret;
 use epsilon_proto::id::{NodeId, PublicKey};
-use epsilon_proto::key::SecretKey;
+use epsilon_proto::key::{AgreementKey, SecretKey};
 use epsilon_proto::name::{NodeName, Tag};
 use epsilon_proto::sealed::{Purpose, SealedBox};
 use epsilon_proto::token::{HostPort, Token, invite_key};
@@ -13,6 +14,7 @@ use epsilon_proto::trust::{
     AdminGrant, Charter, Departure, GateEpoch, Invite, NetworkDocument, Pin, Revocation, Revoked,
     Roles,
 };
+use zeroize::Zeroizing;
 
 use super::storage::Then;
 use super::{Control, Output};
@@ -66,8 +68,28 @@ pub enum Operation {
         /// The root key.
         root: SecretKey,
     },
+    /// Adds a device to those that this node owns.
+    AddDevice {
+        /// Its name.
+        name: NodeName,
+        /// Its WireGuard key; made here when absent.
+        key: Option<AgreementKey>,
+        /// Who else may serve it.
+        fallbacks: Vec<NodeId>,
+    },
+    /// Removes a device of this node, or revokes another's.
+    RemoveDevice(AgreementKey),
     /// Leaves the network.
     Leave,
+}
+
+/// A device that was added.
+#[derive(Debug)]
+pub struct NewDevice {
+    /// The device.
+    pub device: Device,
+    /// Its X25519 secret, where it was made here. Nobody keeps it.
+    pub secret: Option<Zeroizing<[u8; 32]>>,
 }
 
 /// What a new token shall be.
@@ -90,6 +112,8 @@ pub struct TokenRequest {
 pub enum Outcome {
     /// A token.
     Token(Box<Token>),
+    /// A device.
+    Device(Box<NewDevice>),
     /// Nothing but that it is done.
     Done,
 }
@@ -118,7 +142,9 @@ pub enum OperationError {
     #[error("no admin has this key; `epsilon admin list` shows them")]
     UnknownAdmin,
     /// The name belongs to another.
-    #[error("the name `{0}` belongs to another node; choose another, or rename that one first")]
+    #[error(
+        "the name `{0}` belongs to another node or device; choose another, or rename that one first"
+    )]
     NameTaken(NodeName),
     /// A node cannot revoke or replace itself.
     #[error(
@@ -130,6 +156,37 @@ pub enum OperationError {
         "this admin has decided as many things as members keep; make another node an admin with `epsilon admin add NODE`, and go on there"
     )]
     TooMany,
+    /// The node has no record of its own yet.
+    #[error(
+        "this node is no full member yet; see `epsilon status` for what is missing, then try again"
+    )]
+    NotPublished,
+    /// The device is another node's, and this one is no admin.
+    #[error("the device belongs to {0}; remove it there, or on an admin's node")]
+    NotOwner(String),
+    /// No such device.
+    #[error("no device has the key {0}; `epsilon device list` shows them")]
+    UnknownDevice(String),
+    /// The key is one that everybody can compute with.
+    #[error("the key is not a usable WireGuard key; make one with `wg genkey | wg pubkey`")]
+    WeakKey,
+    /// The key is a member's or another device's.
+    #[error("the key belongs to a member or another device; make one with `wg genkey | wg pubkey`")]
+    KeyTaken,
+    /// The key was revoked.
+    #[error("the key was revoked by an admin; use another")]
+    KeyRevoked,
+    /// This node owns as many as it may.
+    #[error(
+        "this node owns {MAX_DEVICES} devices, which is as many as it may; add the device on another node, or remove one"
+    )]
+    TooManyDevices,
+    /// More fallbacks than allowed.
+    #[error("a device can have at most {MAX_FALLBACKS} fallback nodes")]
+    TooManyFallbacks,
+    /// No address is left.
+    #[error("no IPv4 address is left in the network's range")]
+    NoAddress,
     /// It could not be made durable.
     #[error(
         "the change could not be written to disk, nothing was changed: {0}; make room or make the file system writable, then try again"
@@ -191,6 +248,10 @@ impl Control {
                 self.trust.grant(key).ok_or(OperationError::UnknownAdmin)?;
                 self.revoke(id, Revoked::Admin(key), Some(&root), Vec::new(), |_, _| true, now)
             }
+            Operation::AddDevice { name, key, fallbacks } => {
+                self.add_device(id, name, key, fallbacks, now)
+            }
+            Operation::RemoveDevice(key) => self.remove_device(id, key, now),
             Operation::Leave => {
                 let certificate = self.certificate.signed().clone();
                 let departure = Departure { at: now.wall, certificate };
@@ -205,7 +266,7 @@ impl Control {
         if root.network() == self.id { Ok(()) } else { Err(OperationError::NotRoot) }
     }
 
-    fn admin(&self) -> Result<&SecretKey, OperationError> {
+    pub(super) fn admin(&self) -> Result<&SecretKey, OperationError> {
         let key = &self.config.key;
         if !self.trust.is_admin(key.public()) {
             Err(OperationError::NotAdmin)
@@ -220,7 +281,7 @@ impl Control {
         self.members.get(node).ok_or_else(|| OperationError::UnknownNode(node.short()))
     }
 
-    fn commit(
+    pub(super) fn commit(
         &mut self,
         operation: OperationId,
         documents: Vec<NetworkDocument>,
@@ -328,11 +389,14 @@ impl Control {
         let revoked_key = match &revoked {
             Revoked::Admin(key) => Some(*key),
             Revoked::Node(node) => Some(node.key()),
-            Revoked::Invite(_) | Revoked::InviteAndMembers(_) => None,
+            Revoked::Invite(_) | Revoked::InviteAndMembers(_) | Revoked::Device(_) => None,
         };
         let came_by = match &revoked {
             Revoked::Node(node) => self.members.get(*node).map(Member::invite),
-            Revoked::Invite(_) | Revoked::InviteAndMembers(_) | Revoked::Admin(_) => None,
+            Revoked::Invite(_)
+            | Revoked::InviteAndMembers(_)
+            | Revoked::Admin(_)
+            | Revoked::Device(_) => None,
         };
         let revocation = Revocation { revoked, issued: self.trusted_time(now), came_by };
         documents.push(NetworkDocument::Revocation(Signed::sign(&revocation, self.id, &signer)));
@@ -367,7 +431,7 @@ impl Control {
     ) -> Result<(), OperationError> {
         self.known_node(node)?;
         let owner = self.members.owner_of_name(&name, &self.trust);
-        if owner.is_some_and(|owner| owner != node) {
+        if owner.is_some_and(|owner| owner != node) || self.members.device_named(&name).is_some() {
             return Err(OperationError::NameTaken(name));
         }
         let is_pinned = self.trust.pin(node).is_some_and(|pin| pin.name.is_some());

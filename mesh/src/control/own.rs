@@ -24,8 +24,8 @@ use crate::saved::{Introductions, Write};
 /// address on its own.
 const CLAIM_ALONE: Duration = Duration::from_millis(1200);
 /// At most one own record in this time, with a burst.
-const PUBLISH_EVERY: Duration = Duration::from_secs(5);
-const PUBLISH_BURST: u32 = 5;
+pub(super) const PUBLISH_EVERY: Duration = Duration::from_secs(5);
+pub(super) const PUBLISH_BURST: u32 = 5;
 /// How long another must rank higher for a claim before it is given up.
 pub(super) const DISPUTE: Duration = Duration::from_secs(3);
 /// After a record could not be made durable.

@@ -55,6 +55,7 @@ impl Control {
     pub(super) fn refresh_members(&mut self, now: Now) {
         let mut nodes = std::mem::take(&mut self.plane.touched);
         nodes.append(&mut self.members.take_affected());
+        nodes.append(&mut self.refresh_devices());
         for node in nodes {
             if node == self.own {
                 self.announce_addresses();
@@ -114,6 +115,9 @@ impl Control {
             .chain(self.derived_ipv6(node).map(IpAddr::V6))
             .chain(inherited.into_iter().map(IpAddr::V6))
             .map(Prefix::host)
+            .chain(
+                self.members.served_by(node).flat_map(|one| self.device_prefixes(one.device.key)),
+            )
             .collect()
     }
 
@@ -233,6 +237,7 @@ impl Control {
                     peer.paths.probe_all();
                 }
             }
+            Report::DeviceHeard { key } => self.device_heard(key, now),
             Report::Beacon { from, datagram } => self.handle_beacon(from, &datagram, now),
         }
         self.send_probes(now);

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use epsilon_proto::clock::Now;
+use epsilon_proto::device::DeviceList;
+use epsilon_proto::document::Verified;
 use epsilon_proto::name::NodeName;
 
+use super::devices::Edit;
 use super::documents::Source;
 use super::{Control, OperationError, OperationId, Outcome, Output, Ticket};
 use crate::event::Event;
@@ -26,6 +29,8 @@ pub(super) enum Then {
     },
     /// This node's new name is in force, the operation is done.
     OwnName { name: NodeName, operation: OperationId },
+    /// This node's list of devices is in force, with these changes.
+    Devices { list: Box<Verified<DeviceList>>, edits: Vec<Edit> },
 }
 
 pub(super) struct Batch {
@@ -61,6 +66,9 @@ impl Control {
                         }
                         self.outputs.push_back(Output::Done { operation, result: Ok(outcome) });
                     }
+                    Some(Then::Devices { list, edits }) => {
+                        self.devices_persisted(&list, edits, Ok(()), now);
+                    }
                     Some(Then::OwnName { name, operation }) => {
                         self.settings.name = Some(name.clone());
                         self.identity.name = Some(name);
@@ -70,6 +78,7 @@ impl Control {
                     }
                 }
                 self.advance_own(now);
+                self.advance_devices(now);
             }
             Err(reason) => {
                 if self.storage_failing.is_none() {
@@ -85,6 +94,9 @@ impl Control {
                 match batch.then {
                     None => {}
                     Some(Then::OwnRecord) => self.own_record.persist_failed(now.instant),
+                    Some(Then::Devices { list, edits }) => {
+                        self.devices_persisted(&list, edits, Err(&reason), now);
+                    }
                     Some(Then::Commit { operation, .. } | Then::OwnName { operation, .. }) => {
                         let result = Err(OperationError::Storage(reason.clone()));
                         self.outputs.push_back(Output::Done { operation, result });

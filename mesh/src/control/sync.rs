@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use epsilon_proto::clock::{Instant, Now};
-use epsilon_proto::document::Signed;
+use epsilon_proto::document::{Signed, Verified};
 use epsilon_proto::id::NodeId;
 use epsilon_proto::message::{
     Bucket, Change, Comparison, Delivery, Difference, DigestList, Inventory, Request, Response,
@@ -24,7 +24,7 @@ use crate::membership::BUCKETS;
 /// Between two rounds, at least; at most twice that.
 const EVERY: Duration = Duration::from_secs(30);
 /// How many bytes of documents and records one message may carry.
-const MAX_DELIVERY: usize = 768 * 1024;
+pub(super) const MAX_DELIVERY: usize = 768 * 1024;
 
 /// How many bytes still fit.
 struct Room(usize);
@@ -248,6 +248,13 @@ impl Control {
                     } else {
                         difference.more = true;
                     }
+                    match self.members.list(*node).map(Verified::signed) {
+                        Some(list) if records.takes(list) => {
+                            difference.delivery.devices.push(list.clone());
+                        }
+                        Some(_) => difference.more = true,
+                        None => {}
+                    }
                 }
             }
             difference.wanted_records.extend(
@@ -276,6 +283,12 @@ impl Control {
                 .filter_map(|node| self.members.get(*node))
                 .map(|member| member.record.signed().clone())
                 .filter(|record| record_room.takes(record))
+                .collect(),
+            devices: records
+                .iter()
+                .filter_map(|node| self.members.list(*node))
+                .map(|list| list.signed().clone())
+                .filter(|list| record_room.takes(list))
                 .collect(),
         }
     }
@@ -310,6 +323,14 @@ impl Control {
             if waiting.is_empty() || waiting.len() == before {
                 break;
             }
+        }
+        for list in &delivery.devices {
+            let owner = NodeId::from(list.signer());
+            let taken = self.take_devices(list, now);
+            if taken == Taken::New && spreads && self.peer(owner).forward.allows(now.instant) {
+                self.spread_devices(list);
+            }
+            incomplete |= taken == Taken::Incomplete;
         }
         incomplete || !waiting.is_empty()
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use epsilon_proto::clock::{Now, Timestamp};
 use epsilon_proto::id::{NetworkId, NodeId, PublicKey};
+use epsilon_proto::key::AgreementKey;
 use epsilon_proto::name::{NodeName, Site, Tag};
 use epsilon_proto::record::{Endpoint, Label};
 use epsilon_proto::trust::{Distribution, NetworkBlock, Roles};
@@ -83,6 +84,29 @@ pub struct MemberView {
     pub version: String,
 }
 
+/// A device, as this node sees it.
+#[derive(Debug, Clone)]
+pub struct DeviceView {
+    /// Its WireGuard key.
+    pub key: AgreementKey,
+    /// Its name, unless another has it.
+    pub name: Option<NodeName>,
+    /// The name that its owner gave it.
+    pub given: NodeName,
+    /// Its IPv4 address, unless another has it.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub ipv6: Ipv6Addr,
+    /// Who owns it.
+    pub owner: NodeId,
+    /// Who serves it.
+    pub server: NodeId,
+    /// Who else may serve it.
+    pub fallbacks: Vec<NodeId>,
+    /// When it was added, by its owner's clock.
+    pub added: Timestamp,
+}
+
 /// An invite, as this node sees it.
 #[derive(Debug, Clone)]
 pub struct InviteView {
@@ -121,6 +145,8 @@ pub struct View {
     pub distribution: Distribution,
     /// All members, oneself included; oneself first, then by name.
     pub members: Vec<MemberView>,
+    /// All devices, by name.
+    pub devices: Vec<DeviceView>,
     /// What is wrong, and since when.
     pub conditions: Vec<(Condition, Timestamp)>,
     /// Why the store takes nothing.
@@ -167,6 +193,7 @@ impl Control {
             generation: genesis.map_or(0, |genesis| genesis.generation),
             distribution: genesis.map_or(Distribution::None, |genesis| genesis.distribution),
             members,
+            devices: self.devices(),
             conditions: self.conditions.iter().map(|(what, since)| (*what, *since)).collect(),
             storage_failing: self.storage_failing.clone(),
             is_admin: self.trust.is_admin(self.own.key()),
@@ -177,6 +204,24 @@ impl Control {
             documents_digest: self.trust.digest(),
             trusted_time: self.trusted_time(now),
         }
+    }
+
+    /// The devices of the network, by name.
+    fn devices(&self) -> Vec<DeviceView> {
+        let devices = self.members.devices().map(|placed| DeviceView {
+            key: placed.device.key,
+            name: placed.name.clone(),
+            given: placed.device.name.clone(),
+            ipv4: placed.ipv4,
+            ipv6: self.range6.device(placed.device.key),
+            owner: placed.owner,
+            server: placed.server,
+            fallbacks: placed.device.fallbacks.clone(),
+            added: placed.device.added,
+        });
+        let mut devices: Vec<DeviceView> = devices.collect();
+        devices.sort_by(|a, b| (&a.given, a.key).cmp(&(&b.given, b.key)));
+        devices
     }
 
     /// A member, as this node sees it.

@@ -62,9 +62,10 @@ impl Control {
     /// A linked node asks to be vouched for.
     pub(super) fn introduce(&mut self, node: NodeId, claims: Claims, now: Now) -> Introduced {
         let ipv4_taken = claims.ipv4.is_some_and(|address| {
-            !self.range().assignable(address) || self.is_ipv4_taken(address, node)
+            !self.range().assignable(address) || self.is_ipv4_taken(address, Some(node))
         });
-        let name_taken = claims.name.as_ref().is_some_and(|name| self.is_name_taken(name, node));
+        let name_taken =
+            claims.name.as_ref().is_some_and(|name| self.is_name_taken(name, Some(node)));
         let invite = self.invite_of(node);
         if ipv4_taken || name_taken || invite.is_none() {
             return Introduced { introduction: None, ipv4_taken, name_taken };
@@ -203,7 +204,7 @@ impl Control {
         let doubtful: BTreeSet<NodeId> = known.filter(|node| !believed(node)).collect();
         for node in doubtful {
             if self.members.remove(node).is_some() {
-                self.persist(vec![Write::forget_record(node)], None);
+                self.persist(Write::forget_member(node), None);
             }
             self.cut(node);
         }

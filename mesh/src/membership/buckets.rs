@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use epsilon_proto::id::{Digest, NodeId};
 
 use super::Member;
+use super::devices::Devices;
 
 /// How many buckets the records fall into, by the first bits of the node.
 pub const BUCKETS: u8 = 64;
@@ -23,31 +24,37 @@ pub(super) struct Buckets {
 }
 
 impl Buckets {
-    /// A node's record changed.
+    /// A node's record or list of devices changed.
     pub(super) fn touch(&mut self, node: NodeId) {
         self.touched.insert(bucket_of(node));
     }
 
     /// The hash of every bucket.
-    pub(super) fn digests(&mut self, members: &BTreeMap<NodeId, Member>) -> Vec<Digest> {
-        self.refresh(members);
+    pub(super) fn digests(
+        &mut self,
+        members: &BTreeMap<NodeId, Member>,
+        devices: &Devices,
+    ) -> Vec<Digest> {
+        self.refresh(members, devices);
         let empty = Digest::of_parts("epsilon/1 record bucket", &[]);
         (0..BUCKETS).map(|index| *self.digests.get(&index).unwrap_or(&empty)).collect()
     }
 
     /// The hash over all buckets.
-    pub(super) fn root(&mut self, members: &BTreeMap<NodeId, Member>) -> Digest {
-        let digests = self.digests(members);
+    pub(super) fn root(&mut self, members: &BTreeMap<NodeId, Member>, devices: &Devices) -> Digest {
+        let digests = self.digests(members, devices);
         let parts: Vec<&[u8]> = digests.iter().map(|digest| &digest.0[..]).collect();
         Digest::of_parts("epsilon/1 records", &parts)
     }
 
-    fn refresh(&mut self, members: &BTreeMap<NodeId, Member>) {
+    fn refresh(&mut self, members: &BTreeMap<NodeId, Member>, devices: &Devices) {
         for index in std::mem::take(&mut self.touched) {
             let parts: Vec<&[u8]> = members
                 .iter()
                 .filter(|(node, _)| bucket_of(**node) == index)
-                .flat_map(|(node, member)| [&node.0[..], &member.digest.0[..]])
+                .flat_map(|(node, member)| {
+                    [&node.0[..], &member.digest.0[..], devices.digest(*node)]
+                })
                 .collect();
             self.digests.insert(index, Digest::of_parts("epsilon/1 record bucket", &parts));
         }

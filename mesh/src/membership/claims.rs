@@ -151,30 +151,38 @@ fn winner(
     let pinned = trust.pinned().filter(|node| {
         members.contains_key(node) && trust.pin(*node).is_some_and(|pin| is_pinned(pin))
     });
-    // Nobody was met before there was an invite to come by.
-    let floor = |node: NodeId| {
-        let invite = members.get(&node).and_then(|member| trust.invite(member.invite()));
-        invite.map_or(trust.founded(), |invite| invite.issued.max(trust.founded()))
-    };
     let rank = |node: NodeId| {
         if let Some(pin) = trust.pin(node).filter(|pin| is_pinned(pin)) {
             return Rank::Pinned(Reverse(pin.at));
         }
-        members
-            .get(&node)
-            .into_iter()
-            .flat_map(|member| &member.introductions)
-            .filter(|introduction| {
-                let signer = introduction.signer();
-                is_witnessed(&introduction.facts)
-                    && (trust.is_authority(signer) || members.contains_key(&signer.into()))
-            })
-            .map(|introduction| introduction.at.max(floor(node)))
-            .min()
-            .map_or(Rank::Bare, Rank::Witnessed)
+        let witnessed = first_witnessed(node, &is_witnessed, members, trust);
+        witnessed.map_or(Rank::Bare, Rank::Witnessed)
     };
     let tie = |node: NodeId| Digest::of_parts("epsilon/1 claim", &[&network.0, claim, &node.0]);
     pinned
         .chain(claimants.into_iter().flatten().copied())
         .min_by_key(|node| (rank(*node), tie(*node)))
+}
+
+/// When somebody whose word counts first witnessed something about a node.
+pub(super) fn first_witnessed(
+    node: NodeId,
+    is_witnessed: impl Fn(&NodeFacts) -> bool,
+    members: &BTreeMap<NodeId, Member>,
+    trust: &Trust,
+) -> Option<Timestamp> {
+    let member = members.get(&node)?;
+    // Nobody was met before there was an invite to come by.
+    let invite = trust.invite(member.invite());
+    let floor = invite.map_or(trust.founded(), |invite| invite.issued.max(trust.founded()));
+    member
+        .introductions
+        .iter()
+        .filter(|introduction| {
+            let signer = introduction.signer();
+            is_witnessed(&introduction.facts)
+                && (trust.is_authority(signer) || members.contains_key(&signer.into()))
+        })
+        .map(|introduction| introduction.at.max(floor))
+        .min()
 }

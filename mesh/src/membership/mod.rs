@@ -6,13 +6,13 @@
 
 mod buckets;
 mod claims;
+mod devices;
 mod ground;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use epsilon_proto::address::{Ipv4Range, Ipv6Range};
-use epsilon_proto::clock::Timestamp;
 use epsilon_proto::document::{DocumentError, Signed, Verified};
 use epsilon_proto::id::{Digest, NetworkId, NodeId, PublicKey};
 use epsilon_proto::key::{AgreementKey, SignatureCheck};
@@ -25,6 +25,7 @@ use crate::trust::Trust;
 
 pub use buckets::BUCKETS;
 pub use claims::Rank;
+pub use devices::{DeviceChange, PlacedDevice};
 
 /// A member: its record and what was verified in it.
 #[derive(Debug, Clone)]
@@ -118,6 +119,7 @@ pub struct Membership {
     vouched: BTreeMap<NodeId, Word>,
     buckets: buckets::Buckets,
     claims: claims::Claims,
+    devices: devices::Devices,
     /// Nodes whose address or name may have changed.
     affected: BTreeSet<NodeId>,
 }
@@ -134,6 +136,7 @@ impl Membership {
             vouched: BTreeMap::new(),
             buckets: buckets::Buckets::default(),
             claims: claims::Claims::default(),
+            devices: devices::Devices::default(),
             affected: BTreeSet::new(),
         }
     }
@@ -358,6 +361,7 @@ impl Membership {
         self.vouched.remove(&node);
         let member = self.members.remove(&node)?;
         self.affected.extend(self.claims.update(node, Some(&member), None));
+        self.devices.remove(node);
         self.buckets.touch(node);
         Some(member)
     }
@@ -430,27 +434,28 @@ impl Membership {
         self.claims.winner_of_name(name, self.network, &self.members, trust)
     }
 
-    /// The hash over all records.
+    /// The hash over all records and lists of devices.
     pub fn digest(&mut self) -> Digest {
-        self.buckets.root(&self.members)
+        self.buckets.root(&self.members, &self.devices)
     }
 
     /// The hash of every bucket.
     pub fn bucket_digests(&mut self) -> Vec<Digest> {
-        self.buckets.digests(&self.members)
+        self.buckets.digests(&self.members, &self.devices)
     }
 
-    /// Node and record digest of every member in a bucket.
+    /// Every member in a bucket, with the digest of its record and list.
     pub fn bucket(&self, index: u8) -> Vec<(NodeId, Digest)> {
         self.iter()
             .filter(|(node, _)| buckets::bucket_of(*node) == index)
-            .map(|(node, member)| (node, member.digest))
+            .map(|(node, member)| {
+                let parts = [&member.digest.0[..], self.devices.digest(node)];
+                match parts {
+                    [_, []] => (node, member.digest),
+                    _ => (node, Digest::of_parts("epsilon/1 record and devices", &parts)),
+                }
+            })
             .collect()
-    }
-
-    /// The earliest trusted time at which somebody met the node.
-    pub fn first_met(&self, node: NodeId) -> Option<Timestamp> {
-        self.get(node)?.introductions.iter().map(|introduction| introduction.at).min()
     }
 }
 

@@ -16,6 +16,23 @@ pub enum Path {
     Direct(SocketAddr),
 }
 
+/// Somebody with whom a shard has sessions.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum PeerId {
+    /// A member: Control says where it is.
+    Node(NodeId),
+    /// A device that this node serves, or may have to: it is where it was last
+    /// heard, as with any WireGuard.
+    Device(AgreementKey),
+}
+
+impl PeerId {
+    /// Whether it is a device.
+    pub fn is_device(self) -> bool {
+        matches!(self, Self::Device(_))
+    }
+}
+
 /// An order from Control. Orders for a peer that was not admitted by
 /// [`Command::SetPeer`] do nothing.
 #[derive(Clone, Debug)]
@@ -47,6 +64,19 @@ pub enum Command {
     RemovePeer {
         /// The peer.
         node: NodeId,
+    },
+    /// Admits a device, or replaces its prefixes: none where another node
+    /// serves it, so that it is heard, but neither sent to nor listened to.
+    SetDevice {
+        /// Its WireGuard key.
+        key: AgreementKey,
+        /// Its addresses inside the mesh.
+        prefixes: Vec<Prefix>,
+    },
+    /// Cuts a device off.
+    RemoveDevice {
+        /// Its WireGuard key.
+        key: AgreementKey,
     },
     /// Says how datagrams for the peer travel from now on. Waiting packets
     /// leave at once. `None` makes packets wait, and is reported as
@@ -130,6 +160,11 @@ pub enum Report {
         node: NodeId,
         /// The source of the packet.
         from: SocketAddr,
+    },
+    /// A device is there: it sent something in a new session. Once a session.
+    DeviceHeard {
+        /// Its WireGuard key.
+        key: AgreementKey,
     },
     /// Packets or handshakes went to the peer, and nothing came back for
     /// [`super::SILENCE`]. Said once, until the peer is heard again.

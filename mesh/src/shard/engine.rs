@@ -10,10 +10,10 @@ use epsilon_proto::id::NodeId;
 use epsilon_proto::key::AgreementKey;
 
 use super::batch::Output;
-use super::command::{Command, Path, Report};
+use super::command::{Command, Path, PeerId, Report};
 use super::filter::ReceiveFilter;
-use super::inner::Addresses;
-use super::peer::{Context, Peer, Refusal, Reports};
+use super::inner::{self, Addresses};
+use super::peer::{Context, Next, Peer, Refusal, Reports};
 use super::probe::{self, Probe};
 use super::prober::{Heard, canonical};
 use super::routes::{Prefix, Routes};
@@ -60,7 +60,7 @@ pub struct Shard {
     /// Mixed into session numbers; 24 bits.
     mask: u32,
     slots: Vec<Option<Box<Peer>>>,
-    by_node: BTreeMap<NodeId, Slot>,
+    by_id: BTreeMap<PeerId, Slot>,
     by_key: BTreeMap<AgreementKey, Slot>,
     by_probe_index: BTreeMap<u32, Slot>,
     routes: Routes<Slot>,
@@ -68,6 +68,8 @@ pub struct Shard {
     /// Never used twice in a run, whatever keys come and go; keys are bound
     /// to the run.
     probe_counter: u64,
+    /// The packet that is being forwarded.
+    forwarded: Vec<u8>,
     reports: Reports,
     beacons: Limit,
     unreachable: Limit,
@@ -92,12 +94,13 @@ impl Shard {
             filter: config.filter,
             mask: (config.seed & 0x00ff_ffff) as u32,
             slots: Vec::new(),
-            by_node: BTreeMap::new(),
+            by_id: BTreeMap::new(),
             by_key: BTreeMap::new(),
             by_probe_index: BTreeMap::new(),
             routes: Routes::new(),
             own: Routes::new(),
             probe_counter: 0,
+            forwarded: Vec::new(),
             reports: Reports::default(),
             beacons: per_second(BEACONS_PER_SECOND),
             unreachable: per_second(UNREACHABLE_PER_SECOND),
@@ -145,8 +148,14 @@ impl Shard {
                     self.own.set(prefix, Own::Reserved);
                 }
             }
-            Command::SetPeer { node, key, prefixes } => self.set_peer(node, key, prefixes),
-            Command::RemovePeer { node } => self.remove_peer(node),
+            Command::SetPeer { node, key, prefixes } => {
+                self.set_peer(PeerId::Node(node), key, prefixes);
+            }
+            Command::SetDevice { key, prefixes } => {
+                self.set_peer(PeerId::Device(key), key, prefixes);
+            }
+            Command::RemovePeer { node } => self.remove_peer(PeerId::Node(node)),
+            Command::RemoveDevice { key } => self.remove_peer(PeerId::Device(key)),
             Command::SetPath { node, path } => {
                 let path = path.map(|Path::Direct(to)| Path::Direct(canonical(to)));
                 self.with_node(node, now, out, |peer, context| peer.set_path(path, context));
@@ -168,7 +177,7 @@ impl Shard {
                 }
             }
             Command::SendProbe { node, to, transaction } => {
-                let Some(slot) = self.by_node.get(&node).copied() else { return };
+                let Some(slot) = self.slot_of(node) else { return };
                 let to = canonical(to);
                 let request = Probe::Request { transaction };
                 if self.send_probe(slot, to, probe::LENGTH, request, out)
@@ -187,13 +196,17 @@ impl Shard {
         out: &mut Output,
         act: impl FnOnce(&mut Peer, &mut Context<'_>),
     ) {
-        if let Some(slot) = self.by_node.get(&node).copied() {
+        if let Some(slot) = self.slot_of(node) {
             self.with_peer(slot, now, out, act);
         }
     }
 
-    fn set_peer(&mut self, node: NodeId, key: AgreementKey, prefixes: Vec<Prefix>) {
-        let slot = match self.by_node.get(&node) {
+    fn slot_of(&self, node: NodeId) -> Option<Slot> {
+        self.by_id.get(&PeerId::Node(node)).copied()
+    }
+
+    fn set_peer(&mut self, id: PeerId, key: AgreementKey, prefixes: Vec<Prefix>) {
+        let slot = match self.by_id.get(&id) {
             Some(slot) => *slot,
             None => self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
                 self.slots.push(None);
@@ -205,13 +218,13 @@ impl Shard {
         }
         let Some(seat) = self.slots.get_mut(slot) else { return };
         let index = slot as u32 ^ self.mask;
-        let peer = seat.get_or_insert_with(|| Box::new(Peer::new(node, key, index)));
+        let peer = seat.get_or_insert_with(|| Box::new(Peer::new(id, key, index)));
         let former = peer.key;
         if former != key {
             peer.set_key(key, index);
             forget(&mut self.by_key, former, slot);
         }
-        self.by_node.insert(node, slot);
+        self.by_id.insert(id, slot);
         // The first holder of a key keeps it: a node and one with the negated
         // signing key have it in common.
         self.by_key.entry(key).or_insert(slot);
@@ -221,9 +234,11 @@ impl Shard {
         }
     }
 
-    fn remove_peer(&mut self, node: NodeId) {
-        let Some(slot) = self.forget_probe_index(node) else { return };
-        self.by_node.remove(&node);
+    fn remove_peer(&mut self, id: PeerId) {
+        if let PeerId::Node(node) = id {
+            self.forget_probe_index(node);
+        }
+        let Some(slot) = self.by_id.remove(&id) else { return };
         self.routes.remove_all_of(slot);
         if let Some(peer) = self.slots.get_mut(slot).and_then(Option::take) {
             forget(&mut self.by_key, peer.key, slot);
@@ -232,7 +247,7 @@ impl Shard {
 
     /// Takes the index of the peer's probes away; gives back its slot.
     fn forget_probe_index(&mut self, node: NodeId) -> Option<Slot> {
-        let slot = *self.by_node.get(&node)?;
+        let slot = self.slot_of(node)?;
         let peer = self.slots.get_mut(slot)?.as_mut()?;
         if let Some(index) = peer.prober.local_index() {
             forget(&mut self.by_probe_index, index, slot);
@@ -241,9 +256,9 @@ impl Shard {
     }
 
     /// The peer that owns an inner address, by longest prefix.
-    pub fn route(&self, address: IpAddr) -> Option<NodeId> {
+    pub fn route(&self, address: IpAddr) -> Option<PeerId> {
         let slot = self.routes.owner(address)?;
-        self.slots.get(slot)?.as_ref().map(|peer| peer.node)
+        self.slots.get(slot)?.as_ref().map(|peer| peer.id)
     }
 
     /// Takes a packet of the host.
@@ -331,7 +346,7 @@ impl Shard {
             reports: &mut self.reports,
             wireguard: &mut self.wireguard,
         };
-        let node = peer.node;
+        let id = peer.id;
         let (routes, own, filter) = (&self.routes, &self.own, &self.filter);
         let admit = |packet: &[u8]| {
             let addresses = Addresses::of(packet).ok_or(Refusal::Source)?;
@@ -339,14 +354,43 @@ impl Shard {
             {
                 return Err(Refusal::Source);
             }
-            if own.owner(addresses.destination) != Some(Own::Address) {
-                return Err(Refusal::Destination);
-            }
-            if filter.admits(node, packet) { Ok(()) } else { Err(Refusal::Filtered) }
+            let next = match own.owner(addresses.destination) {
+                Some(Own::Address) => Some(Next::Host),
+                Some(Own::Reserved) => None,
+                None => routes.owner(addresses.destination).map(Next::Peer),
+            };
+            let next = next.filter(|next| *next != Next::Peer(slot)).ok_or(Refusal::Destination)?;
+            if filter.admits(id, packet) { Ok(next) } else { Err(Refusal::Filtered) }
         };
-        peer.open((from, mark), datagram, &mut out.host, admit, &mut context);
+        let (host, forwarded) = (&mut out.host, &mut self.forwarded);
+        let to = peer.open((from, mark), datagram, host, forwarded, admit, &mut context);
         self.timeout = earlier(self.timeout, peer.next_timeout());
+        if let Some(to) = to {
+            self.forward(slot, to, now, out);
+        }
         Some(())
+    }
+
+    /// Sends the packet that came from one peer to another, where one of them
+    /// is a device. Members reach each other by themselves.
+    fn forward(&mut self, from: Slot, to: Slot, now: Instant, out: &mut Output) {
+        let mut packet = std::mem::take(&mut self.forwarded);
+        let is_device = |slot: Slot| {
+            let peer = self.slots.get(slot).and_then(Option::as_ref);
+            peer.is_some_and(|peer| peer.id.is_device())
+        };
+        let outcome = if !is_device(from) && !is_device(to) {
+            Err(Refusal::Destination)
+        } else if !inner::hop(&mut packet) {
+            Err(Refusal::Hops)
+        } else {
+            self.with_peer(to, now, out, |peer, context| peer.send(&packet, context));
+            Ok(())
+        };
+        if let Some(Some(peer)) = self.slots.get_mut(from) {
+            peer.count(packet.len(), outcome);
+        }
+        self.forwarded = packet;
     }
 
     fn handle_initiation(
@@ -382,7 +426,7 @@ impl Shard {
     ) -> Option<()> {
         let slot = *self.by_probe_index.get(&probe::index(datagram)?)?;
         let peer = self.slots.get_mut(slot)?.as_mut()?;
-        let node = peer.node;
+        let PeerId::Node(node) = peer.id else { return None };
         match peer.prober.open(from, datagram, now)? {
             Heard::Request { transaction } => {
                 if peer.probe_received.allows(now) {
@@ -451,7 +495,7 @@ impl Shard {
     /// The counters.
     pub fn stats(&self, now: Instant) -> Stats {
         let peers = self
-            .by_node
+            .by_id
             .values()
             .filter_map(|slot| self.slots.get(*slot)?.as_ref())
             .map(|peer| peer.stats(now))

@@ -1,11 +1,11 @@
-use epsilon_proto::id::NodeId;
+use super::command::PeerId;
 
 /// Looks at every packet that a peer sent, after it was opened and its inner
 /// source address was found to belong to the peer, before it reaches the
-/// host. This is where a packet filter sits.
+/// host or is forwarded. This is where a packet filter sits.
 pub trait ReceiveFilter: Send {
-    /// Whether the packet may reach the host.
-    fn admits(&self, peer: NodeId, packet: &[u8]) -> bool;
+    /// Whether the packet may go on.
+    fn admits(&self, peer: PeerId, packet: &[u8]) -> bool;
 }
 
 /// Admits every packet.
@@ -13,7 +13,7 @@ pub trait ReceiveFilter: Send {
 pub struct AdmitAll;
 
 impl ReceiveFilter for AdmitAll {
-    fn admits(&self, _peer: NodeId, _packet: &[u8]) -> bool {
+    fn admits(&self, _peer: PeerId, _packet: &[u8]) -> bool {
         true
     }
 }

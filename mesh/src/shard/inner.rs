@@ -61,6 +61,31 @@ impl Addresses {
     }
 }
 
+/// Takes one hop off a packet that goes on; `false` where none is left.
+pub(super) fn hop(packet: &mut [u8]) -> bool {
+    match packet.first().map(|first| first >> 4) {
+        Some(4) => {
+            let Some([ttl, _, high, low]) = packet.get_mut(8..12) else { return false };
+            if *ttl <= 1 {
+                return false;
+            }
+            *ttl -= 1;
+            // What the header's sum lost its complement gains (RFC 1624).
+            let (sum, carry) = u16::from_be_bytes([*high, *low]).overflowing_add(0x0100);
+            [*high, *low] = (sum + u16::from(carry)).to_be_bytes();
+            true
+        }
+        Some(6) => match packet.get_mut(7) {
+            Some(limit) if *limit > 1 => {
+                *limit -= 1;
+                true
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +104,29 @@ mod tests {
             assert_eq!(Addresses::of(&packet[..packet.len() - 1]), None);
             assert_eq!(Addresses::of(&[&packet[..], &[0]].concat()), None);
         }
+    }
+
+    #[test]
+    fn a_hop_is_taken_off_and_the_checksum_holds_until_none_is_left() {
+        let sum_of = |header: &[u8]| {
+            let words =
+                header.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+            let sum: u32 = words.sum();
+            (sum & 0xffff) + (sum >> 16)
+        };
+        for identification in 0..=u16::MAX {
+            let mut packet = packet("10.77.1.2", "10.77.3.4", b"");
+            packet[4..6].copy_from_slice(&identification.to_be_bytes());
+            let checksum = !(sum_of(&packet[..20]) as u16);
+            packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+            assert!(hop(&mut packet));
+            assert_eq!((packet[8], sum_of(&packet[..20])), (63, 0xffff));
+        }
+        for (source, destination) in [("10.77.1.2", "10.77.3.4"), ("fd00::1", "fd00::2")] {
+            let mut packet = packet(source, destination, b"payload");
+            assert_eq!((0..100).filter(|_| hop(&mut packet)).count(), 63);
+        }
+        assert!(!hop(&mut []) && !hop(&mut [0x45; 9]) && !hop(&mut [0x60; 7]));
     }
 
     proptest! {

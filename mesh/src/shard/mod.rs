@@ -17,9 +17,11 @@
 //!
 //! * A packet reaches the host only if it was sealed by an admitted peer, its
 //!   inner source address is that peer's, its destination is this node's,
-//!   and the [`ReceiveFilter`] admits it.
-//! * Nothing that arrives moves a path: datagrams go where
-//!   [`Command::SetPath`] said. Answers to handshakes and probes go where
+//!   and the [`ReceiveFilter`] admits it. If its destination is another's it
+//!   is forwarded, where one of the two is a device that this node serves.
+//! * Nothing that arrives moves a path to a member: datagrams go where
+//!   [`Command::SetPath`] said. To a device they go where it was last heard,
+//!   by data that nobody can repeat. Answers to handshakes and probes go where
 //!   those came from, and are no longer than they were.
 //! * Whoever has no key of a member gets no answer at all.
 //! * Packets of one flow keep their order. Once a session stands, a packet
@@ -46,7 +48,7 @@ mod wireguard;
 mod tests;
 
 pub use batch::{Batch, HOST_HEADROOM, HostBatch, MAX_DATAGRAM, Output, SendBatch, Target};
-pub use command::{Command, Path, Report};
+pub use command::{Command, Path, PeerId, Report};
 pub use engine::{BEACONS_PER_SECOND, Config, Shard};
 pub use filter::{AdmitAll, ReceiveFilter};
 pub use peer::SILENCE;

@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use epsilon_proto::clock::Instant;
-use epsilon_proto::id::NodeId;
 use epsilon_proto::key::AgreementKey;
 
 use super::batch::{HostBatch, SendBatch, Target};
-use super::command::{Path, Report};
+use super::command::{Path, PeerId, Report};
 use super::ecn;
 use super::inner::without_padding;
 use super::prober::Prober;
@@ -59,17 +58,26 @@ pub(super) struct Context<'a> {
     pub(super) wireguard: &'a mut WireGuard,
 }
 
-/// Why an authentic packet does not reach the host.
+/// Where an authentic packet goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Next {
+    Host,
+    /// To the peer in this slot.
+    Peer(usize),
+}
+
+/// Why an authentic packet goes nowhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Refusal {
     Source,
     Destination,
+    Hops,
     Filtered,
     Congestion,
 }
 
 pub(super) struct Peer {
-    pub(super) node: NodeId,
+    pub(super) id: PeerId,
     pub(super) key: AgreementKey,
     pub(super) prober: Prober,
     pub(super) probe_received: Limit,
@@ -89,13 +97,15 @@ pub(super) struct Peer {
     sent: Traffic,
     last_received: Option<Instant>,
     last_handshake: Option<Instant>,
+    /// Whether a handshake was not followed by anything yet.
+    is_fresh: bool,
     dropped: PeerDropped,
 }
 
 impl Peer {
-    pub(super) fn new(node: NodeId, key: AgreementKey, index: u32) -> Self {
+    pub(super) fn new(id: PeerId, key: AgreementKey, index: u32) -> Self {
         Self {
-            node,
+            id,
             key,
             prober: Prober::default(),
             probe_received: Limit::new(8, Duration::from_millis(250)),
@@ -112,13 +122,14 @@ impl Peer {
             sent: Traffic::default(),
             last_received: None,
             last_handshake: None,
+            is_fresh: false,
             dropped: PeerDropped::default(),
         }
     }
 
     pub(super) fn stats(&self, now: Instant) -> PeerStats {
         PeerStats {
-            node: self.node,
+            id: self.id,
             path: self.path,
             ready: self.tunnel.is_ready(now),
             received: self.received,
@@ -178,9 +189,14 @@ impl Peer {
                 self.initiate(false, context);
             }
             None => {
+                let PeerId::Node(node) = self.id else {
+                    // It has to call first; nobody can say where it is.
+                    self.dropped.waiting += 1;
+                    return;
+                };
                 self.wait(packet, context.now);
                 if self.no_path.allows(context.now) {
-                    context.reports.push(Report::NoPath { node: self.node });
+                    context.reports.push(Report::NoPath { node });
                 }
             }
         }
@@ -266,6 +282,7 @@ impl Peer {
         if let Handshake::Answered(_) = outcome {
             self.used = Some(now);
             self.last_handshake = Some(now);
+            self.is_fresh = true;
         } else {
             self.dropped.unopened += 1;
         }
@@ -290,6 +307,7 @@ impl Peer {
             Handshake::Completed(_) => {
                 self.heard(now);
                 self.last_handshake = Some(now);
+                self.is_fresh = true;
                 self.flush(context);
             }
             Handshake::Refused => self.dropped.unopened += 1,
@@ -297,51 +315,91 @@ impl Peer {
         }
     }
 
-    /// Opens a data message into the batch for the host, if `admit` agrees.
+    /// Something came in a session from an address that is not the path.
+    fn moved(&mut self, from: SocketAddr, context: &mut Context<'_>) {
+        match self.id {
+            // A forged or repeated message does not get here.
+            PeerId::Device(_) => self.path = Some(Path::Direct(from)),
+            PeerId::Node(node) => {
+                if self.new_source.allows(context.now) {
+                    context.reports.push(Report::NewSource { node, from });
+                }
+            }
+        }
+    }
+
+    /// Counts a packet that went on, or why it did not.
+    pub(super) fn count(&mut self, length: usize, outcome: Result<(), Refusal>) {
+        match outcome {
+            Ok(()) => self.received.count(length),
+            Err(Refusal::Source) => self.dropped.source += 1,
+            Err(Refusal::Destination) => self.dropped.destination += 1,
+            Err(Refusal::Hops) => self.dropped.hops += 1,
+            Err(Refusal::Filtered) => self.dropped.filtered += 1,
+            Err(Refusal::Congestion) => self.dropped.congestion += 1,
+        }
+    }
+
+    /// Opens a data message into the batch for the host, or into `forwarded` if
+    /// `admit` says so; gives back to which peer that goes.
     pub(super) fn open(
         &mut self,
         (from, mark): (SocketAddr, u8),
         datagram: &[u8],
         host: &mut HostBatch,
-        admit: impl FnOnce(&[u8]) -> Result<(), Refusal>,
+        forwarded: &mut Vec<u8>,
+        admit: impl FnOnce(&[u8]) -> Result<Next, Refusal>,
         context: &mut Context<'_>,
-    ) {
+    ) -> Option<usize> {
         let now = context.now;
         let was_ready = self.tunnel.is_ready(now);
-        let (mut opened, mut refused, mut delivered) = (None, None, 0);
+        let (mut opened, mut next, mut delivered) = (None, Ok(Next::Host), 0);
         host.push((), datagram.len(), |into| {
             opened = self.tunnel.open(datagram, now, into);
             let Some(padded) = opened.filter(|padded| *padded > 0) else { return 0 };
             let length = without_padding(&into[..padded]).len();
             let packet = &mut into[..length];
-            refused = admit(packet).err();
-            if refused.is_none() && !ecn::unwrap(packet, mark) {
-                refused = Some(Refusal::Congestion);
+            next = admit(packet);
+            if next.is_ok() && !ecn::unwrap(packet, mark) {
+                next = Err(Refusal::Congestion);
             }
             delivered = length;
-            if refused.is_some() { 0 } else { length }
+            match next {
+                Ok(Next::Host) => length,
+                Ok(Next::Peer(_)) => {
+                    forwarded.clear();
+                    forwarded.extend_from_slice(packet);
+                    0
+                }
+                Err(_) => 0,
+            }
         });
         let Some(padded) = opened else {
             self.dropped.unopened += 1;
-            return;
+            return None;
         };
         self.heard(context.now);
-        if self.path != Some(Path::Direct(from)) && self.new_source.allows(context.now) {
-            context.reports.push(Report::NewSource { node: self.node, from });
+        if self.path != Some(Path::Direct(from)) {
+            self.moved(from, context);
         }
-        if padded > 0 {
-            self.unreturned.get_or_insert(context.now);
-            match refused {
-                None => self.received.count(delivered),
-                Some(Refusal::Source) => self.dropped.source += 1,
-                Some(Refusal::Destination) => self.dropped.destination += 1,
-                Some(Refusal::Filtered) => self.dropped.filtered += 1,
-                Some(Refusal::Congestion) => self.dropped.congestion += 1,
-            }
+        if std::mem::take(&mut self.is_fresh)
+            && let PeerId::Device(key) = self.id
+        {
+            context.reports.push(Report::DeviceHeard { key });
         }
         if !was_ready {
             self.flush(context);
         }
+        if padded == 0 {
+            return None;
+        }
+        self.unreturned.get_or_insert(context.now);
+        match next {
+            Ok(Next::Peer(to)) => return Some(to),
+            Ok(Next::Host) => self.count(delivered, Ok(())),
+            Err(refusal) => self.count(delivered, Err(refusal)),
+        }
+        None
     }
 
     /// Does what is due, and says when something is due again.
@@ -364,7 +422,10 @@ impl Peer {
             && !self.silence_reported
         {
             self.silence_reported = true;
-            context.reports.push(Report::Silent { node: self.node });
+            // Of a device there is nothing to try.
+            if let PeerId::Node(node) = self.id {
+                context.reports.push(Report::Silent { node });
+            }
         }
         self.expire_waiting(now);
         self.next_timeout()

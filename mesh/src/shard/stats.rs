@@ -1,9 +1,8 @@
 //! What a shard counts.
 
 use epsilon_proto::clock::Instant;
-use epsilon_proto::id::NodeId;
 
-use super::command::Path;
+use super::command::{Path, PeerId};
 
 /// Packets and their bytes, without the overhead of encryption.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -34,12 +33,13 @@ pub struct Stats {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PeerStats {
     /// The peer.
-    pub node: NodeId,
+    pub id: PeerId,
     /// How datagrams for it travel.
     pub path: Option<Path>,
     /// Whether there are keys to seal with.
     pub ready: bool,
-    /// Packets from the peer that reached the host.
+    /// Packets from the peer that reached the host, or another for whom they
+    /// were.
     pub received: Traffic,
     /// Packets to the peer.
     pub sent: Traffic,
@@ -60,8 +60,10 @@ pub struct PeerDropped {
     pub unopened: u64,
     /// No whole IP packet, or its source address is not the peer's.
     pub source: u64,
-    /// Not for an address of this node.
+    /// Not for an address of this node, or of whoever it forwards to.
     pub destination: u64,
+    /// To be forwarded, but at the end of their hop limit.
+    pub hops: u64,
     /// Refused by the filter.
     pub filtered: u64,
     /// Marked for congestion on the way, which its ends would not understand.

@@ -1,6 +1,7 @@
 use epsilon_proto::api::{
     AdminAddRequest, AdminAdded, AdminList, AdminRevokeRequest, AdminRevoked, CreateRequest,
-    Created, Dataplane, JoinRequest, Joined, Left, NetworkList, NodeDetail, NodeList, NodeRemoved,
+    Created, Dataplane, DeviceAddRequest, DeviceAdded, DeviceList, DeviceRemoveRequest,
+    DeviceRemoved, JoinRequest, Joined, Left, NetworkList, NodeDetail, NodeList, NodeRemoved,
     NodeRenamed, NodeReplaced, PeerList, Ping, PingRequest, Problem, ProblemKind, Reloaded,
     RenameRequest, ReplaceRequest, RevokeRequest, Status, TokenCreateRequest, TokenCreated,
     TokenList, TokenRevokeRequest, TokenRevoked, Version,
@@ -83,6 +84,25 @@ pub enum Call {
         /// Which one, by which.
         request: ReplaceRequest,
     },
+    /// All devices.
+    Devices {
+        /// In which network.
+        network: Option<String>,
+    },
+    /// Add a device.
+    DeviceAdd {
+        /// In which network.
+        network: Option<String>,
+        /// Which one.
+        request: DeviceAddRequest,
+    },
+    /// Remove a device.
+    DeviceRemove {
+        /// In which network.
+        network: Option<String>,
+        /// Which one.
+        request: DeviceRemoveRequest,
+    },
     /// All invites.
     Tokens {
         /// In which network.
@@ -144,6 +164,9 @@ pub enum Reply {
     NodeRevoke(NodeRemoved),
     NodeRename(NodeRenamed),
     NodeReplace(NodeReplaced),
+    Devices(DeviceList),
+    DeviceAdd(DeviceAdded),
+    DeviceRemove(DeviceRemoved),
     Tokens(TokenList),
     TokenCreate(TokenCreated),
     TokenRevoke(TokenRevoked),

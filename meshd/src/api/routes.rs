@@ -9,7 +9,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
 use epsilon_proto::api::{
     AdminAddRequest, AdminAdded, AdminList, AdminRevokeRequest, AdminRevoked, CreateRequest,
-    Created, Dataplane, Event, JoinRequest, Joined, Left, NetworkList, NodeDetail, NodeList,
+    Created, Dataplane, DeviceAddRequest, DeviceAdded, DeviceList, DeviceRemoveRequest,
+    DeviceRemoved, Event, JoinRequest, Joined, Left, NetworkList, NodeDetail, NodeList,
     NodeRemoved, NodeRenamed, NodeReplaced, PeerList, Ping, PingRequest, Problem, ProblemKind,
     Reloaded, RenameRequest, ReplaceRequest, RevokeRequest, Status, TokenCreateRequest,
     TokenCreated, TokenList, TokenRevokeRequest, TokenRevoked, Version, paths,
@@ -127,6 +128,21 @@ pub(super) fn table() -> Vec<Route> {
             paths::NODE_REPLACE,
             "Hand a node's address and name to another one",
             |query, request| Call::NodeReplace { network: query.network, request },
+        ),
+        get::<NetworkQuery, DeviceList>(
+            paths::DEVICES,
+            "All devices: members that have WireGuard, but not the daemon",
+            |query| Call::Devices { network: query.network },
+        ),
+        post::<NetworkQuery, DeviceAddRequest, DeviceAdded>(
+            paths::DEVICE_ADD,
+            "Add a device that this node serves",
+            |query, request| Call::DeviceAdd { network: query.network, request },
+        ),
+        post::<NetworkQuery, DeviceRemoveRequest, DeviceRemoved>(
+            paths::DEVICE_REMOVE,
+            "Remove a device of this node, or revoke another node's",
+            |query, request| Call::DeviceRemove { network: query.network, request },
         ),
         get::<NetworkQuery, TokenList>(paths::TOKENS, "All invites", |query| Call::Tokens {
             network: query.network,

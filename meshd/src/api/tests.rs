@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use epsilon_proto::api::{
     Admin, AdminAdded, AdminList, AdminRevoked, AdminState, Batches, Created, DaemonStatus,
-    Dataplane, EventKind, Invite, InviteState, Joined, Left, MemberCounts, Membership, NetworkList,
-    Node, NodeDetail, NodeList, NodeRef, NodeRemoved, NodeRenamed, NodeReplaced, OwnNode, Path,
-    PathKind, PeerList, PeerState, Ping, Problem, ProblemKind, Reloaded, SCHEMA, Secret, Severity,
-    Status, Time, TokenCreated, TokenList, TokenRevoked, Version, paths,
+    Dataplane, Device, DeviceAdded, DeviceConfig, DeviceList, DeviceRemoved, EventKind, Invite,
+    InviteState, Joined, Left, MemberCounts, Membership, NetworkList, Node, NodeDetail, NodeList,
+    NodeRef, NodeRemoved, NodeRenamed, NodeReplaced, OwnNode, Path, PathKind, PeerList, PeerState,
+    Ping, Problem, ProblemKind, Reloaded, SCHEMA, Secret, Severity, Status, Time, TokenCreated,
+    TokenList, TokenRevoked, Version, paths,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -392,6 +393,22 @@ fn reply_to(call: &Call) -> Reply {
         added_at: at,
         own: false,
     };
+    let device = Device {
+        given_name: "phone".into(),
+        name: None,
+        key: "key".into(),
+        ipv4: None,
+        ipv6: "fd00::1".parse().unwrap(),
+        owner: node.clone(),
+        server: node.clone(),
+        fallbacks: vec![],
+        added_at: at,
+        served_here: true,
+        endpoint: None,
+        last_handshake: None,
+        rx_bytes: 0,
+        tx_bytes: 0,
+    };
     let path =
         Path { kind: PathKind::Direct, endpoint: "192.0.2.1:7755".parse().ok(), relay: None };
     match call {
@@ -477,6 +494,24 @@ fn reply_to(call: &Call) -> Reply {
         Call::NodeReplace { .. } => {
             Reply::NodeReplace(NodeReplaced { network, old: node.clone(), new: node, ipv4: None })
         }
+        Call::Devices { .. } => Reply::Devices(DeviceList { network, devices: vec![device] }),
+        Call::DeviceAdd { .. } => Reply::DeviceAdd(DeviceAdded {
+            network,
+            device,
+            key_made: true,
+            configs: vec![DeviceConfig {
+                server: node,
+                endpoint: "192.0.2.1:7755".into(),
+                public: true,
+                config: Secret::new("[Interface]".into()),
+            }],
+        }),
+        Call::DeviceRemove { .. } => Reply::DeviceRemove(DeviceRemoved {
+            network,
+            given_name: "phone".into(),
+            key: "key".into(),
+            revoked: false,
+        }),
         Call::Tokens { .. } => Reply::Tokens(TokenList { network, invites: vec![invite] }),
         Call::TokenCreate { .. } => Reply::TokenCreate(TokenCreated {
             network,

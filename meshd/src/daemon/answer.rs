@@ -40,6 +40,9 @@ pub(super) fn network_of(call: &Call) -> Option<&str> {
         | Call::NodeRevoke { network, .. }
         | Call::NodeRename { network, .. }
         | Call::NodeReplace { network, .. }
+        | Call::Devices { network }
+        | Call::DeviceAdd { network, .. }
+        | Call::DeviceRemove { network, .. }
         | Call::Tokens { network }
         | Call::TokenCreate { network, .. }
         | Call::TokenRevoke { network, .. }
@@ -56,8 +59,10 @@ pub(super) fn stopped(_: Stopped) -> Problem {
 
 fn failed(error: &OperationError) -> Problem {
     let kind = match error {
-        OperationError::NotAdmin | OperationError::NotRoot => ProblemKind::Permission,
-        OperationError::Storage(_) => ProblemKind::Degraded,
+        OperationError::NotAdmin | OperationError::NotRoot | OperationError::NotOwner(_) => {
+            ProblemKind::Permission
+        }
+        OperationError::Storage(_) | OperationError::NotPublished => ProblemKind::Degraded,
         _ => ProblemKind::Error,
     };
     Problem::new(kind, error.to_string())
@@ -115,11 +120,11 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    async fn snapshot(&self) -> Result<Snapshot, Problem> {
+    pub(super) async fn snapshot(&self) -> Result<Snapshot, Problem> {
         self.client.snapshot().await.map_err(stopped)
     }
 
-    async fn operate(&self, operation: Operation) -> Result<Outcome, Problem> {
+    pub(super) async fn operate(&self, operation: Operation) -> Result<Outcome, Problem> {
         let result = self.client.operate(operation).await.map_err(stopped)?;
         result.map_err(|error| failed(&error))
     }
@@ -195,6 +200,13 @@ impl Asked {
                     new: new_node,
                     ipv4: old.ipv4,
                 }))
+            }
+            Call::Devices { .. } => Ok(Reply::Devices(self.devices(&snapshot))),
+            Call::DeviceAdd { request, .. } => {
+                self.add_device(&snapshot, request).await.map(Reply::DeviceAdd)
+            }
+            Call::DeviceRemove { request, .. } => {
+                self.remove_device(&snapshot, request).await.map(Reply::DeviceRemove)
             }
             Call::Tokens { .. } => {
                 let now = snapshot.view.trusted_time;
@@ -305,7 +317,9 @@ impl Asked {
         });
         match self.operate(operation).await? {
             Outcome::Token(token) => self.token_created(&token).await,
-            Outcome::Done => Err(Problem::new(ProblemKind::Error, "no token was made")),
+            Outcome::Device(_) | Outcome::Done => {
+                Err(Problem::new(ProblemKind::Error, "no token was made"))
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod answer;
 mod dataplane;
+mod device;
 mod founding;
 mod place;
 mod render;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use epsilon_mesh::control::{Condition, InviteView, MemberView, PeerState};
+use epsilon_mesh::shard::PeerId;
 use epsilon_proto::address::Ipv6Range;
 use epsilon_proto::api::{
     Admin, AdminState, Alarm, Certificate, Finding, Health, InterfaceStatus, Introduction, Invite,
@@ -87,7 +88,8 @@ pub(super) fn is_reachable(snapshot: &Snapshot) -> bool {
 }
 
 pub(super) fn peer(member: &MemberView, snapshot: &Snapshot) -> Peer {
-    let stats = snapshot.stats.shard.peers.iter().find(|stats| stats.node == member.node);
+    let stats =
+        snapshot.stats.shard.peers.iter().find(|stats| stats.id == PeerId::Node(member.node));
     Peer {
         id: member.node.to_string(),
         name: member.name.as_ref().map(ToString::to_string),

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use epsilon_mesh::control::{InviteView, MemberView};
+use epsilon_mesh::control::{DeviceView, InviteView, MemberView};
 use epsilon_proto::api::{Problem, ProblemKind};
 use epsilon_proto::id::PublicKey;
+use epsilon_proto::name::NodeName;
 
 use crate::network::Snapshot;
 
@@ -42,9 +43,7 @@ fn by_id<'a, T>(
 /// beginning of its id.
 pub(super) fn member<'a>(snapshot: &'a Snapshot, text: &str) -> Result<&'a MemberView, Problem> {
     let members = &snapshot.view.members;
-    let network = &snapshot.view.network;
-    let domain = format!(".{}.{}", network.name, network.domain);
-    let name = text.trim_end_matches('.').strip_suffix(&domain).unwrap_or(text);
+    let name = without_domain(snapshot, text);
     let address: Option<IpAddr> = text.parse().ok();
     let found = members.iter().find(|member| {
         member.name.as_ref().is_some_and(|known| known.as_str().eq_ignore_ascii_case(name))
@@ -56,8 +55,44 @@ pub(super) fn member<'a>(snapshot: &'a Snapshot, text: &str) -> Result<&'a Membe
     if let Some(found) = found {
         return Ok(found);
     }
-    by_id(members.iter(), |member| member.node.to_string(), text, "node")?
-        .ok_or_else(|| unknown("member", text, "list the members with: epsilon node list"))
+    by_id(members.iter(), |member| member.node.to_string(), text, "node")?.ok_or_else(|| {
+        if device(snapshot, text).is_ok() {
+            let message = format!("{text:?} is a device, and this needs a node");
+            Problem::new(ProblemKind::Usage, message).hint("see: epsilon device list")
+        } else {
+            unknown("member", text, "list the members with: epsilon node list")
+        }
+    })
+}
+
+/// A device by its name, with or without the domain, its mesh address, or the
+/// beginning of its key.
+pub(super) fn device<'a>(snapshot: &'a Snapshot, text: &str) -> Result<&'a DeviceView, Problem> {
+    let devices = &snapshot.view.devices;
+    let name = without_domain(snapshot, text);
+    let address: Option<IpAddr> = text.parse().ok();
+    let has_name = |known: &NodeName| known.as_str().eq_ignore_ascii_case(name);
+    let found = devices.iter().find(|device| {
+        device.name.as_ref().is_some_and(has_name)
+            || address.is_some_and(|address| match address {
+                IpAddr::V4(address) => device.ipv4 == Some(address),
+                IpAddr::V6(address) => device.ipv6 == address,
+            })
+    });
+    // One whose name another has is still called so where it is the only one.
+    let mut given = devices.iter().filter(|device| device.given.as_str() == name);
+    let found = found.or_else(|| given.next().filter(|_| given.next().is_none()));
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    by_id(devices.iter(), |device| device.key.to_string(), text, "device")?
+        .ok_or_else(|| unknown("device", text, "list the devices with: epsilon device list"))
+}
+
+fn without_domain<'a>(snapshot: &Snapshot, text: &'a str) -> &'a str {
+    let network = &snapshot.view.network;
+    let domain = format!(".{}.{}", network.name, network.domain);
+    text.trim_end_matches('.').strip_suffix(&domain).unwrap_or(text)
 }
 
 /// An invite by the beginning of its id.

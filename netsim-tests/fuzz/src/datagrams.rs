@@ -4,6 +4,7 @@
 //! An input is a script. Node 0 is under test, node 1 a member that
 //! misbehaves, node 2 another member.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -87,6 +88,8 @@ struct Scene {
     answer: Vec<u8>,
     /// Where the shard may send to besides the source of a datagram.
     paths: [Option<SocketAddr>; 2],
+    /// Where the member was, and may be sent to, since it is a device.
+    heard: Option<BTreeSet<SocketAddr>>,
 }
 
 impl Scene {
@@ -104,6 +107,7 @@ impl Scene {
             sent: Vec::new(),
             answer: Vec::new(),
             paths: [1, 2].map(|node| UNDERLAY[node].parse().ok()),
+            heard: None,
         };
         let (send, receive) = KEYS.with(|keys| keys.own.clone());
         scene.command(Command::SetProbeKeys {
@@ -123,6 +127,9 @@ impl Scene {
 
     fn deliver(&mut self, from: SocketAddr, datagram: &[u8]) {
         let datagram = &datagram[..datagram.len().min(MAX_DATAGRAM)];
+        if let Some(heard) = &mut self.heard {
+            heard.insert(from);
+        }
         self.shard.handle_datagram(from, self.mark, datagram, self.now, &mut self.out);
         self.look(Some((from, datagram.len())));
     }
@@ -133,7 +140,12 @@ impl Scene {
             let is_path = self.paths.contains(&Some(*to));
             let is_answer =
                 cause.is_some_and(|(from, length)| *to == from && bytes.len() <= length);
-            assert!(is_path || is_answer, "{} bytes to {to} for {cause:?}", bytes.len());
+            let was_there = self.heard.as_ref().is_some_and(|heard| heard.contains(to));
+            assert!(
+                is_path || is_answer || was_there,
+                "{} bytes to {to} for {cause:?}",
+                bytes.len()
+            );
             self.answer = bytes.to_vec();
         }
         for ((), packet) in self.out.host.iter() {
@@ -243,9 +255,16 @@ impl Scene {
             }
             8 => self.command(Command::ResetSession { node: node(1) }),
             9 => {
-                self.command(Command::RemovePeer { node: node(1) });
+                let key = packets::identity(1).1;
                 self.paths[0] = None;
-                self.command(admit(1));
+                self.command(Command::RemovePeer { node: node(1) });
+                self.command(Command::RemoveDevice { key });
+                self.heard = (source & 4 != 0).then(BTreeSet::new);
+                self.command(if self.heard.is_some() {
+                    Command::SetDevice { key, prefixes: packets::prefixes(1) }
+                } else {
+                    admit(1)
+                });
             }
             10 => {
                 let to = path(1).map(|Path::Direct(to)| to)?;
@@ -273,7 +292,7 @@ pub fn datagrams(input: &[u8]) {
             break;
         }
     }
-    assert!(scene.shard.stats(scene.now).peers.len() == 2);
+    assert!(scene.shard.stats(scene.now).peers.len() == 3);
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
@@ -308,6 +327,16 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
             vec![8, 0],
             vec![9, 0],
             vec![1, 1],
+        ]
+        .concat(),
+        // The member as a device, which moves, and reaches the other member.
+        [
+            vec![9, 4],
+            vec![1, 1],
+            step(2, 3, &packet(1, 0, 0, b"hello")),
+            step(2, 2, &packet(1, 2, 1, b"hello, other")),
+            step(11, 0, &packet(0, 1, 0, b"and to you")),
+            vec![5, 3, 2, 0, 0],
         ]
         .concat(),
         [

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use epsilon_proto::address::Ipv4Range;
 use epsilon_proto::clock::HybridTime;
+use epsilon_proto::device::DeviceList;
 use epsilon_proto::document::{Document, Signed};
 use epsilon_proto::gate::GateSecret;
 use epsilon_proto::id::NetworkId;
@@ -34,6 +35,7 @@ const PLAIN: &[Kind] = kinds! {
     Pin: sample::pin(),
     GateEpoch: sample::gate_epoch(),
     NodeRecord: sample::record(),
+    DeviceList: sample::devices(),
     SealedGate: crate::messages::sealed_gate(),
     SealedBox: sample::sealed_box(),
     GateSecret: GateSecret::generate(3, &mut sample::random()),
@@ -68,6 +70,7 @@ const SIGNED: &[Kind] = signed_kinds! {
     Pin: sample::pin(),
     GateEpoch: sample::gate_epoch(),
     NodeRecord: sample::record(),
+    DeviceList: sample::devices(),
     SealedGate: crate::messages::sealed_gate(),
 };
 

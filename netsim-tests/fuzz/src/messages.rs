@@ -18,6 +18,7 @@ const KINDS: &[Kind] = kinds! {
     Verdict: Verdict::Accepted(Box::new(welcome())),
     Verdict: Verdict::Refused(Refusal::InviteUsedUp),
     Change: Change::Record(sample::signed(&sample::record(), &sample::key(3))),
+    Change: Change::Devices(sample::signed(&sample::devices(), &sample::key(3))),
     Change: Change::Document(sample::documents().remove(4)),
     Request: Request::Compare(Summary { documents: Digest([1; 32]), records: Digest([2; 32]) }),
     Request: Request::Exchange(inventory()),
@@ -85,6 +86,7 @@ pub(crate) fn delivery() -> Delivery {
     Delivery {
         documents: sample::documents(),
         records: vec![sample::signed(&sample::record(), &sample::key(3))],
+        devices: vec![sample::signed(&sample::devices(), &sample::key(3))],
     }
 }
 
@@ -98,7 +100,7 @@ pub(crate) fn inventory() -> Inventory {
 
 pub(crate) fn difference() -> Difference {
     Difference {
-        delivery: Delivery { documents: sample::documents().split_off(9), records: Vec::new() },
+        delivery: Delivery { documents: sample::documents().split_off(9), ..Delivery::default() },
         wanted_documents: vec![Digest([1; 32])],
         wanted_records: vec![sample::key(3).node()],
         more: true,

@@ -18,7 +18,7 @@ pub(crate) const INNER: [[&str; 2]; 3] =
     [["10.77.1.1", "fd00::1:1"], ["10.77.1.2", "fd00::1:2"], ["10.77.1.3", "fd00::1:3"]];
 pub(crate) const UNDERLAY: [&str; 3] = ["192.0.2.1:7755", "192.0.2.2:7755", "[2001:db8::3]:7755"];
 
-fn prefixes(node: usize) -> Vec<Prefix> {
+pub(crate) fn prefixes(node: usize) -> Vec<Prefix> {
     INNER[node].iter().filter_map(|text| text.parse::<IpAddr>().ok()).map(Prefix::host).collect()
 }
 
@@ -43,7 +43,10 @@ pub(crate) fn path(node: usize) -> Option<Path> {
     UNDERLAY[node].parse().ok().map(Path::Direct)
 }
 
-/// A shard with two members, each with a path.
+/// The addresses of a device that the node under test serves.
+pub(crate) const DEVICE: [&str; 2] = ["10.77.1.4", "fd00::1:4"];
+
+/// A shard with two members, each with a path, and a device.
 pub(crate) fn shard() -> Shard {
     // The same in every run; the other side's ephemeral keys are not.
     let drawn = AtomicU64::new(0);
@@ -64,6 +67,9 @@ pub(crate) fn shard() -> Shard {
         let command = Command::SetPath { node: identity(node).0, path: path(node) };
         shard.handle_command(command, now, &mut out);
     }
+    let prefixes = DEVICE.map(|text| Prefix::host(text.parse::<IpAddr>().unwrap())).to_vec();
+    let key = AgreementKey::of_secret(&[4; 32]);
+    shard.handle_command(Command::SetDevice { key, prefixes }, now, &mut out);
     assert!(out.is_empty());
     shard
 }

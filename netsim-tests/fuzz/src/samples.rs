@@ -4,9 +4,10 @@ use epsilon_mesh::founding::{Founding, Plan, found};
 use epsilon_mesh::saved::{Saved, Settings};
 use epsilon_proto::address::DEFAULT_RANGE;
 use epsilon_proto::clock::{HybridTime, Timestamp};
+use epsilon_proto::device::{Device, DeviceList, Serving};
 use epsilon_proto::document::{Document, Signed};
 use epsilon_proto::id::{BootId, Digest, NetworkId};
-use epsilon_proto::key::{SecretKey, Strict};
+use epsilon_proto::key::{AgreementKey, SecretKey, Strict};
 use epsilon_proto::record::{Endpoint, EndpointSource, Label, NodeRecord};
 use epsilon_proto::sealed::{Purpose, SealedBox};
 use epsilon_proto::trust::{
@@ -165,6 +166,21 @@ pub(crate) fn record() -> NodeRecord {
     }
 }
 
+pub(crate) fn devices() -> DeviceList {
+    let keys = [1, 2].map(|number| AgreementKey::of_secret(&[number; 32]));
+    let device = |index: usize, name: &str| Device {
+        key: keys[index],
+        name: name.parse().unwrap(),
+        ipv4: [10, 77, 2, index as u8].into(),
+        fallbacks: vec![key(1).node()],
+        added: NOW,
+    };
+    let mut devices = vec![device(0, "phone"), device(1, "n3")];
+    devices.sort_by_key(|device| device.key);
+    let serving = vec![Serving { device: keys[0], turn: 3 }];
+    DeviceList { sequence: 5, devices, serving }
+}
+
 /// One network document of each kind.
 pub(crate) fn documents() -> Vec<NetworkDocument> {
     let founding = founding();
@@ -184,6 +200,7 @@ pub(crate) fn documents() -> Vec<NetworkDocument> {
         revoke(Revoked::Node(key(3).node()), admin),
         revoke(Revoked::Invite(invite().key), admin),
         revoke(Revoked::InviteAndMembers(invite().key), admin),
+        revoke(Revoked::Device(AgreementKey([5; 32])), admin),
         revoke(Revoked::Admin(key(2).public()), root),
     ]
 }

@@ -55,6 +55,20 @@ pub fn trust(input: &[u8]) {
         members.vouch(record.signer().into(), word);
         let _ = members.merge(record, &one, &Holds);
     }
+    for list in delivery.devices.iter().chain(&delivery.devices) {
+        let _ = members.merge_devices(list, &one, &Holds);
+    }
+    members.place_devices(&one);
+    assert!(members.place_devices(&one).is_empty());
+    for device in members.devices() {
+        assert!(device.is_for(device.server));
+        if let Some(address) = device.ipv4 {
+            assert_eq!(members.owner_of_ipv4(address, &one), None);
+        }
+        if let Some(name) = &device.name {
+            assert_eq!(members.owner_of_name(name, &one), None);
+        }
+    }
     let _ = members.digest();
     let nodes: Vec<_> = members.iter().map(|(node, _)| node).collect();
     for node in nodes {

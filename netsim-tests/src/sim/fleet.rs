@@ -10,16 +10,17 @@ use epsilon_mesh::control::{
 use epsilon_mesh::event::Event;
 use epsilon_mesh::founding::{self, Plan};
 use epsilon_mesh::saved::{Saved, Settings};
+use epsilon_mesh::shard::Report;
 use epsilon_proto::address::DEFAULT_RANGE;
 use epsilon_proto::clock::Timestamp;
 use epsilon_proto::id::{BootId, NodeId};
-use epsilon_proto::key::SecretKey;
+use epsilon_proto::key::{AgreementKey, SecretKey};
 use epsilon_proto::token::{HostPort, Token};
 use epsilon_proto::trust::{Distribution, Roles};
 
 use super::machine::Traffic;
 use super::store::Store;
-use super::world::World;
+use super::world::{Input, World};
 
 /// How a daemon dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,6 +243,14 @@ impl World {
         match self.machines[machine].done.remove(&id) {
             Some(result) => result,
             None => panic!("n{machine} was stopped while it worked"),
+        }
+    }
+
+    /// A device sends something in a new session with a machine, which hears it
+    /// where it is up and may have to serve it.
+    pub fn device_calls(&mut self, machine: usize, key: AgreementKey) {
+        if self.machines[machine].plane.devices.contains_key(&key) {
+            self.input(machine, Input::Report(Report::DeviceHeard { key }));
         }
     }
 

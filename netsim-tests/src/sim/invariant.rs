@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use epsilon_mesh::control::DeviceView;
 use epsilon_mesh::event::Event;
 use epsilon_mesh::saved::Table;
 use epsilon_mesh::shard::{Command, Prefix};
-use epsilon_proto::document::Signed;
+use epsilon_proto::device::DeviceList;
+use epsilon_proto::document::{Document, Signed};
 use epsilon_proto::id::{Digest, NodeId};
+use epsilon_proto::key::AgreementKey;
 use epsilon_proto::message::{Change, Delivery, Request, Response};
 use epsilon_proto::record::NodeRecord;
 use epsilon_proto::trust::{NetworkDocument, Revoked};
@@ -17,12 +20,22 @@ use super::world::World;
 
 /// The IPv4 address and the name of a member in a view.
 type Seen = (Option<IpAddr>, Option<String>);
+/// A device in a view: who serves it, its IPv4 address and its name.
+type DeviceSeen = (AgreementKey, NodeId, Option<IpAddr>, Option<String>);
+
+fn prefixes_of(device: &DeviceView) -> Vec<Prefix> {
+    let ipv4 = device.ipv4.map(Prefix::host);
+    ipv4.into_iter().chain([Prefix::host(device.ipv6)]).collect()
+}
 
 impl World {
     /// A change leaves its maker or an intermediary.
     pub(crate) fn look_at_change(&mut self, machine: usize, bytes: &[u8]) {
         match wire::decode::<Change>(bytes) {
-            Ok(Change::Record(record)) => self.must_be_durable(machine, &record),
+            Ok(Change::Record(record)) => {
+                self.must_be_durable(machine, Table::Records, &record, NodeRecord::stamp);
+            }
+            Ok(Change::Devices(list)) => self.list_must_be_durable(machine, &list),
             Ok(Change::Document(document)) => self.note_ban(&document),
             Err(error) => panic!("n{machine} published what nobody can read: {error}"),
         }
@@ -44,27 +57,41 @@ impl World {
 
     fn look_at_delivery(&mut self, machine: usize, delivery: &Delivery) {
         for record in &delivery.records {
-            self.must_be_durable(machine, record);
+            self.must_be_durable(machine, Table::Records, record, NodeRecord::stamp);
+        }
+        for list in &delivery.devices {
+            self.list_must_be_durable(machine, list);
         }
     }
 
-    /// A record that its owner gave away was on its disk before.
-    fn must_be_durable(&self, machine: usize, record: &Signed<NodeRecord>) {
+    fn list_must_be_durable(&self, machine: usize, list: &Signed<DeviceList>) {
+        self.must_be_durable(machine, Table::Devices, list, |list| (list.sequence, 0));
+    }
+
+    /// What its owner gave away was on its disk before.
+    fn must_be_durable<T: Document>(
+        &self,
+        machine: usize,
+        table: Table,
+        given: &Signed<T>,
+        stamp: impl Fn(&T) -> (u64, u64),
+    ) {
         let one = &self.machines[machine];
-        if NodeId::from(record.signer()) != one.node {
+        if NodeId::from(given.signer()) != one.node {
             return;
         }
-        let stamp = |record: &Signed<NodeRecord>| record.peek().map(|record| record.stamp()).ok();
+        let stamp = |signed: &Signed<T>| signed.peek().map(|document| stamp(&document)).ok();
         let saved = one
             .store
             .as_ref()
-            .and_then(|store| store.row(Table::Records, &one.node.0))
-            .and_then(|row| wire::decode::<Signed<NodeRecord>>(row).ok())
+            .and_then(|store| store.row(table, &one.node.0))
+            .and_then(|row| wire::decode::<Signed<T>>(row).ok())
             .and_then(|saved| stamp(&saved));
         assert!(
-            saved >= stamp(record),
-            "n{machine} gave its record {:?} away while {saved:?} is on its disk",
-            stamp(record)
+            saved >= stamp(given),
+            "n{machine} gave its {} {:?} away while {saved:?} is on its disk",
+            T::TYPE,
+            stamp(given)
         );
     }
 
@@ -185,6 +212,7 @@ impl World {
         let live = self.live();
         let at = self.now();
         let mut reference: Option<BTreeMap<NodeId, Seen>> = None;
+        let mut reference_devices: Option<Vec<DeviceSeen>> = None;
         let mut gate = None;
         for machine in &live {
             let now = self.machines[*machine].now(at);
@@ -219,7 +247,9 @@ impl World {
                     );
                     continue;
                 }
+                let served = view.devices.iter().filter(|device| device.server == member.node);
                 let mut wanted: Vec<Prefix> = addresses.into_iter().map(Prefix::host).collect();
+                wanted.extend(served.flat_map(prefixes_of));
                 let mut installed = one
                     .plane
                     .peers
@@ -231,6 +261,33 @@ impl World {
                 assert_eq!(installed, wanted, "n{machine}: what is installed of {:?}", member.node);
             }
             assert_eq!(one.plane.peers.len() + 1, view.members.len(), "n{machine}: extra peers");
+            for device in &view.devices {
+                for address in device.ipv4.map(IpAddr::V4).into_iter().chain([device.ipv6.into()]) {
+                    let other = owners.insert(address, device.server);
+                    assert!(other.is_none(), "n{machine}: {address} is of two");
+                }
+                if let Some(name) = &device.name {
+                    let other = names.insert(name.to_string(), device.server);
+                    assert!(other.is_none(), "n{machine}: {name} is of two");
+                }
+            }
+            let served: BTreeMap<_, _> = view
+                .devices
+                .iter()
+                .filter(|device| device.owner == one.node || device.fallbacks.contains(&one.node))
+                .map(|device| {
+                    let is_here = device.server == one.node;
+                    (device.key, if is_here { prefixes_of(device) } else { Vec::new() })
+                })
+                .collect();
+            assert_eq!(one.plane.devices, served, "n{machine}: what it serves");
+            let devices = view.devices.iter().map(|device| {
+                let name = device.name.as_ref().map(ToString::to_string);
+                (device.key, device.server, device.ipv4.map(IpAddr::V4), name)
+            });
+            let devices: Vec<DeviceSeen> = devices.collect();
+            let first = reference_devices.get_or_insert_with(|| devices.clone());
+            assert_eq!(*first, devices, "n{machine} sees other devices");
             let (ipv4, ipv6) = &one.addresses;
             let own: Vec<Prefix> = ipv4
                 .map(Prefix::host)

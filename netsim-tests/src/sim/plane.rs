@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use epsilon_mesh::shard::{Command, Path, Prefix};
+use epsilon_mesh::shard::{Command, Path, PeerId, Prefix};
 use epsilon_proto::id::NodeId;
+use epsilon_proto::key::AgreementKey;
 
 /// What a shard was told about a peer.
 #[derive(Default)]
@@ -24,7 +25,8 @@ pub(crate) struct Peer {
 #[derive(Default)]
 pub(crate) struct Plane {
     pub(crate) peers: BTreeMap<NodeId, Peer>,
-    owners: BTreeMap<Prefix, BTreeSet<NodeId>>,
+    pub(crate) devices: BTreeMap<AgreementKey, Vec<Prefix>>,
+    owners: BTreeMap<Prefix, BTreeSet<PeerId>>,
     /// Prefixes that two peers have at once.
     shared: BTreeSet<Prefix>,
     pub(crate) own: Vec<Prefix>,
@@ -37,19 +39,21 @@ impl Plane {
         match command {
             Command::SetOwn { addresses, .. } => self.own = addresses,
             Command::SetPeer { node, prefixes, .. } => {
-                self.withdraw(node);
-                for prefix in &prefixes {
-                    let owners = self.owners.entry(*prefix).or_default();
-                    owners.insert(node);
-                    if owners.len() > 1 {
-                        self.shared.insert(*prefix);
-                    }
-                }
-                self.peers.entry(node).or_default().prefixes = prefixes;
+                let peer = self.peers.entry(node).or_default();
+                let before = std::mem::replace(&mut peer.prefixes, prefixes.clone());
+                self.hand_over(PeerId::Node(node), &before, &prefixes);
+            }
+            Command::SetDevice { key, prefixes } => {
+                let before = self.devices.insert(key, prefixes.clone()).unwrap_or_default();
+                self.hand_over(PeerId::Device(key), &before, &prefixes);
             }
             Command::RemovePeer { node } => {
-                self.withdraw(node);
-                self.peers.remove(&node);
+                let before = self.peers.remove(&node).map(|peer| peer.prefixes);
+                self.hand_over(PeerId::Node(node), &before.unwrap_or_default(), &[]);
+            }
+            Command::RemoveDevice { key } => {
+                let before = self.devices.remove(&key).unwrap_or_default();
+                self.hand_over(PeerId::Device(key), &before, &[]);
             }
             Command::SetPath { node, path } => {
                 if let Some(peer) = self.peers.get_mut(&node) {
@@ -75,16 +79,24 @@ impl Plane {
         None
     }
 
-    fn withdraw(&mut self, node: NodeId) {
-        for prefix in self.peers.get(&node).into_iter().flat_map(|peer| &peer.prefixes) {
+    /// A peer or device has other prefixes than before.
+    fn hand_over(&mut self, peer: PeerId, before: &[Prefix], now: &[Prefix]) {
+        for prefix in before {
             if let Some(owners) = self.owners.get_mut(prefix) {
-                owners.remove(&node);
+                owners.remove(&peer);
                 if owners.len() < 2 {
                     self.shared.remove(prefix);
                 }
                 if owners.is_empty() {
                     self.owners.remove(prefix);
                 }
+            }
+        }
+        for prefix in now {
+            let owners = self.owners.entry(*prefix).or_default();
+            owners.insert(peer);
+            if owners.len() > 1 {
+                self.shared.insert(*prefix);
             }
         }
     }

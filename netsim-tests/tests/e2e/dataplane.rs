@@ -92,7 +92,7 @@ async fn one_busy_peer_does_not_starve_another() {
 }
 
 /// Bytes that arrived over one TCP stream between two hosts in so much time.
-fn transfer(from: &Host, to: &Host, address: IpAddr, length: Duration) -> usize {
+pub(crate) fn transfer(from: &Host, to: &Host, address: IpAddr, length: Duration) -> usize {
     let listener = within(to, || TcpListener::bind((address, 0)).unwrap());
     let target = listener.local_addr().unwrap();
     let stream = within(from, || TcpStream::connect(target).unwrap());

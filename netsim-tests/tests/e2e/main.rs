@@ -13,6 +13,7 @@ mod support;
 mod clock;
 mod commands;
 mod dataplane;
+mod devices;
 mod joining;
 mod lifecycle;
 mod outsider;

@@ -7,6 +7,7 @@
 mod churn;
 mod clock;
 mod crash;
+mod devices;
 mod joining;
 mod partition;
 mod revocation;

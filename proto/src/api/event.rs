@@ -40,6 +40,8 @@ pub enum EventKind {
     PathChanged,
     /// An address or a name was won, lost or moved.
     ClaimChanged,
+    /// A device was added or removed, or another node serves it.
+    DeviceChanged,
     /// A node was refused, here or by a peer.
     Refused,
     /// An invite, a node or an admin key was revoked.

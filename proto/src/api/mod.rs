@@ -17,6 +17,7 @@
 
 mod access;
 mod dataplane;
+mod device;
 mod document;
 mod event;
 mod network;
@@ -33,6 +34,10 @@ pub use access::{
     TokenRevokeRequest, TokenRevoked,
 };
 pub use dataplane::{Batches, Dataplane, Drops};
+pub use device::{
+    Device, DeviceAddRequest, DeviceAdded, DeviceConfig, DeviceList, DeviceRemoveRequest,
+    DeviceRemoved,
+};
 pub use document::{Document, SCHEMA, Schema};
 pub use event::{Event, EventKind, Severity};
 pub use network::{

@@ -33,6 +33,12 @@ pub const NODE_REVOKE: &str = "/v1/nodes/revoke";
 pub const NODE_RENAME: &str = "/v1/nodes/rename";
 /// `POST`, `?network`, [`ReplaceRequest`](super::ReplaceRequest): [`NodeReplaced`](super::NodeReplaced).
 pub const NODE_REPLACE: &str = "/v1/nodes/replace";
+/// `GET`, `?network`: [`DeviceList`](super::DeviceList).
+pub const DEVICES: &str = "/v1/devices";
+/// `POST`, `?network`, [`DeviceAddRequest`](super::DeviceAddRequest): [`DeviceAdded`](super::DeviceAdded).
+pub const DEVICE_ADD: &str = "/v1/devices/add";
+/// `POST`, `?network`, [`DeviceRemoveRequest`](super::DeviceRemoveRequest): [`DeviceRemoved`](super::DeviceRemoved).
+pub const DEVICE_REMOVE: &str = "/v1/devices/remove";
 /// `GET`, `?network`: [`TokenList`](super::TokenList).
 pub const TOKENS: &str = "/v1/tokens";
 /// `POST`, `?network`, [`TokenCreateRequest`](super::TokenCreateRequest): [`TokenCreated`](super::TokenCreated).

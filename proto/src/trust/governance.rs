@@ -7,6 +7,7 @@ use super::{GenesisBlock, Invite, MemberCertificate};
 use crate::clock::{HybridTime, Timestamp};
 use crate::document::{Document, Signed};
 use crate::id::{Digest, NodeId, PublicKey};
+use crate::key::AgreementKey;
 use crate::name::NodeName;
 use crate::sealed::SealedBox;
 use crate::wire::{self, WireError, wire_enum, wire_struct};
@@ -58,8 +59,10 @@ pub enum Revoked {
     InviteAndMembers(PublicKey),
     /// An admin's key: it decides nothing any more. Root-signed.
     Admin(PublicKey),
+    /// A device, whoever owns it.
+    Device(AgreementKey),
 }
-wire_enum!(Revoked { 0 => Node, 1 => Invite, 2 => InviteAndMembers, 3 => Admin });
+wire_enum!(Revoked { 0 => Node, 1 => Invite, 2 => InviteAndMembers, 3 => Admin, 4 => Device });
 
 /// A revocation; signed by an admin, for an admin's key by the root.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,10 +16,11 @@ use rand_core::SeedableRng as _;
 use super::*;
 use crate::address::Ipv4Range;
 use crate::clock::{HybridTime, Timestamp};
+use crate::device::{Device, DeviceList, Serving};
 use crate::document::{Document, Signed};
 use crate::gate::GateSecret;
 use crate::id::{BootId, Digest, NetworkId, NodeId, PublicKey};
-use crate::key::SecretKey;
+use crate::key::{AgreementKey, SecretKey};
 use crate::message::{
     Bans, Bucket, Change, Claims, Comparison, Credentials, Delivery, Difference, DigestList, Hello,
     Introduced, Inventory, Refusal, Request, Response, SealedGate, Summary, Taken, Verdict,
@@ -156,6 +157,7 @@ every_type! {
     a_network_document_keeps_its_encoding: NetworkDocument = network_document();
     a_node_record_keeps_its_encoding: NodeRecord = node_record();
     a_signed_record_keeps_its_encoding: Signed<NodeRecord> = signed(node_record());
+    a_list_of_devices_keeps_its_encoding: DeviceList = device_list();
     a_sealed_gate_keeps_its_encoding: SealedGate = sealed_gate();
     a_sealed_box_keeps_its_encoding: SealedBox = sealed_box();
     a_gate_secret_keeps_its_encoding: GateSecret = gate_secret();
@@ -349,6 +351,7 @@ fn revocation() -> impl Strategy<Value = Revocation> {
         public_key().prop_map(Revoked::Invite),
         public_key().prop_map(Revoked::InviteAndMembers),
         public_key().prop_map(Revoked::Admin),
+        agreement_key().prop_map(Revoked::Device),
     ];
     (revoked, time(), prop::option::of(public_key()))
         .prop_map(|(revoked, issued, came_by)| Revocation { revoked, issued, came_by })
@@ -502,16 +505,47 @@ fn verdict() -> impl Strategy<Value = Verdict> {
     ]
 }
 
+fn agreement_key() -> impl Strategy<Value = AgreementKey> {
+    any::<[u8; 32]>().prop_map(AgreementKey)
+}
+
+fn device_list() -> impl Strategy<Value = DeviceList> {
+    let rest = (any::<std::net::Ipv4Addr>(), vec(node(), 0..=3), time());
+    let devices = prop::collection::btree_map(any::<[u8; 32]>(), (node_name(), rest), 0..3);
+    let serving = prop::collection::btree_map(any::<[u8; 32]>(), any::<u64>(), 0..3);
+    (any::<u64>(), devices, serving)
+        .prop_map(|(sequence, devices, serving)| DeviceList {
+            sequence,
+            devices: devices
+                .into_iter()
+                .map(|(key, (name, (ipv4, fallbacks, added)))| {
+                    let key = AgreementKey(key);
+                    Device { key, name, ipv4, fallbacks, added }
+                })
+                .collect(),
+            serving: serving
+                .into_iter()
+                .map(|(device, turn)| Serving { device: AgreementKey(device), turn })
+                .collect(),
+        })
+        .prop_filter("two with one name", |list| decode::<DeviceList>(&encode(list)).is_ok())
+}
+
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         signed(node_record()).prop_map(Change::Record),
         network_document().prop_map(Change::Document),
+        signed(device_list()).prop_map(Change::Devices),
     ]
 }
 
 fn delivery() -> impl Strategy<Value = Delivery> {
-    (vec(network_document(), 0..3), vec(signed(node_record()), 0..2))
-        .prop_map(|(documents, records)| Delivery { documents, records })
+    (
+        vec(network_document(), 0..3),
+        vec(signed(node_record()), 0..2),
+        vec(signed(device_list()), 0..2),
+    )
+        .prop_map(|(documents, records, devices)| Delivery { documents, records, devices })
 }
 
 fn inventory() -> impl Strategy<Value = Inventory> {

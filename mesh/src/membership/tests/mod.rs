@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use epsilon_proto::address::DEFAULT_RANGE;
-use epsilon_proto::clock::HybridTime;
+use epsilon_proto::clock::{HybridTime, Timestamp};
 use epsilon_proto::id::BootId;
 use epsilon_proto::key::Strict;
 use epsilon_proto::record::{Endpoint, EndpointSource};
@@ -13,6 +13,8 @@ use proptest::sample::Index;
 
 use super::*;
 use crate::testing::{key, node, root, sign};
+
+mod devices;
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
 /// The admin, and the node whose view is tested.
@@ -597,13 +599,6 @@ fn digests_change_in_the_bucket_of_the_node_alone_and_come_back() {
     view.members.remove(node(9));
     assert_eq!(view.members.digest(), before);
     assert_eq!(view.members.bucket_digests(), buckets);
-}
-
-#[test]
-fn the_first_meeting_is_the_earliest_of_all() {
-    let view = View::with(&[claiming(9, 5, &[(ADMIN, 7_000), (ADMIN, 3_000)])]);
-    assert_eq!(view.members.first_met(node(9)), Some(Timestamp(NOW.0 + 3_000)));
-    assert_eq!(view.members.first_met(node(8)), None);
 }
 
 /// Records of some nodes: several versions, contradictions, rivals for

@@ -13,6 +13,8 @@ use proptest::prelude::*;
 use super::probe;
 use super::*;
 
+mod devices;
+
 const NETWORK: NetworkId = NetworkId([9; 32]);
 const V4: [&str; 3] = ["10.77.1.1", "10.77.1.2", "10.77.1.3"];
 const V6: [&str; 3] = ["fd00::1:1", "fd00::1:2", "fd00::1:3"];
@@ -75,7 +77,7 @@ struct Fleet {
 struct RefuseEverything;
 
 impl ReceiveFilter for RefuseEverything {
-    fn admits(&self, _peer: NodeId, _packet: &[u8]) -> bool {
+    fn admits(&self, _peer: PeerId, _packet: &[u8]) -> bool {
         false
     }
 }
@@ -239,7 +241,7 @@ impl Fleet {
 
     fn stats(&self, node: usize, peer: usize) -> PeerStats {
         let stats = self.nodes[node].shard.stats(self.now);
-        stats.peers.into_iter().find(|stats| stats.node == self.id(peer)).unwrap()
+        stats.peers.into_iter().find(|stats| stats.id == PeerId::Node(self.id(peer))).unwrap()
     }
 
     /// Starts a node's daemon again: it knows no sessions any more.
@@ -685,7 +687,7 @@ fn a_reused_seat_does_not_open_what_was_for_its_former_holder() {
     assert_eq!(fleet.received(1).len(), 1);
     assert!(fleet.deliver(&sealed[0]).is_empty());
     assert!(fleet.received(1).is_empty());
-    assert_eq!(fleet.nodes[1].shard.route(V4[2].parse().unwrap()), Some(other));
+    assert_eq!(fleet.nodes[1].shard.route(V4[2].parse().unwrap()), Some(PeerId::Node(other)));
     assert_eq!(fleet.nodes[1].shard.route(V4[0].parse().unwrap()), None);
 }
 

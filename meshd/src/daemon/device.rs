@@ -1,0 +1,239 @@
+//! Devices: adding, removing and showing them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use epsilon_mesh::control::{DeviceView, MemberView, NewDevice, Operation, Outcome};
+use epsilon_mesh::shard::{Path, PeerId};
+use epsilon_proto::address::Ipv6Range;
+use epsilon_proto::api::{
+    Device, DeviceAddRequest, DeviceAdded, DeviceConfig, DeviceList, DeviceRemoveRequest,
+    DeviceRemoved, NodeRef, Problem, ProblemKind, Secret,
+};
+use epsilon_proto::clock::{Instant, Timestamp};
+use epsilon_proto::device::WgQuick;
+use epsilon_proto::id::NodeId;
+use epsilon_proto::key::AgreementKey;
+use epsilon_proto::name::NodeName;
+use epsilon_proto::record::EndpointSource;
+use epsilon_proto::token::HostPort;
+
+use super::answer::{Asked, usage};
+use super::{render, select};
+use crate::clock;
+use crate::network::Snapshot;
+
+impl Asked {
+    pub(super) fn devices(&self, snapshot: &Snapshot) -> DeviceList {
+        let devices = snapshot.view.devices.iter().map(|one| device(one, snapshot)).collect();
+        DeviceList { network: self.name.to_string(), devices }
+    }
+
+    pub(super) async fn add_device(
+        &self,
+        snapshot: &Snapshot,
+        request: DeviceAddRequest,
+    ) -> Result<DeviceAdded, Problem> {
+        let name: NodeName = request.name.parse().map_err(usage)?;
+        let key: Option<AgreementKey> =
+            request.public_key.as_deref().map(str::parse).transpose().map_err(usage)?;
+        let endpoint: Option<HostPort> =
+            request.endpoint.as_deref().map(str::parse).transpose().map_err(usage)?;
+        let mut servers = vec![snapshot.view.own];
+        for text in &request.fallbacks {
+            let node = select::member(snapshot, text)?.node;
+            if !servers.contains(&node) {
+                servers.push(node);
+            }
+        }
+        // Everything that can be wrong is, before the device is there.
+        let endpoints = servers
+            .iter()
+            .map(|node| match &endpoint {
+                Some(endpoint) if *node == snapshot.view.own => Ok(endpoint.clone()),
+                _ => endpoint_of(*node, snapshot),
+            })
+            .collect::<Result<Vec<HostPort>, Problem>>()?;
+        let fallbacks = servers[1..].to_vec();
+        let new = match self.operate(Operation::AddDevice { name, key, fallbacks }).await? {
+            Outcome::Device(new) => new,
+            Outcome::Token(_) | Outcome::Done => {
+                return Err(Problem::new(ProblemKind::Error, "no device was made"));
+            }
+        };
+        let snapshot = self.snapshot().await?;
+        let view = snapshot.view.devices.iter().find(|view| view.key == new.device.key);
+        let view = view.ok_or_else(|| {
+            Problem::new(ProblemKind::Error, "the device is not in force")
+                .hint("another node added one with the same key; see: epsilon device list")
+        })?;
+        let configs = servers
+            .iter()
+            .zip(&endpoints)
+            .map(|(server, endpoint)| self.config(&new, *server, endpoint, &snapshot))
+            .collect::<Result<Vec<DeviceConfig>, Problem>>()?;
+        Ok(DeviceAdded {
+            network: self.name.to_string(),
+            device: device(view, &snapshot),
+            key_made: new.secret.is_some(),
+            configs,
+        })
+    }
+
+    fn config(
+        &self,
+        new: &NewDevice,
+        server: NodeId,
+        endpoint: &HostPort,
+        snapshot: &Snapshot,
+    ) -> Result<DeviceConfig, Problem> {
+        let reference = node_ref(server, snapshot);
+        let key = server.key().agreement().ok_or_else(|| usage("the node's key is weak"))?;
+        let range6 = Ipv6Range::of(snapshot.view.id);
+        let by = reference.name.clone().unwrap_or_else(|| server.short());
+        let config = WgQuick {
+            title: format!("{} in {}, by {by}", new.device.name, self.name),
+            private_key: new.secret.as_deref(),
+            ipv4: new.device.ipv4,
+            ipv6: range6.device(new.device.key),
+            server: key,
+            endpoint,
+            range: snapshot.view.network.range,
+            range6,
+        };
+        Ok(DeviceConfig {
+            server: reference,
+            public: endpoint.address().is_none_or(|address| is_public(address.ip())),
+            endpoint: endpoint.to_string(),
+            config: Secret::from(config.to_text()),
+        })
+    }
+
+    pub(super) async fn remove_device(
+        &self,
+        snapshot: &Snapshot,
+        request: DeviceRemoveRequest,
+    ) -> Result<DeviceRemoved, Problem> {
+        let view = select::device(snapshot, &request.device)?;
+        self.operate(Operation::RemoveDevice(view.key)).await?;
+        Ok(DeviceRemoved {
+            network: self.name.to_string(),
+            given_name: view.given.to_string(),
+            key: view.key.to_string(),
+            revoked: view.owner != snapshot.view.own,
+        })
+    }
+}
+
+fn node_ref(node: NodeId, snapshot: &Snapshot) -> NodeRef {
+    let member = snapshot.view.members.iter().find(|member| member.node == node);
+    member.map_or_else(|| NodeRef { id: node.to_string(), name: None }, render::reference)
+}
+
+/// Where a device may reach a node: what its operator said, else the likeliest
+/// of its addresses.
+fn endpoint_of(node: NodeId, snapshot: &Snapshot) -> Result<HostPort, Problem> {
+    if node == snapshot.view.own
+        && let Some(advertised) = snapshot.settings.advertise.first()
+    {
+        return Ok(advertised.clone());
+    }
+    let member = snapshot.view.members.iter().find(|member| member.node == node);
+    let best = member.and_then(likeliest);
+    best.map(HostPort::from).ok_or_else(|| {
+        let name = render_name(member, node);
+        usage(format!("{name} has said no address where a device could reach it")).hint(
+            "start its daemon and wait until it is up; for this node say --endpoint HOST:PORT",
+        )
+    })
+}
+
+fn render_name(member: Option<&MemberView>, node: NodeId) -> String {
+    let name = member.and_then(|member| member.name.as_ref());
+    name.map_or_else(|| node.short(), ToString::to_string)
+}
+
+/// Where most devices may reach a member: as configured, then its own
+/// addresses, public ones and IPv4 first; a NAT lets nobody new in where it
+/// was only observed.
+fn likeliest(member: &MemberView) -> Option<SocketAddr> {
+    let rank = |source: EndpointSource, address: SocketAddr| {
+        let source = match source {
+            EndpointSource::Configured => 0,
+            EndpointSource::Local => 1,
+            EndpointSource::Observed => 2,
+        };
+        (source, !is_public(address.ip()), address.is_ipv6())
+    };
+    let endpoints = member.endpoints.iter();
+    endpoints.min_by_key(|one| rank(one.source, one.address)).map(|one| one.address)
+}
+
+/// Whether an address is the same for everybody (RFC 1918, 3927, 4193, 6598).
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            !(ip.is_private()
+                || ip.is_link_local()
+                || ip.is_loopback()
+                || (a == 100 && b >> 6 == 1))
+        }
+        IpAddr::V6(ip) => !(ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback()),
+    }
+}
+
+/// When something was by the wall clock.
+fn wall_time(instant: Instant) -> Timestamp {
+    let ago = clock::instant().since(instant);
+    Timestamp(clock::wall().0.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)))
+}
+
+fn device(view: &DeviceView, snapshot: &Snapshot) -> Device {
+    let served_here = view.server == snapshot.view.own;
+    let stats = snapshot.stats.shard.peers.iter();
+    let stats = stats.filter(|_| served_here).find(|stats| stats.id == PeerId::Device(view.key));
+    Device {
+        given_name: view.given.to_string(),
+        name: view.name.as_ref().map(ToString::to_string),
+        key: view.key.to_string(),
+        ipv4: view.ipv4,
+        ipv6: view.ipv6,
+        owner: node_ref(view.owner, snapshot),
+        server: node_ref(view.server, snapshot),
+        fallbacks: view.fallbacks.iter().map(|node| node_ref(*node, snapshot)).collect(),
+        added_at: render::time(view.added),
+        served_here,
+        endpoint: stats.and_then(|stats| stats.path).map(|Path::Direct(address)| address),
+        last_handshake: stats
+            .and_then(|stats| stats.last_handshake)
+            .map(|instant| render::time(wall_time(instant))),
+        rx_bytes: stats.map_or(0, |stats| stats.received.bytes),
+        tx_bytes: stats.map_or(0, |stats| stats.sent.bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_shared_and_local_addresses_are_not_public() {
+        for private in [
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "100.127.0.1",
+            "169.254.1.1",
+            "127.0.0.1",
+            "fd00::1",
+            "fe80::1",
+            "::1",
+        ] {
+            assert!(!is_public(private.parse().unwrap()), "{private}");
+        }
+        for public in ["198.51.100.7", "100.128.0.1", "100.63.0.1", "2001:db8::1"] {
+            assert!(is_public(public.parse().unwrap()), "{public}");
+        }
+    }
+}
