@@ -8,6 +8,7 @@ use epsilon_cli::lab::{Daemon, Host, Program};
 use epsilon_sys::netlink::Prefix;
 
 use crate::UNDERLAY;
+use crate::measure::Tunnel;
 use crate::support::{answers, text, until};
 
 const INTERFACE: &str = "rival0";
@@ -45,10 +46,10 @@ impl Kind {
 
 /// Two daemons with a tunnel between them.
 pub(crate) struct Contender<'a> {
-    pub(crate) hosts: [&'a Host; 2],
-    pub(crate) daemons: Vec<Daemon>,
+    hosts: [&'a Host; 2],
+    daemons: Vec<Daemon>,
     /// The second host's address in the tunnel.
-    pub(crate) target: String,
+    target: String,
 }
 
 /// Makes a network of the two hosts, to be started again for every turn.
@@ -102,6 +103,10 @@ impl<'a> Contender<'a> {
             }
             assert!(begun.elapsed() < PATIENCE, "{}: no ping comes back", kind.name());
         }
+    }
+
+    pub(crate) fn tunnel(&self) -> Tunnel<'_> {
+        Tunnel { hosts: self.hosts, daemons: &self.daemons, target: &self.target }
     }
 
     pub(crate) async fn stop(self) {

@@ -3,13 +3,14 @@
 //!
 //! Every round measures epsilon right before each rival, so that a machine
 //! whose speed drifts does so for both; what counts is the median of the
-//! ratios. Prints a table, and writes it to `target/bench` with a drawing. It
+//! ratios. Then a node with a thousand peers against one with a single peer, in
+//! the same way. Prints a table, and writes it to `target/bench` with a drawing. It
 //! passes or fails on no figure.
 //!
 //! Runs as root, on the release binaries. `BENCH_PAIRS` (5) is the number of
 //! rounds, `BENCH_SECONDS` (3) how long each part of one takes, `BENCH_RIVALS`
 //! (`wireguard-go,boringtun-cli,nebula`) who is compared, `BENCH_TOOLS` where
-//! their programs are.
+//! their programs are; `BENCH_CROWD=0` leaves the thousand peers out.
 #![allow(clippy::disallowed_methods, reason = "it measures time")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a figure that fails stops the run")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
@@ -19,6 +20,7 @@
 mod support;
 
 mod contender;
+mod crowd;
 mod measure;
 mod report;
 
@@ -79,21 +81,12 @@ async fn bench() {
     let rivals = rivals();
     let mut report = Report::new(rounds, length);
     for round in 1..=rounds {
-        let mut pairs: Vec<Option<Kind>> = rivals.iter().copied().map(Some).collect();
-        if pairs.is_empty() {
-            pairs.push(None);
-        }
-        for rival in pairs {
+        for kind in &rivals {
             let own = turn(Kind::Epsilon, hosts, &meshd, length).await;
-            let other = match rival {
-                Some(kind) => Some((kind, turn(kind, hosts, &tools, length).await)),
-                None => None,
-            };
+            let other = turn(*kind, hosts, &tools, length).await;
             eprintln!("round {round} of {rounds}: epsilon {own}");
-            if let Some((kind, figures)) = &other {
-                eprintln!("round {round} of {rounds}: {} {figures}", kind.name());
-            }
-            report.add(own, other);
+            eprintln!("round {round} of {rounds}: {} {other}", kind.name());
+            report.add(*kind, own, other);
         }
     }
     for kind in [Kind::Epsilon].into_iter().chain(rivals) {
@@ -101,6 +94,9 @@ async fn bench() {
         report.version(kind, contender::version(kind, hosts[0], program).await);
     }
     lab.end().expect("end of the lab");
+    if number("BENCH_CROWD", 1) > 0 {
+        report.crowd(crowd::compare(&meshd, &epsilon, rounds, length).await);
+    }
     let directory = meshd.ancestors().nth(2).map_or(Path::new("target"), |path| path);
     report.write(&directory.join("bench"));
 }
@@ -108,7 +104,7 @@ async fn bench() {
 /// One contender's turn.
 async fn turn(kind: Kind, hosts: [&Host; 2], program: &Path, length: Duration) -> Figures {
     let contender = Contender::start(kind, hosts, program).await;
-    let figures = measure::all(&contender, length).await;
+    let figures = measure::all(&contender.tunnel(), length).await;
     contender.stop().await;
     figures
 }

@@ -4,10 +4,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use epsilon_cli::lab::Host;
+use epsilon_cli::lab::{Daemon, Host};
 use serde_json::Value;
 
-use crate::contender::Contender;
 use crate::support::{median, text, ticks};
 
 /// The usual one, whatever this machine is set to.
@@ -15,6 +14,16 @@ pub(crate) const CONGESTION: &str = "cubic";
 const PACED: u64 = 100_000;
 /// The kernel's signs of packets out of order (`/proc/net/netstat`).
 const REORDERED: [&str; 3] = ["TCPSACKReorder", "TCPTSReorder", "TCPDSACKRecv"];
+
+/// What is measured.
+pub(crate) struct Tunnel<'a> {
+    /// Its ends.
+    pub(crate) hosts: [&'a Host; 2],
+    /// The daemons on them.
+    pub(crate) daemons: &'a [Daemon],
+    /// The second host's address in the tunnel.
+    pub(crate) target: &'a str,
+}
 
 /// One turn's figures.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,42 +64,42 @@ impl fmt::Display for Figures {
     }
 }
 
-pub(crate) async fn all(contender: &Contender<'_>, length: Duration) -> Figures {
-    let server = contender.hosts[1].command("iperf3");
+pub(crate) async fn all(tunnel: &Tunnel<'_>, length: Duration) -> Figures {
+    let server = tunnel.hosts[1].command("iperf3");
     let mut server = server.expect("iperf3");
     server.args(["-s"]);
     let server = server.spawn().expect("iperf3");
-    let mut figures = Figures { round_trip: round_trip(contender).await, ..Figures::default() };
-    let before = reordered(contender.hosts).await;
-    let cpu = || contender.daemons.iter().map(ticks).sum::<u64>() as f64 / 100.0;
+    let mut figures = Figures { round_trip: round_trip(tunnel).await, ..Figures::default() };
+    let before = reordered(tunnel.hosts).await;
+    let cpu = || tunnel.daemons.iter().map(ticks).sum::<u64>() as f64 / 100.0;
     let begun = cpu();
-    let one = iperf(contender, length, &[]).await;
+    let one = iperf(tunnel, length, &[]).await;
     let received = sum(&one, "sum_received", "bytes");
     figures.cpu_per_gb = (cpu() - begun) / (received / 1e9);
     figures.tcp_one = rate(&one, "sum_received");
-    figures.tcp_four = rate(&iperf(contender, length, &["-P", "4"]).await, "sum_received");
-    let both = iperf(contender, length, &["--bidir"]).await;
+    figures.tcp_four = rate(&iperf(tunnel, length, &["-P", "4"]).await, "sum_received");
+    let both = iperf(tunnel, length, &["--bidir"]).await;
     figures.tcp_both = rate(&both, "sum_received") + rate(&both, "sum_received_bidir_reverse");
-    figures.reordered = reordered(contender.hosts).await - before;
+    figures.reordered = reordered(tunnel.hosts).await - before;
     let small = ["-u", "-l", "64", "-b"];
-    let overload = iperf(contender, length, &[&small[..], &["0"]].concat()).await;
+    let overload = iperf(tunnel, length, &[&small[..], &["0"]].concat()).await;
     let arrived = sum(&overload, "sum", "packets") - sum(&overload, "sum", "lost_packets");
     figures.delivered = arrived / sum(&overload, "sum", "seconds") / 1e3;
     let bits = (PACED * 64 * 8).to_string();
     let pace = [&small[..], &[&bits, "--pacing-timer", "100"]].concat();
-    figures.paced_loss = sum(&iperf(contender, length, &pace).await, "sum", "lost_percent");
+    figures.paced_loss = sum(&iperf(tunnel, length, &pace).await, "sum", "lost_percent");
     server.process.signal(epsilon_sys::process::Signal::SIGTERM).expect("signal");
     server.process.wait().await.expect("iperf3");
     figures
 }
 
 /// Runs `iperf3` against the second host.
-async fn iperf(contender: &Contender<'_>, length: Duration, more: &[&str]) -> Value {
+async fn iperf(tunnel: &Tunnel<'_>, length: Duration, more: &[&str]) -> Value {
     let seconds = length.as_secs().to_string();
-    let usual = ["-c", &contender.target, "-J", "-t", &seconds, "-C", CONGESTION];
+    let usual = ["-c", tunnel.target, "-J", "-t", &seconds, "-C", CONGESTION];
     for _ in 0..50 {
         let arguments = [&usual[..], more].concat();
-        let output = contender.hosts[0].run("iperf3", &arguments).await.expect("iperf3");
+        let output = tunnel.hosts[0].run("iperf3", &arguments).await.expect("iperf3");
         let value: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let Some(error) = value.get("error").and_then(Value::as_str) else { return value };
         // The server is not there yet, or still busy with the run before.
@@ -109,8 +118,8 @@ fn rate(value: &Value, part: &str) -> f64 {
     sum(value, part, "bits_per_second") / 1e9
 }
 
-async fn round_trip(contender: &Contender<'_>) -> f64 {
-    let said = text(contender.hosts[0], "ping", &["-c200", "-i0.01", &contender.target]).await;
+async fn round_trip(tunnel: &Tunnel<'_>) -> f64 {
+    let said = text(tunnel.hosts[0], "ping", &["-c200", "-i0.01", tunnel.target]).await;
     let times: Vec<f64> = said
         .lines()
         .filter_map(|line| line.split_once("time=")?.1.split_whitespace().next()?.parse().ok())

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::contender::Kind;
+use crate::crowd::Compared;
 use crate::measure::Figures;
 use crate::support::median;
 
@@ -35,18 +36,26 @@ pub(crate) struct Report {
     /// The pairs: epsilon's figures and the rival's.
     pairs: BTreeMap<Kind, Vec<(Figures, Figures)>>,
     versions: Vec<(Kind, String)>,
+    crowd: Option<Compared>,
+}
+
+fn ratio(pairs: &[(Figures, Figures)], pick: Pick) -> f64 {
+    median(&pairs.iter().map(|(own, other)| pick(own) / pick(other)).collect::<Vec<f64>>())
 }
 
 impl Report {
     pub(crate) fn new(rounds: u64, length: Duration) -> Self {
-        Self { rounds, length, own: Vec::new(), pairs: BTreeMap::new(), versions: Vec::new() }
+        let (own, pairs, versions) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Self { rounds, length, own, pairs, versions, crowd: None }
     }
 
-    pub(crate) fn add(&mut self, own: Figures, other: Option<(Kind, Figures)>) {
+    pub(crate) fn add(&mut self, kind: Kind, own: Figures, other: Figures) {
         self.own.push(own);
-        if let Some((kind, figures)) = other {
-            self.pairs.entry(kind).or_default().push((own, figures));
-        }
+        self.pairs.entry(kind).or_default().push((own, other));
+    }
+
+    pub(crate) fn crowd(&mut self, compared: Compared) {
+        self.crowd = Some(compared);
     }
 
     pub(crate) fn version(&mut self, kind: Kind, version: String) {
@@ -54,9 +63,29 @@ impl Report {
     }
 
     fn ratio(&self, kind: Kind, pick: Pick) -> f64 {
-        let ratios: Vec<f64> =
-            self.pairs[&kind].iter().map(|(own, other)| pick(own) / pick(other)).collect();
-        median(&ratios)
+        ratio(&self.pairs[&kind], pick)
+    }
+
+    /// One peer against a thousand.
+    fn crowd_table(&self) -> String {
+        let Some(Compared { pairs, resident }) = &self.crowd else { return String::new() };
+        let mut table =
+            "\n| | unit | 1 peer | 1 000 peers | ratio |\n|---|---|---|---|---|".to_owned();
+        for (index, Line(what, unit, decimals, pick)) in LINES.iter().enumerate() {
+            let side = |pick: &dyn Fn(&(Figures, Figures)) -> f64| {
+                median(&pairs.iter().map(pick).collect::<Vec<f64>>())
+            };
+            let (one, many) = (side(&|pair| pick(&pair.0)), side(&|pair| pick(&pair.1)));
+            let _ = write!(table, "\n| {what} | {unit} | {one:.decimals$} | {many:.decimals$} |");
+            if COMPARED.contains(&index) {
+                let _ = write!(table, " {:.2} |", 1.0 / ratio(pairs, *pick));
+            } else {
+                table.push_str(" |");
+            }
+        }
+        let [one, many] = resident;
+        let _ = writeln!(table, "\n| memory of the daemon | MB | {one:.1} | {many:.1} | |");
+        table
     }
 
     fn table(&self) -> String {
@@ -90,10 +119,9 @@ impl Report {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let mut text = format!(
-            "{cores} cores of {model}, Linux {}; medians of {} turns of {} s each, ratios medians \
-             of {} adjacent pairs.\n",
+            "{cores} cores of {model}, Linux {}; turns of {} s for each figure, medians of the \
+             turns and of the ratios of {} adjacent pairs.\n",
             kernel.trim(),
-            self.own.len(),
             self.length.as_secs(),
             self.rounds
         );
@@ -162,11 +190,14 @@ impl Report {
     }
 
     pub(crate) fn write(&self, directory: &Path) {
-        let text = format!("{}\n{}", self.table(), self.conditions());
+        let table = if self.pairs.is_empty() { String::new() } else { self.table() };
+        let text = format!("{table}{}\n{}", self.crowd_table(), self.conditions());
         print!("{text}");
         std::fs::create_dir_all(directory).expect("directory");
         std::fs::write(directory.join("dataplane.md"), text).expect("table");
-        std::fs::write(directory.join("dataplane.svg"), self.drawing()).expect("drawing");
-        println!("in {}: dataplane.md, dataplane.svg", directory.display());
+        if !self.pairs.is_empty() {
+            std::fs::write(directory.join("dataplane.svg"), self.drawing()).expect("drawing");
+        }
+        println!("in {}", directory.display());
     }
 }
