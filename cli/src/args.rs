@@ -334,7 +334,7 @@ pub(crate) enum Device {
     List,
     /// Cut a device off; on an admin's node also one that another node owns
     Remove {
-        /// Name, mesh address or key of the device
+        /// Name, mesh address or id of the device
         device: String,
     },
 }

@@ -2,8 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use epsilon_proto::id::{BootId, Digest, NodeId, PublicKey};
-use epsilon_proto::key::AgreementKey;
+use epsilon_proto::id::{BootId, DeviceId, Digest, NodeId, PublicKey};
 use epsilon_proto::message::Refusal;
 use epsilon_proto::name::NodeName;
 
@@ -38,14 +37,16 @@ pub enum Event {
     /// This node had to give a name up to another, after a partition.
     NameLost(NodeName),
     /// A device, of this name, was added by its owner.
-    DeviceAdded(AgreementKey, NodeName, NodeId),
+    DeviceAdded(DeviceId, NodeName, NodeId),
     /// A device, of this name, was removed, or its owner is no member any more.
-    DeviceRemoved(AgreementKey, NodeName),
+    DeviceRemoved(DeviceId, NodeName),
     /// A device, of this name, is served by another node now.
-    DeviceMoved(AgreementKey, NodeName, NodeId),
+    DeviceMoved(DeviceId, NodeName, NodeId),
+    /// So many devices were added, removed, or are served by other nodes now.
+    DevicesChanged(usize),
     /// A device of this node lost its name or its IPv4 address to another,
     /// after a partition.
-    DeviceDisplaced(AgreementKey, NodeName),
+    DeviceDisplaced(DeviceId, NodeName),
     /// A document of the network is new.
     DocumentLearned(&'static str, Digest),
     /// A new gate secret is in force.

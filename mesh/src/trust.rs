@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use epsilon_proto::clock::Timestamp;
 use epsilon_proto::document::{DocumentError, Signed, Verified};
-use epsilon_proto::id::{Digest, NetworkId, NodeId, PublicKey};
-use epsilon_proto::key::{AgreementKey, SignatureCheck};
+use epsilon_proto::id::{DeviceId, Digest, NetworkId, NodeId, PublicKey};
+use epsilon_proto::key::SignatureCheck;
 use epsilon_proto::trust::{
     AdminGrant, Charter, Departure, GateEpoch, GenesisBlock, Invite, NetworkDocument, Pin,
     Revocation, Revoked,
@@ -61,7 +61,7 @@ pub struct Trust {
     grants: BTreeMap<PublicKey, Verified<AdminGrant>>,
     revocations: Vec<Verified<Revocation>>,
     revoked_admins: BTreeSet<PublicKey>,
-    revoked_devices: BTreeSet<AgreementKey>,
+    revoked_devices: BTreeSet<DeviceId>,
     revoked_nodes: BTreeSet<NodeId>,
     revoked_invites: BTreeSet<PublicKey>,
     revoked_members: BTreeSet<PublicKey>,
@@ -319,8 +319,8 @@ impl Trust {
         self.revoked_nodes.contains(&node)
     }
 
-    /// Whether a device is revoked, whoever owns it.
-    pub fn is_device_revoked(&self, device: AgreementKey) -> bool {
+    /// Whether a device is revoked.
+    pub fn is_device_revoked(&self, device: DeviceId) -> bool {
         self.revoked_devices.contains(&device)
     }
 

@@ -79,30 +79,36 @@ pub(crate) fn entry(
             format!("this node gave up the name {name}, another had it first"),
             Some("choose another with: epsilon node rename"),
         ),
-        Event::DeviceAdded(key, name, owner) => (
+        Event::DeviceAdded(id, name, owner) => (
             EventKind::DeviceChanged,
             Some(*owner),
-            format!("the device {name} ({}) is there, by {}", key.short(), called(*owner)),
+            format!("the device {name} ({}) is there, by {}", id.short(), called(*owner)),
             None,
         ),
-        Event::DeviceRemoved(key, name) => (
+        Event::DevicesChanged(count) => (
             EventKind::DeviceChanged,
             None,
-            format!("the device {name} ({}) is gone", key.short()),
+            format!("{count} devices were added, removed, or are served by other nodes"),
+            Some("see: epsilon device list"),
+        ),
+        Event::DeviceRemoved(id, name) => (
+            EventKind::DeviceChanged,
+            None,
+            format!("the device {name} ({}) is gone", id.short()),
             None,
         ),
-        Event::DeviceMoved(key, name, server) => (
+        Event::DeviceMoved(id, name, server) => (
             EventKind::DeviceChanged,
             Some(*server),
-            format!("the device {name} ({}) is served by {}", key.short(), called(*server)),
+            format!("the device {name} ({}) is served by {}", id.short(), called(*server)),
             None,
         ),
-        Event::DeviceDisplaced(key, name) => (
+        Event::DeviceDisplaced(id, name) => (
             EventKind::ClaimChanged,
             None,
             format!(
                 "the device {name} ({}) has lost its name or its IPv4 address to another",
-                key.short()
+                id.short()
             ),
             Some(
                 "this happens when a divided network comes together; remove the device and add it again",

@@ -5,8 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use crate::id::{Digest, NetworkId, NodeId};
-use crate::key::AgreementKey;
+use crate::id::{DeviceId, Digest, NetworkId, NodeId};
 use crate::wire::{Reader, Wire, WireError, Writer};
 
 /// The default port: UDP for data, TCP for control.
@@ -119,12 +118,7 @@ impl Ipv4Range {
     }
 
     /// The same for a device.
-    pub fn device_candidate(
-        self,
-        network: NetworkId,
-        device: AgreementKey,
-        attempt: u32,
-    ) -> Ipv4Addr {
+    pub fn device_candidate(self, network: NetworkId, device: DeviceId, attempt: u32) -> Ipv4Addr {
         self.hashed("epsilon/1 IPv4 candidate of a device", network, &device.0, attempt)
     }
 
@@ -211,7 +205,7 @@ impl Ipv6Range {
     }
 
     /// The address of a device, likewise.
-    pub fn device(self, device: AgreementKey) -> Ipv6Addr {
+    pub fn device(self, device: DeviceId) -> Ipv6Addr {
         self.hashed("epsilon/1 IPv6 host of a device", &device.0)
     }
 
@@ -310,7 +304,7 @@ mod tests {
         fn every_candidate_is_assignable(node: [u8; 32], network: [u8; 32], attempt: u32, prefix in 8u8..=22) {
             let range = Ipv4Range::new(Ipv4Addr::new(10, 0, 0, 0), prefix).unwrap();
             proptest::prop_assert!(range.assignable(range.candidate(NetworkId(network), NodeId(node), attempt)));
-            let device = range.device_candidate(NetworkId(network), AgreementKey(node), attempt);
+            let device = range.device_candidate(NetworkId(network), DeviceId(node), attempt);
             proptest::prop_assert!(range.assignable(device));
         }
 

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::address::{DEFAULT_MTU, Ipv4Range, Ipv6Range};
 use crate::clock::Timestamp;
 use crate::document::Document;
-use crate::id::NodeId;
+use crate::id::{DeviceId, NodeId};
 use crate::key::AgreementKey;
 use crate::name::NodeName;
 use crate::token::HostPort;
@@ -31,7 +31,7 @@ pub struct DeviceList {
     pub sequence: u64,
     /// Those that it owns, by key.
     pub devices: Vec<Device>,
-    /// Those that came to this node while another served them, by key.
+    /// Those that came to this node while another served them, by id.
     pub serving: Vec<Serving>,
 }
 wire_struct!(DeviceList { 0 => sequence, 1 => devices, 2 => serving } check |list| list.check());
@@ -64,7 +64,7 @@ impl DeviceList {
     }
 
     /// Which turn at a device this node had last; 0 for none.
-    pub fn turn(&self, device: AgreementKey) -> u64 {
+    pub fn turn(&self, device: DeviceId) -> u64 {
         let place = self.serving.binary_search_by_key(&device, |serving| serving.device);
         place.ok().and_then(|place| self.serving.get(place)).map_or(0, |serving| serving.turn)
     }
@@ -73,7 +73,7 @@ impl DeviceList {
 /// A device, in the words of its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Its WireGuard key, by which it is known.
+    /// Its WireGuard key.
     pub key: AgreementKey,
     /// The owner's claim to a name for it.
     pub name: NodeName,
@@ -94,7 +94,7 @@ wire_struct!(Device { 0 => key, 1 => name, 2 => ipv4, 3 => fallbacks, 4 => added
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Serving {
     /// Which device.
-    pub device: AgreementKey,
+    pub device: DeviceId,
     /// Counts the moves of the device.
     pub turn: u64,
 }
@@ -209,7 +209,8 @@ mod tests {
                 }
             })
             .collect();
-        let serving = devices.iter().map(|one| Serving { device: one.key, turn: u64::MAX });
+        let id = |one: &Device| DeviceId(one.key.0);
+        let serving = devices.iter().map(|one| Serving { device: id(one), turn: u64::MAX });
         let list = DeviceList { sequence: u64::MAX, serving: serving.collect(), devices };
         let bytes = wire::encode(&list);
         assert!(bytes.len() <= DeviceList::MAX_BYTES, "{}", bytes.len());

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use data_encoding::{BASE32_NOPAD, Specification};
 
+use crate::key::AgreementKey;
 use crate::wire::wire_bytes;
 
 /// Lower-case base32 (RFC 4648 alphabet) without padding.
@@ -82,9 +83,21 @@ identifier!(
     BootId, 16
 );
 identifier!(
+    /// A device: the hash of its owner and its WireGuard key, so that nobody
+    /// else can have it.
+    DeviceId, 32
+);
+identifier!(
     /// A BLAKE3 hash.
     Digest, 32
 );
+
+impl DeviceId {
+    /// The device of this owner that has this key.
+    pub fn of(owner: NodeId, key: AgreementKey) -> Self {
+        Self(Digest::of_parts("epsilon/1 device", &[&owner.0, &key.0]).0)
+    }
+}
 
 impl Digest {
     /// The hash of some bytes.

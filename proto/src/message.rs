@@ -277,10 +277,24 @@ wire_struct!(DigestList { 0 => digests });
 pub struct Bucket {
     /// Its number.
     pub index: u8,
-    /// Node and digest of its record and list.
+    /// Node and digest of its record.
     pub records: Vec<(NodeId, Digest)>,
+    /// The lists of devices.
+    pub devices: Vec<Listed>,
 }
-wire_struct!(Bucket { 0 => index, 1 => records });
+wire_struct!(Bucket { 0 => index, 1 => records, 2 => devices });
+
+/// A node's list of devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    /// Whose.
+    pub node: NodeId,
+    /// Which, so that nobody is sent what it has newer.
+    pub sequence: u64,
+    /// The hash of the signed list.
+    pub digest: Digest,
+}
+wire_struct!(Listed { 0 => node, 1 => sequence, 2 => digest });
 
 /// What one member lacks and another has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -289,9 +303,10 @@ pub struct Difference {
     pub delivery: Delivery,
     /// Documents that the answerer lacks.
     pub wanted_documents: Vec<Digest>,
-    /// Nodes whose records or lists the answerer lacks, or has in another
-    /// version.
+    /// Nodes whose records the answerer lacks, or has in another version.
     pub wanted_records: Vec<NodeId>,
+    /// Nodes whose lists of devices the answerer lacks.
+    pub wanted_devices: Vec<NodeId>,
     /// Whether there is more than fits one message.
     pub more: bool,
 }
@@ -300,6 +315,7 @@ wire_struct!(Difference {
     1 => wanted_documents,
     2 => wanted_records,
     3 => more,
+    4 => wanted_devices,
 });
 
 /// Documents, records and lists of devices.

@@ -2,7 +2,7 @@
 
 use epsilon_proto::api::{Batches, Dataplane, paths};
 
-use super::Context;
+use super::{Context, count};
 use crate::args::Debug;
 use crate::screen::Look;
 use crate::table::Table;
@@ -21,8 +21,9 @@ pub(super) async fn run(command: Debug, context: &Context) -> Result<Exit, Failu
 fn dataplane(counted: &Dataplane, look: Look) -> String {
     let state = |on| if on { "on" } else { "off" };
     let mut text = format!(
-        "interface {}: offload {}; UDP segmentation {}\n\n",
+        "interface {}: {}, offload {}; UDP segmentation {}\n\n",
         counted.interface,
+        count(counted.threads as usize, "thread"),
         state(counted.interface_offload),
         state(counted.udp_segmentation)
     );

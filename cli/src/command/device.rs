@@ -39,9 +39,9 @@ pub(super) async fn run(command: Device, context: &Context) -> Result<Exit, Fail
             let request = DeviceRemoveRequest { device };
             let removed: DeviceRemoved = client.post(paths::DEVICE_REMOVE, &request).await?;
             screen.show(&removed, |_| {
-                let key = human::short(&removed.key);
+                let id = human::short(&removed.id);
                 let how = if removed.revoked { "revoked for good" } else { "removed" };
-                clean(&format!("The device {} ({key}) is {how}.", removed.given_name)) + "\n"
+                clean(&format!("The device {} ({id}) is {how}.", removed.given_name)) + "\n"
             })?;
         }
     }
@@ -122,6 +122,7 @@ fn render(devices: &[DeviceFacts], now: Time, look: Look) -> String {
     }
     let mut table = Table::new(&[
         "NAME",
+        "ID",
         "IPV4",
         "OWNER",
         "SERVED BY",
@@ -129,7 +130,6 @@ fn render(devices: &[DeviceFacts], now: Time, look: Look) -> String {
         "ENDPOINT",
         "RX",
         "TX",
-        "KEY",
         "ADDED",
         "IPV6",
     ])
@@ -148,6 +148,7 @@ fn render(devices: &[DeviceFacts], now: Time, look: Look) -> String {
         let traffic = |count| if device.served_here { human::bytes(count) } else { "-".to_owned() };
         table.row([
             name.into(),
+            human::short(&device.id).into(),
             human::or_dash(device.ipv4.map(|address| address.to_string()).unwrap_or_default())
                 .into(),
             human::node(&device.owner).into(),
@@ -156,7 +157,6 @@ fn render(devices: &[DeviceFacts], now: Time, look: Look) -> String {
             human::or_dash(device.endpoint.map(|at| at.to_string()).unwrap_or_default()).into(),
             traffic(device.rx_bytes).into(),
             traffic(device.tx_bytes).into(),
-            human::short(&device.key).into(),
             human::ago(device.added_at, now).into(),
             device.ipv6.to_string().into(),
         ]);

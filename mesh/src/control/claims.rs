@@ -127,11 +127,17 @@ impl Control {
     pub(super) fn is_ipv4_taken(&self, address: Ipv4Addr, by_other_than: Option<NodeId>) -> bool {
         let owner = self.members.owner_of_ipv4(address, &self.trust);
         owner.is_some_and(|owner| Some(owner) != by_other_than)
-            || self.members.device_at(address).is_some()
+            || (self.members.device_at(address).is_some() && !self.are_devices_many())
             || (by_other_than != Some(self.own) && self.identity.ipv4 == Some(address))
             || self.own_record.promises.iter().any(|(node, (claims, _))| {
                 Some(*node) != by_other_than && claims.ipv4 == Some(address)
             })
+    }
+
+    /// Whether devices have so many of the addresses that a node might find none: it
+    /// takes one then, as nodes may.
+    fn are_devices_many(&self) -> bool {
+        self.members.devices().count() > self.range().capacity() as usize / 2
     }
 
     /// The same for a name.

@@ -4,13 +4,14 @@
 //! the next together. What others are told may lag behind; what the operator
 //! is told is durable.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use epsilon_proto::clock::{Instant, Now};
 use epsilon_proto::device::{Device, DeviceList, MAX_DEVICES, MAX_FALLBACKS, Serving};
 use epsilon_proto::document::{Document as _, Signed, Verified};
-use epsilon_proto::id::NodeId;
+use epsilon_proto::id::{DeviceId, NodeId};
 use epsilon_proto::key::AgreementKey;
 use epsilon_proto::message::Change;
 use epsilon_proto::name::NodeName;
@@ -25,12 +26,16 @@ use super::storage::Then;
 use super::{Control, NewDevice, OperationError, OperationId, Outcome, Output};
 use crate::event::Event;
 use crate::limit::Limit;
-use crate::membership::{DeviceChange, Merged, Refused};
+use crate::membership::{DeviceChange, Merged, PlacedDevice, Refused};
 use crate::saved::Write;
 use crate::shard::{Command, Prefix};
 
-/// Longer lists are fetched, not spread by gossip.
+/// Longer lists are fetched, not spread by gossip;
 const MAX_GOSSIPED: usize = 32 * 1024;
+/// so many members are asked to at once, and each of those asks as many.
+const FETCHERS: usize = 3;
+/// More changes at once are told in one line.
+const TOLD: usize = 16;
 
 /// A change of the own list.
 pub(super) enum Edit {
@@ -39,7 +44,7 @@ pub(super) enum Edit {
     /// A device less.
     Remove { operation: OperationId, key: AgreementKey },
     /// A device came here.
-    Turn(AgreementKey),
+    Turn(DeviceId),
 }
 
 impl Edit {
@@ -124,22 +129,19 @@ impl Control {
     pub(super) fn remove_device(
         &mut self,
         operation: OperationId,
-        key: AgreementKey,
+        device: DeviceId,
         now: Now,
     ) -> Result<(), OperationError> {
-        let owner = self.members.device(key).map(|placed| placed.owner);
-        let is_listed = || {
-            let list = self.members.list(self.own);
-            list.is_some_and(|list| list.devices.iter().any(|device| device.key == key))
-        };
-        if owner == Some(self.own) || (owner.is_none() && is_listed()) {
+        let placed = self.members.device(device);
+        let placed = placed.ok_or_else(|| OperationError::UnknownDevice(device.short()))?;
+        let (owner, key) = (placed.owner, placed.device.key);
+        if owner == self.own {
             self.own_devices.waiting.push(Edit::Remove { operation, key });
             self.advance_devices(now);
             return Ok(());
         }
-        let owner = owner.ok_or_else(|| OperationError::UnknownDevice(key.short()))?;
         let revocation = Revocation {
-            revoked: Revoked::Device(key),
+            revoked: Revoked::Device(device),
             issued: self.trusted_time(now),
             came_by: None,
         };
@@ -157,18 +159,25 @@ impl Control {
         Ok(())
     }
 
-    /// A device is there, in a session with this node.
+    /// Something that has this key is there, in a session with this node.
     pub(super) fn device_heard(&mut self, key: AgreementKey, now: Now) {
-        let placed = self.members.device(key);
-        if placed.is_some_and(|placed| placed.is_for(self.own) && placed.server != self.own) {
-            self.own_devices.waiting.push(Edit::Turn(key));
+        let own = self.own;
+        let came = self.members.devices_with(key);
+        let came = came.filter(|placed| placed.is_for(own) && placed.server != own);
+        let turns: Vec<Edit> = came.map(|placed| Edit::Turn(placed.id)).collect();
+        if !turns.is_empty() {
+            self.own_devices.waiting.extend(turns);
             self.advance_devices(now);
         }
     }
 
     /// Writes the next list, if there is anything new; tells the others.
     pub(super) fn advance_devices(&mut self, now: Now) {
-        if !self.own_devices.is_writing && !self.own_devices.waiting.is_empty() {
+        let waiting = &self.own_devices.waiting;
+        // A turn alone waits until the store works again.
+        let may_write =
+            self.storage_failing.is_none() || waiting.iter().any(|edit| edit.operation().is_some());
+        if !self.own_devices.is_writing && !waiting.is_empty() && may_write {
             self.write_devices();
         }
         if self.own_devices.is_unsaid && self.own_devices.budget.allows(now.instant) {
@@ -183,6 +192,9 @@ impl Control {
     fn write_devices(&mut self) {
         let mut list = self.members.list(self.own).map(|list| (**list).clone()).unwrap_or_default();
         let before = list.clone();
+        // What an admin revoked makes room.
+        let (own, trust) = (self.own, &self.trust);
+        list.devices.retain(|device| !trust.is_device_revoked(DeviceId::of(own, device.key)));
         let mut done = Vec::new();
         for edit in std::mem::take(&mut self.own_devices.waiting) {
             match self.apply(edit, &mut list) {
@@ -192,11 +204,7 @@ impl Control {
                 }
             }
         }
-        list.serving.retain(|serving| {
-            let placed = self.members.device(serving.device);
-            placed.is_some_and(|placed| placed.is_for(self.own))
-        });
-        if list == before && done.is_empty() {
+        if list == before && done.iter().all(|edit| edit.operation().is_none()) {
             return;
         }
         list.sequence += 1;
@@ -218,7 +226,8 @@ impl Control {
                 if let Err(error) = self.may_add(&new.device, list) {
                     return refuse(error);
                 }
-                let Some(ipv4) = self.free_device_ipv4(new.device.key, list) else {
+                let id = DeviceId::of(self.own, new.device.key);
+                let Some(ipv4) = self.free_device_ipv4(id, list) else {
                     return refuse(OperationError::NoAddress);
                 };
                 new.device.ipv4 = ipv4;
@@ -230,18 +239,37 @@ impl Control {
                 list.devices.retain(|device| device.key != key);
                 Ok(Edit::Remove { operation, key })
             }
-            Edit::Turn(key) => {
-                let turn = self.members.device(key).map_or(0, |placed| placed.turn);
-                let serving = Serving { device: key, turn: turn.saturating_add(1) };
-                match list.serving.binary_search_by_key(&key, |one| one.device) {
-                    Ok(place) => list.serving[place] = serving,
-                    Err(place) if list.serving.len() < MAX_DEVICES => {
-                        list.serving.insert(place, serving);
-                    }
-                    Err(_) => {}
+            Edit::Turn(device) => {
+                let placed = self.members.device(device);
+                if let Some(placed) = placed.filter(|placed| placed.server != self.own) {
+                    self.make_room_for_turn(list);
+                    let turn = placed.turn.saturating_add(1);
+                    let at = list.serving.partition_point(|one| one.device < device);
+                    list.serving.insert(at, Serving { device, turn });
                 }
-                Ok(Edit::Turn(key))
+                Ok(Edit::Turn(device))
             }
+        }
+    }
+
+    /// Forgets turns that count no more, and where there are still as many as there
+    /// may be, one of the owner of the most: it must not keep others out.
+    fn make_room_for_turn(&self, list: &mut DeviceList) {
+        let owner_of = |serving: &Serving| {
+            let placed = self.members.device(serving.device);
+            placed.filter(|placed| placed.server == self.own).map(|placed| placed.owner)
+        };
+        list.serving.retain(|serving| owner_of(serving).is_some());
+        if list.serving.len() < MAX_DEVICES {
+            return;
+        }
+        let mut shares: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for owner in list.serving.iter().filter_map(owner_of) {
+            *shares.entry(owner).or_default() += 1;
+        }
+        let most = shares.into_iter().max_by_key(|(_, count)| *count).map(|(owner, _)| owner);
+        if let Some(at) = list.serving.iter().position(|one| owner_of(one) == most) {
+            list.serving.remove(at);
         }
     }
 
@@ -253,12 +281,12 @@ impl Control {
         if !key.is_strong() {
             return Err(OperationError::WeakKey);
         }
-        if self.trust.is_device_revoked(key) {
+        if self.trust.is_device_revoked(DeviceId::of(self.own, key)) {
             return Err(OperationError::KeyRevoked);
         }
         let is_members = self.members.iter().any(|(_, member)| member.key == key);
         if is_members
-            || self.members.device(key).is_some()
+            || self.members.devices_with(key).next().is_some()
             || list.devices.iter().any(|device| device.key == key)
         {
             return Err(OperationError::KeyTaken);
@@ -271,14 +299,13 @@ impl Control {
         Ok(())
     }
 
-    fn free_device_ipv4(&self, key: AgreementKey, list: &DeviceList) -> Option<Ipv4Addr> {
-        let candidates =
-            (0..4096).map(|attempt| self.range().device_candidate(self.id, key, attempt));
-        let is_free = |address: &Ipv4Addr| {
+    fn free_device_ipv4(&self, device: DeviceId, list: &DeviceList) -> Option<Ipv4Addr> {
+        let mut candidates =
+            (0..4096).map(|attempt| self.range().device_candidate(self.id, device, attempt));
+        candidates.find(|address| {
             !self.is_ipv4_taken(*address, None)
                 && !list.devices.iter().any(|device| device.ipv4 == *address)
-        };
-        candidates.into_iter().find(is_free)
+        })
     }
 
     /// The list is durable, or could not be made so.
@@ -290,30 +317,18 @@ impl Control {
         now: Now,
     ) {
         self.own_devices.is_writing = false;
-        let fail = |error: OperationError| {
-            let operations = edits.iter().filter_map(Edit::operation);
-            let failed =
-                operations.map(|operation| Output::Done { operation, result: Err(error.clone()) });
-            failed.collect::<Vec<_>>()
-        };
         if let Err(reason) = result {
-            let failed = fail(OperationError::Storage(reason.to_owned()));
-            self.outputs.extend(failed);
-            return;
+            return self.fail(edits, &OperationError::Storage(reason.to_owned()));
         }
-        match self.members.merge_devices(list.signed(), &self.trust, &*self.config.check) {
-            Ok(Merged::New) => {}
-            Ok(_) => {
-                // A newer list of this node came in between, from before its disk
-                // was set back: the changes go on top of that.
-                self.own_devices.waiting.splice(0..0, edits);
-                return;
-            }
-            Err(_) => {
-                let failed = fail(OperationError::NotPublished);
-                self.outputs.extend(failed);
-                return;
-            }
+        let merged = self.members.merge_devices(list.signed(), &self.trust, &*self.config.check);
+        if merged.is_err() {
+            return self.fail(edits, &OperationError::NotPublished);
+        }
+        if self.members.list(self.own).map(Verified::signed) != Some(list.signed()) {
+            // A newer list of this node came in between, from before its disk
+            // was set back: the changes go on top of that.
+            drop(self.own_devices.waiting.splice(0..0, edits));
+            return;
         }
         self.own_devices.is_unsaid = true;
         self.refresh_members(now);
@@ -327,20 +342,35 @@ impl Control {
         }
     }
 
+    /// Says that changes were not made; those that nobody asked for wait.
+    fn fail(&mut self, edits: Vec<Edit>, error: &OperationError) {
+        for edit in edits {
+            match edit.operation() {
+                Some(operation) => {
+                    let result = Err(error.clone());
+                    self.outputs.push_back(Output::Done { operation, result });
+                }
+                None => self.own_devices.waiting.push(edit),
+            }
+        }
+    }
+
     /// Tells the linked members of a list.
     pub(super) fn spread_devices(&mut self, list: &Signed<DeviceList>) {
         let bytes = wire::encode(&Change::Devices(list.clone()));
         if bytes.len() <= MAX_GOSSIPED {
             self.outputs.push_back(Output::Publish(bytes));
-        } else {
-            for node in self.linked() {
-                self.start_sync(node);
-            }
+            return;
+        }
+        let mut linked = self.linked();
+        for _ in 0..FETCHERS.min(linked.len()) {
+            let pick = self.random.next_u32() as usize % linked.len();
+            self.start_sync(linked.swap_remove(pick));
         }
     }
 
-    /// Takes a list and does what follows from it.
-    pub(super) fn take_devices(&mut self, list: &Signed<DeviceList>, now: Now) -> Taken {
+    /// Takes a list; what follows from it is for [`Control::refresh_members`].
+    pub(super) fn take_devices(&mut self, list: &Signed<DeviceList>) -> Taken {
         let node = NodeId::from(list.signer());
         let before = self.members.list(node).map(|known| known.signed().clone());
         match self.members.merge_devices(list, &self.trust, &*self.config.check) {
@@ -355,7 +385,6 @@ impl Control {
             Err(_) => return Taken::Bad,
         }
         self.persist(vec![Write::devices(node, list)], None);
-        self.refresh_members(now);
         Taken::New
     }
 
@@ -383,61 +412,89 @@ impl Control {
     }
 
     /// Brings data plane, names and addresses of devices up to what the lists
-    /// say; gives back the nodes whose prefixes changed.
-    pub(super) fn refresh_devices(&mut self) -> BTreeSet<NodeId> {
+    /// say; gives back the nodes whose prefixes changed. What was known before
+    /// this run is not told again.
+    pub(super) fn refresh_devices(&mut self, is_restored: bool) -> BTreeSet<NodeId> {
+        let changes = self.members.place_devices(&self.trust);
         let mut nodes = BTreeSet::new();
-        for DeviceChange { key, before, now } in self.members.place_devices(&self.trust) {
-            nodes.extend(before.iter().chain(&now).map(|placed| placed.server));
-            match (&before, &now) {
-                (None, Some(now)) => {
-                    self.event(Event::DeviceAdded(key, now.device.name.clone(), now.owner));
-                }
-                (Some(before), None) => {
-                    self.event(Event::DeviceRemoved(key, before.device.name.clone()));
-                }
-                (Some(before), Some(now)) if before.server != now.server => {
-                    let name = now.device.name.clone();
-                    self.event(Event::DeviceMoved(key, name, now.server));
-                }
-                _ => {}
+        let mut keys = BTreeSet::new();
+        for change in &changes {
+            for placed in change.before.iter().chain(&change.now) {
+                nodes.insert(placed.server);
+                keys.insert(placed.device.key);
             }
-            if let Some(now) = now.as_ref().filter(|now| now.owner == self.own)
-                && (now.ipv4.is_none() || now.name.is_none())
-                && before
-                    .as_ref()
-                    .is_none_or(|before| (before.ipv4, &before.name) != (now.ipv4, &now.name))
-            {
-                self.event(Event::DeviceDisplaced(key, now.device.name.clone()));
-            }
+        }
+        if !is_restored {
+            self.tell_devices(&changes);
+        }
+        for key in keys {
             self.refresh_device(key);
         }
         nodes
     }
 
-    fn refresh_device(&mut self, key: AgreementKey) {
-        let placed = self.members.device(key).filter(|placed| placed.is_for(self.own));
-        let prefixes = placed.map(|placed| {
-            if placed.server == self.own { self.device_prefixes(key) } else { Vec::new() }
-        });
-        let installed = &mut self.own_devices.installed;
-        if installed.get(&key) == prefixes.as_ref() {
-            return;
+    fn tell_devices(&mut self, changes: &[DeviceChange]) {
+        for DeviceChange { id, before, now } in changes {
+            let has = |placed: &PlacedDevice| (placed.ipv4, placed.name.clone());
+            let lost = |placed: &PlacedDevice| placed.ipv4.is_none() || placed.name.is_none();
+            if let Some(now) = now.as_ref().filter(|now| now.owner == self.own && lost(now))
+                && before.as_ref().is_none_or(|before| has(before) != has(now))
+            {
+                self.event(Event::DeviceDisplaced(*id, now.device.name.clone()));
+            }
         }
-        let command = if let Some(prefixes) = prefixes {
-            installed.insert(key, prefixes.clone());
-            Command::SetDevice { key, prefixes }
-        } else {
-            installed.remove(&key);
-            Command::RemoveDevice { key }
+        if changes.len() > TOLD {
+            return self.event(Event::DevicesChanged(changes.len()));
+        }
+        for DeviceChange { id, before, now } in changes {
+            match (before, now) {
+                (None, Some(now)) => {
+                    self.event(Event::DeviceAdded(*id, now.device.name.clone(), now.owner));
+                }
+                (Some(before), None) => {
+                    self.event(Event::DeviceRemoved(*id, before.device.name.clone()));
+                }
+                (Some(before), Some(now)) if before.server != now.server => {
+                    let name = now.device.name.clone();
+                    self.event(Event::DeviceMoved(*id, name, now.server));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Tells the data plane of everything that has a key: the session is with the
+    /// key, whoever lists it.
+    fn refresh_device(&mut self, key: AgreementKey) {
+        let own = self.own;
+        let known: Vec<&PlacedDevice> =
+            self.members.devices_with(key).filter(|placed| placed.is_for(own)).collect();
+        let served = known.iter().filter(|placed| placed.server == own);
+        let prefixes: Vec<Prefix> =
+            served.flat_map(|placed| self.device_prefixes(placed)).collect();
+        let is_known = !known.is_empty();
+        let command = match self.own_devices.installed.entry(key) {
+            Entry::Occupied(entry) if !is_known => {
+                entry.remove();
+                Command::RemoveDevice { key }
+            }
+            Entry::Occupied(entry) if *entry.get() == prefixes => return,
+            Entry::Vacant(_) if !is_known => return,
+            entry => {
+                entry.insert_entry(prefixes.clone());
+                Command::SetDevice { key, prefixes }
+            }
         };
         self.outputs.push_back(Output::Shard(command));
     }
 
     /// The addresses of a device.
-    pub(super) fn device_prefixes(&self, key: AgreementKey) -> Vec<Prefix> {
-        let ipv4 = self.members.device(key).and_then(|placed| placed.ipv4);
-        let ipv4 = ipv4.map(IpAddr::V4).into_iter();
-        ipv4.chain([IpAddr::V6(self.range6.device(key))]).map(Prefix::host).collect()
+    pub(super) fn device_prefixes(
+        &self,
+        placed: &PlacedDevice,
+    ) -> impl Iterator<Item = Prefix> + use<> {
+        let ipv6 = IpAddr::V6(self.range6.device(placed.id));
+        placed.ipv4.map(IpAddr::V4).into_iter().chain([ipv6]).map(Prefix::host)
     }
 }
 

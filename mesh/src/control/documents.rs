@@ -67,6 +67,7 @@ impl Control {
             self.outputs
                 .push_back(Output::Publish(wire::encode(&Change::Document(document.clone()))));
         }
+        self.members.doubt_devices();
         self.follow(document, now);
         Taken::New
     }

@@ -316,7 +316,9 @@ impl Control {
                 if let Err(outcome) = self.is_devices_news(from, list, now) {
                     return outcome;
                 }
-                self.take_devices(list, now)
+                let taken = self.take_devices(list);
+                self.refresh_members(now);
+                taken
             }
         };
         self.advance_own(now);

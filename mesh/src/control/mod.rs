@@ -346,6 +346,7 @@ impl Control {
         }
         control.restore_gate(saved.gate);
         control.announce_addresses();
+        control.refresh_devices(true);
         control.refresh_members(now);
         control.advance_own(now);
         Ok(control)

@@ -5,7 +5,7 @@ use epsilon_proto::clock::{Now, Timestamp};
 use epsilon_proto::device::{Device, MAX_DEVICES, MAX_FALLBACKS};
 use epsilon_proto::document::Signed;
 use epsilon_proto::gate::GateSecret;
-use epsilon_proto::id::{NodeId, PublicKey};
+use epsilon_proto::id::{DeviceId, NodeId, PublicKey};
 use epsilon_proto::key::{AgreementKey, SecretKey};
 use epsilon_proto::name::{NodeName, Tag};
 use epsilon_proto::sealed::{Purpose, SealedBox};
@@ -78,7 +78,7 @@ pub enum Operation {
         fallbacks: Vec<NodeId>,
     },
     /// Removes a device of this node, or revokes another's.
-    RemoveDevice(AgreementKey),
+    RemoveDevice(DeviceId),
     /// Leaves the network.
     Leave,
 }
@@ -165,7 +165,7 @@ pub enum OperationError {
     #[error("the device belongs to {0}; remove it there, or on an admin's node")]
     NotOwner(String),
     /// No such device.
-    #[error("no device has the key {0}; `epsilon device list` shows them")]
+    #[error("no device has the id {0}; `epsilon device list` shows them")]
     UnknownDevice(String),
     /// The key is one that everybody can compute with.
     #[error("the key is not a usable WireGuard key; make one with `wg genkey | wg pubkey`")]
@@ -251,7 +251,7 @@ impl Control {
             Operation::AddDevice { name, key, fallbacks } => {
                 self.add_device(id, name, key, fallbacks, now)
             }
-            Operation::RemoveDevice(key) => self.remove_device(id, key, now),
+            Operation::RemoveDevice(device) => self.remove_device(id, device, now),
             Operation::Leave => {
                 let certificate = self.certificate.signed().clone();
                 let departure = Departure { at: now.wall, certificate };

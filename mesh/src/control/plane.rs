@@ -55,7 +55,7 @@ impl Control {
     pub(super) fn refresh_members(&mut self, now: Now) {
         let mut nodes = std::mem::take(&mut self.plane.touched);
         nodes.append(&mut self.members.take_affected());
-        nodes.append(&mut self.refresh_devices());
+        nodes.append(&mut self.refresh_devices(false));
         for node in nodes {
             if node == self.own {
                 self.announce_addresses();
@@ -115,9 +115,7 @@ impl Control {
             .chain(self.derived_ipv6(node).map(IpAddr::V6))
             .chain(inherited.into_iter().map(IpAddr::V6))
             .map(Prefix::host)
-            .chain(
-                self.members.served_by(node).flat_map(|one| self.device_prefixes(one.device.key)),
-            )
+            .chain(self.members.served_by(node).flat_map(|placed| self.device_prefixes(placed)))
             .collect()
     }
 

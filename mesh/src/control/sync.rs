@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use epsilon_proto::clock::{Instant, Now};
 use epsilon_proto::document::{Signed, Verified};
-use epsilon_proto::id::NodeId;
+use epsilon_proto::id::{Digest, NodeId};
 use epsilon_proto::message::{
-    Bucket, Change, Comparison, Delivery, Difference, DigestList, Inventory, Request, Response,
-    Summary, Taken as TakenAnswer,
+    Bucket, Change, Comparison, Delivery, Difference, DigestList, Inventory, Listed, Request,
+    Response, Summary, Taken as TakenAnswer,
 };
 use epsilon_proto::record::NodeRecord;
 use epsilon_proto::wire;
@@ -165,8 +165,11 @@ impl Control {
                 // Without anything new the next round would be this one again.
                 let is_news = before != (self.trust.digest(), self.members.digest());
                 self.sync.active.insert(node, difference.more && is_news);
-                let delivery =
-                    self.delivery(&difference.wanted_documents, &difference.wanted_records);
+                let delivery = self.delivery(
+                    &difference.wanted_documents,
+                    &difference.wanted_records,
+                    &difference.wanted_devices,
+                );
                 if delivery == Delivery::default() {
                     self.finish_sync(node, now);
                 } else {
@@ -212,7 +215,11 @@ impl Control {
                 let index = usize::from(*index);
                 comparison.buckets.get(index).is_some_and(|theirs| Some(theirs) != own.get(index))
             })
-            .map(|index| Bucket { index, records: self.members.bucket(index) })
+            .map(|index| Bucket {
+                index,
+                records: self.members.bucket(index),
+                devices: self.members.lists_in(index),
+            })
             .collect();
         Inventory { documents, buckets }
     }
@@ -248,13 +255,6 @@ impl Control {
                     } else {
                         difference.more = true;
                     }
-                    match self.members.list(*node).map(Verified::signed) {
-                        Some(list) if records.takes(list) => {
-                            difference.delivery.devices.push(list.clone());
-                        }
-                        Some(_) => difference.more = true,
-                        None => {}
-                    }
                 }
             }
             difference.wanted_records.extend(
@@ -263,11 +263,33 @@ impl Control {
                     .filter(|(node, digest)| own.get(node) != Some(digest))
                     .map(|(node, _)| *node),
             );
+            self.compare_lists(bucket, &mut records, &mut difference);
         }
         difference
     }
 
-    fn delivery(&self, documents: &[epsilon_proto::id::Digest], records: &[NodeId]) -> Delivery {
+    /// The lists of a bucket that an asker lacks, and those that this node lacks.
+    fn compare_lists(&self, theirs: &Bucket, room: &mut Room, difference: &mut Difference) {
+        let stamps = |lists: &[Listed]| -> BTreeMap<NodeId, (u64, Digest)> {
+            lists.iter().map(|listed| (listed.node, (listed.sequence, listed.digest))).collect()
+        };
+        let (own, their) = (stamps(&self.members.lists_in(theirs.index)), stamps(&theirs.devices));
+        for (node, stamp) in &own {
+            if their.get(node).is_none_or(|their| their < stamp)
+                && let Some(list) = self.members.list(*node).map(Verified::signed)
+            {
+                if room.takes(list) {
+                    difference.delivery.devices.push(list.clone());
+                } else {
+                    difference.more = true;
+                }
+            }
+        }
+        let lacking = their.iter().filter(|(node, their)| own.get(node) < Some(their));
+        difference.wanted_devices.extend(lacking.map(|(node, _)| *node));
+    }
+
+    fn delivery(&self, documents: &[Digest], records: &[NodeId], devices: &[NodeId]) -> Delivery {
         let (mut document_room, mut record_room) = (Room(MAX_DELIVERY / 2), Room(MAX_DELIVERY / 2));
         let mut wanted: Vec<_> =
             documents.iter().filter_map(|digest| self.trust.document(digest)).collect();
@@ -284,7 +306,7 @@ impl Control {
                 .map(|member| member.record.signed().clone())
                 .filter(|record| record_room.takes(record))
                 .collect(),
-            devices: records
+            devices: devices
                 .iter()
                 .filter_map(|node| self.members.list(*node))
                 .map(|list| list.signed().clone())
@@ -326,11 +348,18 @@ impl Control {
         }
         for list in &delivery.devices {
             let owner = NodeId::from(list.signer());
-            let taken = self.take_devices(list, now);
-            if taken == Taken::New && spreads && self.peer(owner).forward.allows(now.instant) {
+            // One member's lists must not keep this node busy, or its disk.
+            if self.members.get(owner).is_some() && !self.peer(owner).forward.allows(now.instant) {
+                continue;
+            }
+            let taken = self.take_devices(list);
+            if taken == Taken::New && spreads {
                 self.spread_devices(list);
             }
             incomplete |= taken == Taken::Incomplete;
+        }
+        if !delivery.devices.is_empty() {
+            self.refresh_members(now);
         }
         incomplete || !waiting.is_empty()
     }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use epsilon_proto::clock::{Now, Timestamp};
-use epsilon_proto::id::{NetworkId, NodeId, PublicKey};
+use epsilon_proto::id::{DeviceId, NetworkId, NodeId, PublicKey};
 use epsilon_proto::key::AgreementKey;
 use epsilon_proto::name::{NodeName, Site, Tag};
 use epsilon_proto::record::{Endpoint, Label};
@@ -87,6 +87,8 @@ pub struct MemberView {
 /// A device, as this node sees it.
 #[derive(Debug, Clone)]
 pub struct DeviceView {
+    /// Which.
+    pub id: DeviceId,
     /// Its WireGuard key.
     pub key: AgreementKey,
     /// Its name, unless another has it.
@@ -209,18 +211,19 @@ impl Control {
     /// The devices of the network, by name.
     fn devices(&self) -> Vec<DeviceView> {
         let devices = self.members.devices().map(|placed| DeviceView {
+            id: placed.id,
             key: placed.device.key,
             name: placed.name.clone(),
             given: placed.device.name.clone(),
             ipv4: placed.ipv4,
-            ipv6: self.range6.device(placed.device.key),
+            ipv6: self.range6.device(placed.id),
             owner: placed.owner,
             server: placed.server,
             fallbacks: placed.device.fallbacks.clone(),
             added: placed.device.added,
         });
         let mut devices: Vec<DeviceView> = devices.collect();
-        devices.sort_by(|a, b| (&a.given, a.key).cmp(&(&b.given, b.key)));
+        devices.sort_by(|a, b| (&a.given, a.id).cmp(&(&b.given, b.id)));
         devices
     }
 

@@ -1,20 +1,24 @@
 //! Which devices there are, what they are called, and who serves them.
 //!
 //! Nodes say it in their lists. All members with the same records, lists and
-//! documents come to the same answer: of two claims to one device, name or
+//! documents come to the same answer: of two claims to one name or IPv4
 //! address that of the owner counts who was met first. What a node has no
 //! device has: a node can move on, a device only by its user's hand, so nodes
 //! keep away from what devices have, and where they did not know they win.
+//! The key of a device is nobody's secret: that another owner lists it, too,
+//! takes nothing away.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use epsilon_proto::device::{Device, DeviceList};
 use epsilon_proto::document::{Signed, Verified};
-use epsilon_proto::id::{Digest, NodeId};
+use epsilon_proto::id::{DeviceId, Digest, NodeId};
 use epsilon_proto::key::{AgreementKey, SignatureCheck};
+use epsilon_proto::message;
 use epsilon_proto::name::NodeName;
 
+use super::buckets::bucket_of;
 use super::claims::first_witnessed;
 use super::{Membership, Merged, Refused, refuse_banned};
 use crate::trust::Trust;
@@ -22,6 +26,8 @@ use crate::trust::Trust;
 /// A device in the view of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlacedDevice {
+    /// Which.
+    pub id: DeviceId,
     /// What its owner says.
     pub device: Device,
     /// Who owns it.
@@ -47,7 +53,7 @@ impl PlacedDevice {
 #[derive(Debug)]
 pub struct DeviceChange {
     /// Which.
-    pub key: AgreementKey,
+    pub id: DeviceId,
     /// What it was before.
     pub before: Option<PlacedDevice>,
     /// What it is now.
@@ -64,10 +70,13 @@ struct Listed {
 #[derive(Default)]
 pub(super) struct Devices {
     lists: BTreeMap<NodeId, Listed>,
-    placed: BTreeMap<AgreementKey, PlacedDevice>,
-    names: BTreeMap<NodeName, AgreementKey>,
-    addresses: BTreeMap<Ipv4Addr, AgreementKey>,
-    served: BTreeMap<NodeId, BTreeSet<AgreementKey>>,
+    /// Whether something changed on which the rest depends.
+    is_stale: bool,
+    placed: BTreeMap<DeviceId, PlacedDevice>,
+    by_key: BTreeMap<AgreementKey, BTreeSet<DeviceId>>,
+    names: BTreeMap<NodeName, DeviceId>,
+    addresses: BTreeMap<Ipv4Addr, DeviceId>,
+    served: BTreeMap<NodeId, BTreeSet<DeviceId>>,
 }
 
 impl Devices {
@@ -79,6 +88,12 @@ impl Devices {
     /// Takes a node's list away.
     pub(super) fn remove(&mut self, node: NodeId) {
         self.lists.remove(&node);
+        self.touch();
+    }
+
+    /// Something changed on which names, addresses or servers depend.
+    pub(super) fn touch(&mut self) {
+        self.is_stale = true;
     }
 }
 
@@ -111,7 +126,16 @@ impl Membership {
             }
             _ => Merged::New,
         };
+        let is_known = |key| {
+            let known = known.map(|known| &known.list.devices[..]).unwrap_or_default();
+            known.binary_search_by_key(&key, |device: &Device| device.key).is_ok()
+        };
+        let mut new = list.devices.iter().filter(|device| !is_known(device.key));
+        if !new.all(|device| device.key.is_strong()) {
+            return Err(Refused::Invalid("the key of a device is weak"));
+        }
         self.devices.lists.insert(node, Listed { list, digest });
+        self.devices.touch();
         self.buckets.touch(node);
         Ok(outcome)
     }
@@ -119,33 +143,33 @@ impl Membership {
     /// Brings the devices up to what records, lists and documents say; gives
     /// back what changed.
     pub fn place_devices(&mut self, trust: &Trust) -> Vec<DeviceChange> {
-        if self.devices.lists.is_empty() && self.devices.placed.is_empty() {
+        if !std::mem::take(&mut self.devices.is_stale) {
             return Vec::new();
         }
         let placed = self.place(trust);
         let devices = &mut self.devices;
         devices.names =
-            placed.values().filter_map(|one| Some((one.name.clone()?, one.device.key))).collect();
-        devices.addresses =
-            placed.values().filter_map(|one| Some((one.ipv4?, one.device.key))).collect();
-        devices.served = BTreeMap::new();
+            placed.values().filter_map(|one| Some((one.name.clone()?, one.id))).collect();
+        devices.addresses = placed.values().filter_map(|one| Some((one.ipv4?, one.id))).collect();
+        (devices.served, devices.by_key) = (BTreeMap::new(), BTreeMap::new());
         for one in placed.values() {
-            devices.served.entry(one.server).or_default().insert(one.device.key);
+            devices.served.entry(one.server).or_default().insert(one.id);
+            devices.by_key.entry(one.device.key).or_default().insert(one.id);
         }
         let mut before = std::mem::replace(&mut devices.placed, placed);
         let mut changes = Vec::new();
-        for (key, now) in &devices.placed {
-            let before = before.remove(key);
+        for (id, now) in &devices.placed {
+            let before = before.remove(id);
             if before.as_ref() != Some(now) {
-                changes.push(DeviceChange { key: *key, before, now: Some(now.clone()) });
+                changes.push(DeviceChange { id: *id, before, now: Some(now.clone()) });
             }
         }
         let gone = before.into_iter();
-        changes.extend(gone.map(|(key, gone)| DeviceChange { key, before: Some(gone), now: None }));
+        changes.extend(gone.map(|(id, gone)| DeviceChange { id, before: Some(gone), now: None }));
         changes
     }
 
-    fn place(&self, trust: &Trust) -> BTreeMap<AgreementKey, PlacedDevice> {
+    fn place(&self, trust: &Trust) -> BTreeMap<DeviceId, PlacedDevice> {
         let keys: BTreeSet<AgreementKey> = self.iter().map(|(_, member)| member.key).collect();
         let mut owners: Vec<NodeId> = self.devices.lists.keys().copied().collect();
         owners.sort_by_key(|node| {
@@ -156,8 +180,8 @@ impl Membership {
         let mut placed = BTreeMap::new();
         for owner in owners {
             for device in self.list(owner).into_iter().flat_map(|list| &list.devices) {
-                let is_other = keys.contains(&device.key) || placed.contains_key(&device.key);
-                if is_other || !device.key.is_strong() || trust.is_device_revoked(device.key) {
+                let id = DeviceId::of(owner, device.key);
+                if keys.contains(&device.key) || trust.is_device_revoked(id) {
                     continue;
                 }
                 let has_name =
@@ -167,12 +191,13 @@ impl Membership {
                     && addresses.insert(device.ipv4);
                 let fallbacks = device.fallbacks.iter().filter(|node| self.get(**node).is_some());
                 let turns = fallbacks.chain([&owner]).map(|node| {
-                    let turn = self.list(*node).map_or(0, |list| list.turn(device.key));
+                    let turn = self.list(*node).map_or(0, |list| list.turn(id));
                     // Before anybody had a turn it is the owner's.
                     (turn, turn == 0 && *node == owner, *node)
                 });
                 let (turn, _, server) = turns.max().unwrap_or((0, true, owner));
                 let one = PlacedDevice {
+                    id,
                     device: device.clone(),
                     owner,
                     name: has_name.then(|| device.name.clone()),
@@ -180,7 +205,7 @@ impl Membership {
                     server,
                     turn,
                 };
-                placed.insert(device.key, one);
+                placed.insert(id, one);
             }
         }
         placed
@@ -191,29 +216,52 @@ impl Membership {
         self.devices.lists.get(&node).map(|listed| &listed.list)
     }
 
-    /// All devices, by key.
+    /// All devices, by id.
     pub fn devices(&self) -> impl Iterator<Item = &PlacedDevice> {
         self.devices.placed.values()
     }
 
     /// A device.
-    pub fn device(&self, key: AgreementKey) -> Option<&PlacedDevice> {
-        self.devices.placed.get(&key)
+    pub fn device(&self, id: DeviceId) -> Option<&PlacedDevice> {
+        self.devices.placed.get(&id)
+    }
+
+    /// Those with a key; of one owner there is at most one.
+    pub fn devices_with(&self, key: AgreementKey) -> impl Iterator<Item = &PlacedDevice> {
+        let ids = self.devices.by_key.get(&key).into_iter().flatten();
+        ids.filter_map(|id| self.devices.placed.get(id))
+    }
+
+    /// Something else changed on which devices depend: what is revoked, or whose
+    /// word counts.
+    pub fn doubt_devices(&mut self) {
+        self.devices.touch();
+    }
+
+    /// The lists in a bucket.
+    pub fn lists_in(&self, index: u8) -> Vec<message::Listed> {
+        let lists = self.devices.lists.iter().filter(|(node, _)| bucket_of(**node) == index);
+        let listed = lists.map(|(node, listed)| message::Listed {
+            node: *node,
+            sequence: listed.list.sequence,
+            digest: listed.digest,
+        });
+        listed.collect()
     }
 
     /// Those that a node serves.
     pub fn served_by(&self, node: NodeId) -> impl Iterator<Item = &PlacedDevice> {
         let served = self.devices.served.get(&node).into_iter().flatten();
-        served.filter_map(|key| self.devices.placed.get(key))
+        served.filter_map(|id| self.devices.placed.get(id))
     }
 
     /// Whose an IPv4 address is, among the devices.
-    pub fn device_at(&self, address: Ipv4Addr) -> Option<AgreementKey> {
+    pub fn device_at(&self, address: Ipv4Addr) -> Option<DeviceId> {
         self.devices.addresses.get(&address).copied()
     }
 
     /// Whose a name is, among the devices.
-    pub fn device_named(&self, name: &NodeName) -> Option<AgreementKey> {
+    pub fn device_named(&self, name: &NodeName) -> Option<DeviceId> {
         self.devices.names.get(name).copied()
     }
 }

@@ -225,6 +225,13 @@ impl Membership {
         }
         let key = node.key().agreement().ok_or(Refused::Invalid("the node's key is weak"))?;
         let member = Member { record, certificate, introductions, key, digest };
+        let same = |known: &Member| {
+            (known.record.ipv4, &known.record.name, &known.introductions)
+                == (member.record.ipv4, &member.record.name, &member.introductions)
+        };
+        if !self.members.get(&node).is_some_and(same) {
+            self.devices.touch();
+        }
         self.affected.extend(self.claims.update(node, self.members.get(&node), Some(&member)));
         if let Some(pin) = trust.pin(node) {
             self.affected.extend(self.claims.claimants(pin.ipv4, pin.name.as_ref()));
@@ -369,6 +376,7 @@ impl Membership {
     /// A pin changed whose this address and this name are.
     pub fn affect_claimants(&mut self, ipv4: Option<Ipv4Addr>, name: Option<&NodeName>) {
         self.affected.extend(self.claims.claimants(ipv4, name));
+        self.devices.touch();
     }
 
     /// The nodes whose address or name may have changed since this was asked
@@ -444,17 +452,11 @@ impl Membership {
         self.buckets.digests(&self.members, &self.devices)
     }
 
-    /// Every member in a bucket, with the digest of its record and list.
+    /// Node and record digest of every member in a bucket.
     pub fn bucket(&self, index: u8) -> Vec<(NodeId, Digest)> {
         self.iter()
             .filter(|(node, _)| buckets::bucket_of(*node) == index)
-            .map(|(node, member)| {
-                let parts = [&member.digest.0[..], self.devices.digest(node)];
-                match parts {
-                    [_, []] => (node, member.digest),
-                    _ => (node, Digest::of_parts("epsilon/1 record and devices", &parts)),
-                }
-            })
+            .map(|(node, member)| (node, member.digest))
             .collect()
     }
 }

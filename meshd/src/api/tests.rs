@@ -83,6 +83,8 @@ async fn every_path_reaches_its_call_and_carries_the_schema_tag() {
     let ping = json!({"peer": "n2"}).to_string();
     let invite = json!({"invite": "ab"}).to_string();
     let admin = json!({"admin": "n2"}).to_string();
+    let device = json!({"name": "phone", "fallbacks": ["n2"]}).to_string();
+    let removal = json!({"device": "phone"}).to_string();
     let cases = [
         ("GET", paths::VERSION, "", "version"),
         ("GET", paths::NETWORKS, "", "networks"),
@@ -98,6 +100,9 @@ async fn every_path_reaches_its_call_and_carries_the_schema_tag() {
         ("POST", paths::NODE_REVOKE, &node, "informed"),
         ("POST", paths::NODE_RENAME, &rename, "previous"),
         ("POST", paths::NODE_REPLACE, &replace, "old"),
+        ("GET", paths::DEVICES, "", "devices"),
+        ("POST", paths::DEVICE_ADD, &device, "configs"),
+        ("POST", paths::DEVICE_REMOVE, &removal, "given_name"),
         ("GET", paths::TOKENS, "", "invites"),
         ("POST", paths::TOKEN_CREATE, "{}", "token"),
         ("POST", paths::TOKEN_REVOKE, &invite, "members"),
@@ -394,6 +399,7 @@ fn reply_to(call: &Call) -> Reply {
         own: false,
     };
     let device = Device {
+        id: "device1".into(),
         given_name: "phone".into(),
         name: None,
         key: "key".into(),
@@ -452,6 +458,7 @@ fn reply_to(call: &Call) -> Reply {
         Call::Dataplane { .. } => Reply::Dataplane(Dataplane {
             network,
             interface: "eps0".into(),
+            threads: 1,
             interface_offload: true,
             udp_segmentation: true,
             network_in: Batches::default(),
@@ -509,7 +516,7 @@ fn reply_to(call: &Call) -> Reply {
         Call::DeviceRemove { .. } => Reply::DeviceRemove(DeviceRemoved {
             network,
             given_name: "phone".into(),
-            key: "key".into(),
+            id: "device1".into(),
             revoked: false,
         }),
         Call::Tokens { .. } => Reply::Tokens(TokenList { network, invites: vec![invite] }),

@@ -11,7 +11,7 @@ use epsilon_proto::api::{
 };
 use epsilon_proto::clock::{Instant, Timestamp};
 use epsilon_proto::device::WgQuick;
-use epsilon_proto::id::NodeId;
+use epsilon_proto::id::{DeviceId, NodeId};
 use epsilon_proto::key::AgreementKey;
 use epsilon_proto::name::NodeName;
 use epsilon_proto::record::EndpointSource;
@@ -38,6 +38,12 @@ impl Asked {
             request.public_key.as_deref().map(str::parse).transpose().map_err(usage)?;
         let endpoint: Option<HostPort> =
             request.endpoint.as_deref().map(str::parse).transpose().map_err(usage)?;
+        if let Some(inside) = endpoint.as_ref().and_then(HostPort::address)
+            && is_inside(inside.ip(), snapshot)
+        {
+            return Err(usage(format!("{inside} is inside the mesh, where the device is not yet"))
+                .hint("say an address or a name under which the node is reached from outside"));
+        }
         let mut servers = vec![snapshot.view.own];
         for text in &request.fallbacks {
             let node = select::member(snapshot, text)?.node;
@@ -61,10 +67,11 @@ impl Asked {
             }
         };
         let snapshot = self.snapshot().await?;
-        let view = snapshot.view.devices.iter().find(|view| view.key == new.device.key);
+        let id = DeviceId::of(snapshot.view.own, new.device.key);
+        let view = snapshot.view.devices.iter().find(|view| view.id == id);
         let view = view.ok_or_else(|| {
             Problem::new(ProblemKind::Error, "the device is not in force")
-                .hint("another node added one with the same key; see: epsilon device list")
+                .hint("a member joined that has its key; remove it and add it with another")
         })?;
         let configs = servers
             .iter()
@@ -94,7 +101,7 @@ impl Asked {
             title: format!("{} in {}, by {by}", new.device.name, self.name),
             private_key: new.secret.as_deref(),
             ipv4: new.device.ipv4,
-            ipv6: range6.device(new.device.key),
+            ipv6: range6.device(DeviceId::of(snapshot.view.own, new.device.key)),
             server: key,
             endpoint,
             range: snapshot.view.network.range,
@@ -114,11 +121,11 @@ impl Asked {
         request: DeviceRemoveRequest,
     ) -> Result<DeviceRemoved, Problem> {
         let view = select::device(snapshot, &request.device)?;
-        self.operate(Operation::RemoveDevice(view.key)).await?;
+        self.operate(Operation::RemoveDevice(view.id)).await?;
         Ok(DeviceRemoved {
             network: self.name.to_string(),
             given_name: view.given.to_string(),
-            key: view.key.to_string(),
+            id: view.id.to_string(),
             revoked: view.owner != snapshot.view.own,
         })
     }
@@ -168,6 +175,13 @@ fn likeliest(member: &MemberView) -> Option<SocketAddr> {
     endpoints.min_by_key(|one| rank(one.source, one.address)).map(|one| one.address)
 }
 
+fn is_inside(address: IpAddr, snapshot: &Snapshot) -> bool {
+    match address {
+        IpAddr::V4(ip) => snapshot.view.network.range.contains(ip),
+        IpAddr::V6(ip) => Ipv6Range::of(snapshot.view.id).contains(ip),
+    }
+}
+
 /// Whether an address is the same for everybody (RFC 1918, 3927, 4193, 6598).
 fn is_public(address: IpAddr) -> bool {
     match address {
@@ -193,6 +207,7 @@ fn device(view: &DeviceView, snapshot: &Snapshot) -> Device {
     let stats = snapshot.stats.shard.peers.iter();
     let stats = stats.filter(|_| served_here).find(|stats| stats.id == PeerId::Device(view.key));
     Device {
+        id: view.id.to_string(),
         given_name: view.given.to_string(),
         name: view.name.as_ref().map(ToString::to_string),
         key: view.key.to_string(),

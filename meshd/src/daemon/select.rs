@@ -66,7 +66,7 @@ pub(super) fn member<'a>(snapshot: &'a Snapshot, text: &str) -> Result<&'a Membe
 }
 
 /// A device by its name, with or without the domain, its mesh address, or the
-/// beginning of its key.
+/// beginning of its id.
 pub(super) fn device<'a>(snapshot: &'a Snapshot, text: &str) -> Result<&'a DeviceView, Problem> {
     let devices = &snapshot.view.devices;
     let name = without_domain(snapshot, text);
@@ -85,7 +85,7 @@ pub(super) fn device<'a>(snapshot: &'a Snapshot, text: &str) -> Result<&'a Devic
     if let Some(found) = found {
         return Ok(found);
     }
-    by_id(devices.iter(), |device| device.key.to_string(), text, "device")?
+    by_id(devices.iter(), |device| device.id.to_string(), text, "device")?
         .ok_or_else(|| unknown("device", text, "list the devices with: epsilon device list"))
 }
 

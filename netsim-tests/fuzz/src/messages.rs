@@ -3,7 +3,7 @@
 use epsilon_proto::id::{BootId, Digest};
 use epsilon_proto::message::{
     Bans, Bucket, Change, Claims, Comparison, Credentials, Delivery, Difference, DigestList, Hello,
-    Introduced, Inventory, Newest, Refusal, Request, Response, SealedGate, Summary, Taken, Verdict,
+    Introduced, Inventory, Listed, Newest, Refusal, Request, Response, SealedGate, Summary, Taken, Verdict,
     Welcome,
 };
 use epsilon_proto::trust::NetworkDocument;
@@ -94,7 +94,11 @@ pub(crate) fn inventory() -> Inventory {
     let node = sample::key(3).node();
     Inventory {
         documents: Some(DigestList { digests: vec![Digest([1; 32]), Digest([2; 32])] }),
-        buckets: vec![Bucket { index: 5, records: vec![(node, Digest([3; 32]))] }],
+        buckets: vec![Bucket {
+            index: 5,
+            records: vec![(node, Digest([3; 32]))],
+            devices: vec![Listed { node, sequence: 2, digest: Digest([4; 32]) }],
+        }],
     }
 }
 
@@ -103,6 +107,7 @@ pub(crate) fn difference() -> Difference {
         delivery: Delivery { documents: sample::documents().split_off(9), ..Delivery::default() },
         wanted_documents: vec![Digest([1; 32])],
         wanted_records: vec![sample::key(3).node()],
+        wanted_devices: vec![sample::key(3).node()],
         more: true,
     }
 }

@@ -6,7 +6,7 @@ use epsilon_proto::address::DEFAULT_RANGE;
 use epsilon_proto::clock::{HybridTime, Timestamp};
 use epsilon_proto::device::{Device, DeviceList, Serving};
 use epsilon_proto::document::{Document, Signed};
-use epsilon_proto::id::{BootId, Digest, NetworkId};
+use epsilon_proto::id::{BootId, DeviceId, Digest, NetworkId};
 use epsilon_proto::key::{AgreementKey, SecretKey, Strict};
 use epsilon_proto::record::{Endpoint, EndpointSource, Label, NodeRecord};
 use epsilon_proto::sealed::{Purpose, SealedBox};
@@ -177,7 +177,7 @@ pub(crate) fn devices() -> DeviceList {
     };
     let mut devices = vec![device(0, "phone"), device(1, "n3")];
     devices.sort_by_key(|device| device.key);
-    let serving = vec![Serving { device: keys[0], turn: 3 }];
+    let serving = vec![Serving { device: DeviceId::of(key(1).node(), keys[0]), turn: 3 }];
     DeviceList { sequence: 5, devices, serving }
 }
 
@@ -200,7 +200,7 @@ pub(crate) fn documents() -> Vec<NetworkDocument> {
         revoke(Revoked::Node(key(3).node()), admin),
         revoke(Revoked::Invite(invite().key), admin),
         revoke(Revoked::InviteAndMembers(invite().key), admin),
-        revoke(Revoked::Device(AgreementKey([5; 32])), admin),
+        revoke(Revoked::Device(DeviceId([5; 32])), admin),
         revoke(Revoked::Admin(key(2).public()), root),
     ]
 }

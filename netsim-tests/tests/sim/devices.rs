@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use epsilon_mesh::control::{Operation, OperationError, Outcome};
 use epsilon_netsim_tests::sim::{Death, Options, World, cases};
-use epsilon_proto::id::NodeId;
+use epsilon_proto::id::{DeviceId, NodeId};
 use epsilon_proto::key::AgreementKey;
 
 use super::{MINUTE, SECOND, fleet, here, with_fleet};
@@ -78,7 +78,9 @@ fn all_agree_on_devices_and_lose_none_that_was_acknowledged() {
                         continue;
                     };
                     let by = if world.is_up(owner) { owner } else { 0 };
-                    match world.perform(by, Operation::RemoveDevice(key)) {
+                    match world
+                        .perform(by, Operation::RemoveDevice(DeviceId::of(world.node(owner), key)))
+                    {
                         Ok(Outcome::Done) => drop(devices.remove(&key)),
                         Err(OperationError::UnknownDevice(_)) => {}
                         other => panic!("{other:?}"),
@@ -149,6 +151,33 @@ fn a_device_is_served_where_it_called_last_whatever_the_clocks_say() {
 }
 
 #[test]
+fn a_list_that_is_too_long_for_gossip_reaches_everybody_without_a_storm() {
+    const DEVICES: usize = 700;
+    with_fleet(here!(), 2, 16, |case, mut world, _| {
+        for number in 0..DEVICES {
+            let name = format!("sensor-{number}").parse().unwrap();
+            let add = Operation::AddDevice { name, key: None, fallbacks: Vec::new() };
+            world.perform(3, add).unwrap();
+        }
+        world.settle(MINUTE * 3);
+        assert_eq!(world.view(9).devices.len(), DEVICES);
+        let sent = |world: &World| -> u64 {
+            (0..case.nodes).map(|machine| world.traffic(machine).bytes).sum()
+        };
+        let before = sent(&world);
+        let name = "one-more".parse().unwrap();
+        let add = Operation::AddDevice { name, key: None, fallbacks: Vec::new() };
+        world.perform(3, add).unwrap();
+        let took = world.settle(MINUTE * 2);
+        let lists = (sent(&world) - before) / (50 * DEVICES as u64);
+        println!("{took:?}, as much as {lists} lists");
+        assert_eq!(world.view(9).devices.len(), DEVICES + 1);
+        // Once to each, and some that are on their way twice.
+        assert!(lists < 4 * case.nodes as u64, "{lists} lists were sent");
+    });
+}
+
+#[test]
 fn what_two_halves_gave_away_twice_is_one_devices_in_the_end() {
     cases(here!(), 10, 6, |case| {
         let (mut world, _) = fleet(Options::new(case.seed, case.nodes).lan(3));
@@ -167,13 +196,19 @@ fn what_two_halves_gave_away_twice_is_one_devices_in_the_end() {
         let named: Vec<_> = view.devices.iter().filter(|device| device.name.is_some()).collect();
         assert_eq!((view.devices.len(), named.len()), (2, 1));
         let loser = made.iter().find(|(_, key)| *key != named[0].key).unwrap();
+        let displaced_id = DeviceId::of(world.node(loser.0), loser.1);
         let displaced = world.happened(loser.0).iter().filter(|(_, event)| {
-            matches!(event, epsilon_mesh::event::Event::DeviceDisplaced(key, _) if *key == loser.1)
+            matches!(event, epsilon_mesh::event::Event::DeviceDisplaced(id, _) if *id == displaced_id)
         });
         assert_eq!(displaced.count(), 1);
         // It is called so again once the other is gone.
         let winner = made.iter().find(|(_, key)| *key == named[0].key).unwrap();
-        world.perform(winner.0, Operation::RemoveDevice(winner.1)).unwrap();
+        world
+            .perform(
+                winner.0,
+                Operation::RemoveDevice(DeviceId::of(world.node(winner.0), winner.1)),
+            )
+            .unwrap();
         world.settle(MINUTE);
         assert!(world.view(5).devices[0].name.is_some());
     });

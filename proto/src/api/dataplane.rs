@@ -9,6 +9,8 @@ pub struct Dataplane {
     /// The mesh interface.
     #[schema(example = "eps0")]
     pub interface: String,
+    /// How many threads carry packets.
+    pub threads: u32,
     /// Whether the interface hands over and takes packets that stand for many.
     pub interface_offload: bool,
     /// Whether the kernel cuts UDP messages into datagrams.

@@ -8,6 +8,8 @@ use super::{NodeRef, Secret, Time};
 /// A device: a member that has WireGuard, but not the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Device {
+    /// The device id.
+    pub id: String,
     /// The name that its owner gave it.
     pub given_name: String,
     /// The name that it has: absent if another has it.
@@ -106,7 +108,7 @@ pub struct DeviceAdded {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceRemoveRequest {
-    /// Its name, mesh address or key, or a beginning of the key that fits no
+    /// Its name, mesh address or id, or a beginning of the id that fits no
     /// other.
     pub device: String,
 }
@@ -118,8 +120,8 @@ pub struct DeviceRemoved {
     pub network: String,
     /// The name that its owner gave it.
     pub given_name: String,
-    /// Its WireGuard key, in base64.
-    pub key: String,
+    /// The device id.
+    pub id: String,
     /// Whether an admin revoked it: then the key can never be added again.
     pub revoked: bool,
 }

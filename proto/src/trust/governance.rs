@@ -6,8 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::{GenesisBlock, Invite, MemberCertificate};
 use crate::clock::{HybridTime, Timestamp};
 use crate::document::{Document, Signed};
-use crate::id::{Digest, NodeId, PublicKey};
-use crate::key::AgreementKey;
+use crate::id::{DeviceId, Digest, NodeId, PublicKey};
 use crate::name::NodeName;
 use crate::sealed::SealedBox;
 use crate::wire::{self, WireError, wire_enum, wire_struct};
@@ -59,8 +58,8 @@ pub enum Revoked {
     InviteAndMembers(PublicKey),
     /// An admin's key: it decides nothing any more. Root-signed.
     Admin(PublicKey),
-    /// A device, whoever owns it.
-    Device(AgreementKey),
+    /// A device.
+    Device(DeviceId),
 }
 wire_enum!(Revoked { 0 => Node, 1 => Invite, 2 => InviteAndMembers, 3 => Admin, 4 => Device });
 

@@ -19,11 +19,11 @@ use crate::clock::{HybridTime, Timestamp};
 use crate::device::{Device, DeviceList, Serving};
 use crate::document::{Document, Signed};
 use crate::gate::GateSecret;
-use crate::id::{BootId, Digest, NetworkId, NodeId, PublicKey};
+use crate::id::{BootId, DeviceId, Digest, NetworkId, NodeId, PublicKey};
 use crate::key::{AgreementKey, SecretKey};
 use crate::message::{
     Bans, Bucket, Change, Claims, Comparison, Credentials, Delivery, Difference, DigestList, Hello,
-    Introduced, Inventory, Refusal, Request, Response, SealedGate, Summary, Taken, Verdict,
+    Introduced, Inventory, Listed, Refusal, Request, Response, SealedGate, Summary, Taken, Verdict,
     Welcome,
 };
 use crate::name::{Domain, LabelKey, LabelValue, NetworkName, NodeName, Site, Tag};
@@ -351,7 +351,7 @@ fn revocation() -> impl Strategy<Value = Revocation> {
         public_key().prop_map(Revoked::Invite),
         public_key().prop_map(Revoked::InviteAndMembers),
         public_key().prop_map(Revoked::Admin),
-        agreement_key().prop_map(Revoked::Device),
+        any::<[u8; 32]>().prop_map(|id| Revoked::Device(DeviceId(id))),
     ];
     (revoked, time(), prop::option::of(public_key()))
         .prop_map(|(revoked, issued, came_by)| Revocation { revoked, issued, came_by })
@@ -505,10 +505,6 @@ fn verdict() -> impl Strategy<Value = Verdict> {
     ]
 }
 
-fn agreement_key() -> impl Strategy<Value = AgreementKey> {
-    any::<[u8; 32]>().prop_map(AgreementKey)
-}
-
 fn device_list() -> impl Strategy<Value = DeviceList> {
     let rest = (any::<std::net::Ipv4Addr>(), vec(node(), 0..=3), time());
     let devices = prop::collection::btree_map(any::<[u8; 32]>(), (node_name(), rest), 0..3);
@@ -525,7 +521,7 @@ fn device_list() -> impl Strategy<Value = DeviceList> {
                 .collect(),
             serving: serving
                 .into_iter()
-                .map(|(device, turn)| Serving { device: AgreementKey(device), turn })
+                .map(|(device, turn)| Serving { device: DeviceId(device), turn })
                 .collect(),
         })
         .prop_filter("two with one name", |list| decode::<DeviceList>(&encode(list)).is_ok())
@@ -550,8 +546,13 @@ fn delivery() -> impl Strategy<Value = Delivery> {
 
 fn inventory() -> impl Strategy<Value = Inventory> {
     let documents = of(vec(digest(), 0..4).prop_map(|digests| DigestList { digests }));
-    let bucket = (any::<u8>(), vec((node(), digest()), 0..4))
-        .prop_map(|(index, records)| Bucket { index, records });
+    let listed = (node(), any::<u64>(), digest()).prop_map(|(node, sequence, digest)| Listed {
+        node,
+        sequence,
+        digest,
+    });
+    let bucket = (any::<u8>(), vec((node(), digest()), 0..4), vec(listed, 0..3))
+        .prop_map(|(index, records, devices)| Bucket { index, records, devices });
     (documents, vec(bucket, 0..4)).prop_map(|(documents, buckets)| Inventory { documents, buckets })
 }
 
@@ -568,13 +569,21 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 fn response() -> impl Strategy<Value = Response> {
-    let difference = (delivery(), vec(digest(), 0..3), vec(node(), 0..3), any::<bool>());
+    let wanted = (vec(digest(), 0..3), vec(node(), 0..3), vec(node(), 0..3));
+    let difference = (delivery(), wanted, any::<bool>());
     prop_oneof![
         (any::<bool>(), vec(digest(), 0..4)).prop_map(|(documents, buckets)| {
             Response::Compared(Comparison { documents, buckets })
         }),
-        difference.prop_map(|(delivery, wanted_documents, wanted_records, more)| {
-            Response::Difference(Difference { delivery, wanted_documents, wanted_records, more })
+        difference.prop_map(|(delivery, wanted, more)| {
+            let (wanted_documents, wanted_records, wanted_devices) = wanted;
+            Response::Difference(Difference {
+                delivery,
+                wanted_documents,
+                wanted_records,
+                wanted_devices,
+                more,
+            })
         }),
         (of(signed(introduction())), any::<bool>(), any::<bool>()).prop_map(
             |(introduction, ipv4_taken, name_taken)| {

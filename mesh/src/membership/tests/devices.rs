@@ -1,6 +1,7 @@
 //! Devices in the view of a fleet.
 
 use epsilon_proto::device::{Device, DeviceList, Serving};
+use epsilon_proto::id::DeviceId;
 use epsilon_proto::key::AgreementKey;
 
 use super::*;
@@ -23,9 +24,14 @@ fn device(number: u8, name: &str, last: u8) -> Device {
     }
 }
 
+fn id(owner: u8, number: u8) -> DeviceId {
+    DeviceId::of(node(owner), device_key(number))
+}
+
+/// Turns are at devices of the senior.
 fn list_of(sequence: u64, mut devices: Vec<Device>, turns: &[(u8, u64)]) -> DeviceList {
     devices.sort_by_key(|device| device.key);
-    let serving = turns.iter().map(|(number, turn)| (device_key(*number), *turn));
+    let serving = turns.iter().map(|(number, turn)| (id(SENIOR, *number), *turn));
     let mut serving: Vec<_> = serving.map(|(device, turn)| Serving { device, turn }).collect();
     serving.sort_by_key(|serving| serving.device);
     DeviceList { sequence, devices, serving }
@@ -47,12 +53,12 @@ impl View {
     }
 
     fn device(&self, number: u8) -> Option<&PlacedDevice> {
-        self.members.device(device_key(number))
+        self.members.device(id(SENIOR, number))
     }
 
     /// Name and last part of the address of a device.
-    fn has(&self, number: u8) -> (Option<String>, Option<u8>) {
-        let placed = self.device(number).unwrap();
+    fn has(&self, owner: u8, number: u8) -> (Option<String>, Option<u8>) {
+        let placed = self.members.device(id(owner, number)).unwrap();
         let name = placed.name.as_ref().map(ToString::to_string);
         (name, placed.ipv4.map(|address| address.octets()[3]))
     }
@@ -74,12 +80,12 @@ fn the_newest_list_of_a_member_counts_and_nobody_elses() {
     assert_eq!(view.list(9, &first), Err(Refused::Missing("record")));
     assert_eq!(view.list(SENIOR, &first), Ok(Merged::New));
     assert_eq!(view.list(SENIOR, &first), Ok(Merged::Known));
-    assert_eq!(view.has(1), called("phone", 9));
+    assert_eq!(view.has(SENIOR, 1), called("phone", 9));
     assert_eq!(view.list(SENIOR, &second), Ok(Merged::New));
     assert_eq!(view.list(SENIOR, &first), Ok(Merged::Stale));
     assert!(view.device(1).is_none());
-    assert_eq!(view.members.device_at(address(8)), Some(device_key(2)));
-    assert_eq!(view.members.device_named(&named("tablet")), Some(device_key(2)));
+    assert_eq!(view.members.device_at(address(8)), Some(id(SENIOR, 2)));
+    assert_eq!(view.members.device_named(&named("tablet")), Some(id(SENIOR, 2)));
     assert_eq!(view.members.device_at(address(9)), None);
     view.revoke(Revoked::Node(node(SENIOR)));
     view.members.remove(node(SENIOR));
@@ -107,11 +113,11 @@ fn a_node_has_what_it_and_a_device_claim_and_a_device_has_it_after() {
     let rival = NodeRecord { name: Some(named("phone")), ..claiming(8, 9, &[]) };
     view.take(&rival).unwrap();
     view.members.place_devices(&view.trust);
-    assert_eq!(view.has(1), (None, None));
+    assert_eq!(view.has(JUNIOR, 1), (None, None));
     assert_eq!((view.ipv4(8), view.name(8).as_deref()), (Some(address(9)), Some("phone")));
     view.members.remove(node(8));
     view.members.place_devices(&view.trust);
-    assert_eq!(view.has(1), called("phone", 9));
+    assert_eq!(view.has(JUNIOR, 1), called("phone", 9));
 }
 
 #[test]
@@ -119,18 +125,31 @@ fn of_two_devices_the_one_of_the_owner_counts_who_was_met_first() {
     for order in [[SENIOR, JUNIOR], [JUNIOR, SENIOR]] {
         let mut view = View::of_owners();
         for owner in order {
-            // One and the same key, and another with the same name and address.
-            let own = device(owner, "phone", 9);
-            let shared = device(1, &format!("shared-{owner}"), 20 + owner);
-            view.list(owner, &list_of(1, vec![own, shared], &[])).unwrap();
+            view.list(owner, &list_of(1, vec![device(owner, "phone", 9)], &[])).unwrap();
         }
-        assert_eq!(view.has(SENIOR), called("phone", 9));
-        assert_eq!(view.has(JUNIOR), (None, None));
-        assert_eq!(view.has(1), called("shared-3", 23));
+        assert_eq!(view.has(SENIOR, SENIOR), called("phone", 9));
+        assert_eq!(view.has(JUNIOR, JUNIOR), (None, None));
         view.list(SENIOR, &list_of(2, Vec::new(), &[])).unwrap();
-        assert_eq!(view.has(JUNIOR), called("phone", 9));
-        assert_eq!(view.has(1), called("shared-4", 24));
+        assert_eq!(view.has(JUNIOR, JUNIOR), called("phone", 9));
     }
+}
+
+#[test]
+fn who_lists_the_key_of_anothers_device_takes_nothing_from_it() {
+    let mut view = View::of_owners();
+    view.list(JUNIOR, &list_of(1, vec![device(1, "phone", 9)], &[])).unwrap();
+    let before = view.members.device(id(JUNIOR, 1)).cloned();
+    view.list(SENIOR, &list_of(1, vec![device(1, "mine", 8)], &[])).unwrap();
+    assert_eq!(view.members.device(id(JUNIOR, 1)).cloned(), before);
+    assert_eq!(view.members.devices_with(device_key(1)).count(), 2);
+    let range = epsilon_proto::address::Ipv6Range::of(root().network());
+    assert_ne!(range.device(id(SENIOR, 1)), range.device(id(JUNIOR, 1)));
+    // To revoke the one leaves the other.
+    view.revoke(Revoked::Device(id(SENIOR, 1)));
+    view.members.doubt_devices();
+    view.members.place_devices(&view.trust);
+    assert_eq!(view.members.devices_with(device_key(1)).count(), 1);
+    assert_eq!(view.members.device(id(JUNIOR, 1)).cloned(), before);
 }
 
 #[test]
@@ -142,7 +161,7 @@ fn a_strangers_word_makes_no_owner_senior() {
     for owner in [JUNIOR, SENIOR] {
         view.list(owner, &list_of(1, vec![device(owner, "phone", 9)], &[])).unwrap();
     }
-    assert_eq!(view.has(SENIOR), called("phone", 9));
+    assert_eq!(view.has(SENIOR, SENIOR), called("phone", 9));
 }
 
 #[test]
@@ -179,13 +198,16 @@ fn what_is_revoked_a_members_or_weak_is_no_device() {
     let mut view = View::of_owners();
     let stolen = Device { key: key(JUNIOR).public().agreement().unwrap(), ..device(1, "me", 7) };
     let weak = Device { key: AgreementKey([0; 32]), ..device(1, "weak", 6) };
-    let devices = vec![device(1, "phone", 9), device(2, "tablet", 8), stolen, weak];
+    let refused = view.list(SENIOR, &list_of(1, vec![weak], &[]));
+    assert!(matches!(refused, Err(Refused::Invalid(_))));
+    let devices = vec![device(1, "phone", 9), device(2, "tablet", 8), stolen];
     view.list(SENIOR, &list_of(1, devices, &[])).unwrap();
     assert_eq!(view.members.devices().count(), 2);
-    view.revoke(Revoked::Device(device_key(1)));
+    view.revoke(Revoked::Device(id(SENIOR, 1)));
+    view.members.doubt_devices();
     let changes = view.members.place_devices(&view.trust);
     assert_eq!(changes.len(), 1);
-    assert!(changes[0].key == device_key(1) && changes[0].now.is_none());
+    assert!(changes[0].id == id(SENIOR, 1) && changes[0].now.is_none());
     assert!(view.members.place_devices(&view.trust).is_empty());
     assert_eq!(view.members.devices().count(), 1);
 }
@@ -194,11 +216,15 @@ fn what_is_revoked_a_members_or_weak_is_no_device() {
 fn digests_follow_the_lists() {
     let mut view = View::of_owners();
     let (before, bucket) = (view.members.digest(), node(SENIOR).0[0] % BUCKETS);
-    let listed = view.members.bucket(bucket);
+    assert!(view.members.lists_in(bucket).is_empty());
     view.list(SENIOR, &list_of(1, vec![device(1, "phone", 9)], &[])).unwrap();
     let with_list = view.members.digest();
     assert_ne!(with_list, before);
-    assert_ne!(view.members.bucket(bucket), listed);
+    let listed = view.members.lists_in(bucket);
+    assert_eq!(
+        listed.iter().map(|one| (one.node, one.sequence)).collect::<Vec<_>>(),
+        [(node(SENIOR), 1)]
+    );
     view.list(SENIOR, &list_of(2, Vec::new(), &[])).unwrap();
     assert_ne!(view.members.digest(), with_list);
 }
@@ -238,7 +264,7 @@ proptest! {
             (view.members.digest(), placed)
         };
         let expected = place(&(0..12).collect::<Vec<_>>());
-        prop_assert_eq!(expected.1.len(), 3);
+        prop_assert_eq!(expected.1.len(), 4);
         prop_assert_eq!(place(&order), expected);
     }
 }
