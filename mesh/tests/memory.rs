@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cap::Cap;
 use epsilon_mesh::shard::{
-    AdmitAll, Command, Config, Output, Path, Prefix, Shard, Target, WireGuard,
+    AdmitAll, Command, Config, Lane, Output, Path, Prefix, Shard, Target, WireGuard,
 };
 use epsilon_proto::clock::Instant;
 use epsilon_proto::key::SecretKey;
@@ -51,7 +51,8 @@ fn shard(number: u32) -> Shard {
         true
     });
     let wireguard = WireGuard::new(&key(number), entropy, Duration::from_hours(500_000));
-    let mut shard = Shard::new(Config { wireguard, filter: Box::new(AdmitAll), seed: 3 });
+    let mut shard =
+        Shard::new(Config { lane: Lane::ONLY, wireguard, filter: Box::new(AdmitAll), seed: 3 });
     let addresses = vec![Prefix::host(inner(number))];
     command(&mut shard, Command::SetOwn { addresses, reserved: Vec::new() });
     shard

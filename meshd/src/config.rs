@@ -26,6 +26,30 @@ pub struct Config {
     pub log: Log,
     /// Finding members on local networks.
     pub discovery: Discovery,
+    /// Carrying packets.
+    pub data: Data,
+}
+
+/// Carrying packets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Data {
+    /// How many threads carry the packets of a network; 0 for one for every two
+    /// cores, up to eight. At most 16.
+    pub threads: u8,
+}
+
+impl Data {
+    /// The number of threads on this machine.
+    pub fn lanes(&self) -> u8 {
+        match self.threads {
+            0 => {
+                let cores = std::thread::available_parallelism();
+                crate::data::lanes_for(cores.map_or(1, usize::from))
+            }
+            threads => threads.min(epsilon_mesh::shard::Lane::MOST),
+        }
+    }
 }
 
 /// What is logged and how.
@@ -65,6 +89,7 @@ impl Default for Config {
             port: epsilon_proto::address::DEFAULT_PORT,
             log: Log::default(),
             discovery: Discovery::default(),
+            data: Data::default(),
         }
     }
 }
@@ -143,6 +168,7 @@ impl Config {
             ("log.level", self.log.level != other.log.level),
             ("log.format", self.log.format != other.log.format),
             ("discovery.multicast", self.discovery != other.discovery),
+            ("data.threads", self.data != other.data),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))
@@ -197,6 +223,14 @@ mod tests {
         assert!(Config::parse(b"port = 70000").is_err());
         assert!(Config::parse(b"[log]\nlevel = \"=,=\"").is_err());
         assert!(Config::parse(b"\xff").is_err());
+    }
+
+    #[test]
+    fn threads_are_as_many_as_told_within_bounds_or_follow_the_cores() {
+        let lanes = |text: &str| Config::parse(text.as_bytes()).unwrap().data.lanes();
+        assert_eq!([lanes("[data]\nthreads = 3"), lanes("[data]\nthreads = 200")], [3, 16]);
+        let cores = std::thread::available_parallelism().unwrap().get();
+        assert_eq!(lanes(""), crate::data::lanes_for(cores));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::ops::Range;
 use epsilon_proto::datagram::HEADROOM;
 
 use super::command::Path;
+use super::lane::{Lane, Passed};
 
 /// Bytes free in front of every packet for the host, for the header with
 /// which the kernel takes coalesced packets (virtio, 10 bytes).
@@ -49,20 +50,35 @@ pub type SendBatch = Batch<Target>;
 /// Packets for the host's network stack.
 pub type HostBatch = Batch<()>;
 
+/// What is passed on to other lanes.
+pub type PassedBatch = Batch<Passed>;
+
 /// What a shard writes to: lent for one call, emptied by the thread.
 pub struct Output {
     /// Datagrams for the network.
     pub network: SendBatch,
     /// Packets for the host.
     pub host: HostBatch,
+    /// What is passed on to other lanes.
+    pub passed: PassedBatch,
 }
 
 impl Output {
+    /// For a node with one lane.
+    pub fn new() -> Self {
+        Self::of(Lane::ONLY)
+    }
+
     /// Room for some of the largest and several hundred usual datagrams each
     /// way.
-    pub fn new() -> Self {
+    pub fn of(lane: Lane) -> Self {
         let capacity = 12 * (MAX_DATAGRAM + HEADROOM);
-        Self { network: Batch::new(capacity, HEADROOM), host: Batch::new(capacity, HOST_HEADROOM) }
+        let passed = if lane.count() > 1 { capacity } else { 0 };
+        Self {
+            network: Batch::new(capacity, HEADROOM),
+            host: Batch::new(capacity, HOST_HEADROOM),
+            passed: Batch::new(passed, 0),
+        }
     }
 
     /// Whether one more input of any kind may be handed to the shard before
@@ -72,12 +88,15 @@ impl Output {
         // gives an answer and what waited for a session, or what a packet stood
         // for that was split: little more than that, unless its segments are
         // tiny.
-        self.host.room() >= MAX_DATAGRAM && self.network.room() >= 4 * MAX_DATAGRAM
+        let is_ready = |room: usize| room >= 4 * MAX_DATAGRAM;
+        self.host.room() >= MAX_DATAGRAM
+            && is_ready(self.network.room())
+            && (self.passed.capacity() == 0 || is_ready(self.passed.room()))
     }
 
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.network.is_empty() && self.host.is_empty()
+        self.network.is_empty() && self.host.is_empty() && self.passed.is_empty()
     }
 }
 
@@ -96,6 +115,11 @@ impl<T> Batch<T> {
             used: 0,
             segments: Vec::with_capacity(128),
         }
+    }
+
+    /// The bytes of it all.
+    fn capacity(&self) -> usize {
+        self.buffer.len()
     }
 
     /// The longest segment that still fits.

@@ -1,6 +1,7 @@
 //! The data plane: routes, WireGuard sessions, the packet path and probes.
 //!
-//! A [`Shard`] belongs to one thread and shares no memory. The thread hands
+//! A [`Shard`] belongs to one thread and shares no memory; where a node has several
+//! threads, each peer's sessions are in one of their shards (see [`Lane`]). The thread hands
 //! it packets of the host and datagrams of the network, and lends it the
 //! batches ([`Output`]) that it writes to; Control talks to it by
 //! [`Command`]s and hears from it by [`Report`]s.
@@ -35,6 +36,7 @@ mod ecn;
 mod engine;
 mod filter;
 mod inner;
+mod lane;
 pub mod offload;
 mod peer;
 mod probe;
@@ -47,10 +49,13 @@ mod wireguard;
 #[cfg(test)]
 mod tests;
 
-pub use batch::{Batch, HOST_HEADROOM, HostBatch, MAX_DATAGRAM, Output, SendBatch, Target};
+pub use batch::{
+    Batch, HOST_HEADROOM, HostBatch, MAX_DATAGRAM, Output, PassedBatch, SendBatch, Target,
+};
 pub use command::{Command, Path, PeerId, Report};
 pub use engine::{BEACONS_PER_SECOND, Config, Shard};
 pub use filter::{AdmitAll, ReceiveFilter};
+pub use lane::{Kind, Lane, Passed};
 pub use peer::SILENCE;
 pub use probe::{ProbeKey, probe_keys};
 pub use prober::PROBE_TIMEOUT;

@@ -11,10 +11,10 @@ use super::batch::{HostBatch, SendBatch, Target};
 use super::command::{Path, PeerId, Report};
 use super::ecn;
 use super::inner::without_padding;
-use super::prober::Prober;
 use super::stats::{PeerDropped, PeerStats, Traffic};
 use super::wireguard::{
-    HANDSHAKE_LENGTH, Handshake, KEEPALIVE_TIMEOUT, Opened, Tunnel, WireGuard, sealed_length,
+    HANDSHAKE_LENGTH, Handshake, Indices, KEEPALIVE_TIMEOUT, Opened, Tunnel, WireGuard,
+    sealed_length,
 };
 use crate::limit::Limit;
 
@@ -79,8 +79,6 @@ pub(super) enum Refusal {
 pub(super) struct Peer {
     pub(super) id: PeerId,
     pub(super) key: AgreementKey,
-    pub(super) prober: Prober,
-    pub(super) probe_received: Limit,
     path: Option<Path>,
     tunnel: Tunnel,
     /// When something was last sent or heard.
@@ -103,14 +101,12 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(id: PeerId, key: AgreementKey, index: u32) -> Self {
+    pub(super) fn new(id: PeerId, key: AgreementKey, indices: Indices, slot: usize) -> Self {
         Self {
             id,
             key,
-            prober: Prober::default(),
-            probe_received: Limit::new(8, Duration::from_millis(250)),
             path: None,
-            tunnel: Tunnel::new(key, index),
+            tunnel: Tunnel::new(key, indices, slot),
             used: None,
             waiting: VecDeque::new(),
             unanswered: None,
@@ -149,10 +145,10 @@ impl Peer {
     }
 
     /// The peer has another key from now on.
-    pub(super) fn set_key(&mut self, key: AgreementKey, index: u32) {
+    pub(super) fn set_key(&mut self, key: AgreementKey, indices: Indices, slot: usize) {
         self.close();
         self.key = key;
-        self.tunnel = Tunnel::new(key, index);
+        self.tunnel = Tunnel::new(key, indices, slot);
     }
 
     /// The peer's daemon was started again: it knows nothing of the session.
@@ -316,10 +312,12 @@ impl Peer {
     }
 
     /// Something came in a session from an address that is not the path.
-    fn moved(&mut self, from: SocketAddr, context: &mut Context<'_>) {
+    fn moved(&mut self, from: SocketAddr, is_outside: bool, context: &mut Context<'_>) {
         match self.id {
-            // A forged or repeated message does not get here.
-            PeerId::Device(_) => self.path = Some(Path::Direct(from)),
+            // A forged or repeated message does not get here. One that came
+            // through the mesh would lead into it again.
+            PeerId::Device(_) if is_outside => self.path = Some(Path::Direct(from)),
+            PeerId::Device(_) => {}
             PeerId::Node(node) => {
                 if self.new_source.allows(context.now) {
                     context.reports.push(Report::NewSource { node, from });
@@ -346,9 +344,9 @@ impl Peer {
         &mut self,
         (from, mark): (SocketAddr, u8),
         datagram: &[u8],
-        host: &mut HostBatch,
-        forwarded: &mut Vec<u8>,
+        (host, forwarded): (&mut HostBatch, &mut Vec<u8>),
         admit: impl FnOnce(&[u8]) -> Result<Next, Refusal>,
+        is_outside: impl FnOnce() -> bool,
         context: &mut Context<'_>,
     ) -> Option<usize> {
         let now = context.now;
@@ -380,7 +378,7 @@ impl Peer {
         };
         self.heard(context.now);
         if self.path != Some(Path::Direct(from)) {
-            self.moved(from, context);
+            self.moved(from, is_outside(), context);
         }
         if std::mem::take(&mut self.is_fresh)
             && let PeerId::Device(key) = self.id

@@ -1,5 +1,7 @@
 //! What a shard counts.
 
+use std::ops::AddAssign;
+
 use epsilon_proto::clock::Instant;
 
 use super::command::{Path, PeerId};
@@ -84,6 +86,19 @@ pub struct Dropped {
     pub unroutable: u64,
     /// Beacons beyond the rate.
     pub beacons: u64,
+    /// For another lane, which does not keep up.
+    pub passed: u64,
     /// Reports that Control did not take in time.
     pub reports: u64,
+}
+
+impl AddAssign for Dropped {
+    fn add_assign(&mut self, other: Self) {
+        self.unknown += other.unknown;
+        self.unsendable += other.unsendable;
+        self.unroutable += other.unroutable;
+        self.beacons += other.beacons;
+        self.passed += other.passed;
+        self.reports += other.reports;
+    }
 }

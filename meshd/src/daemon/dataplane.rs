@@ -16,6 +16,7 @@ pub(super) fn of(snapshot: &Snapshot, network: String) -> Dataplane {
     Dataplane {
         network,
         interface: snapshot.settings.interface.clone(),
+        threads: stats.threads as u32,
         interface_offload: stats.interface_offload,
         udp_segmentation: stats.udp_segmentation,
         network_in: batches(stats.network_in),
@@ -31,12 +32,13 @@ fn dropped(stats: &DataStats) -> Vec<Drops> {
     let peers = |count: fn(&epsilon_mesh::shard::PeerDropped) -> u64| {
         stats.shard.peers.iter().map(|peer| count(&peer.dropped)).sum()
     };
-    let reasons: [(&str, &str, u64); 16] = [
+    let reasons: [(&str, &str, u64); 18] = [
         ("kernel", "by the kernel: not for this node, or too many at once", stats.kernel),
         ("unknown", "datagrams of no kind, of no session, or by nobody known", shard.unknown),
         ("unopened", "forged, repeated, or of a session that is gone", peers(|peer| peer.unopened)),
         ("source", "from an address that is not the peer's", peers(|peer| peer.source)),
         ("destination", "not for an address of this node", peers(|peer| peer.destination)),
+        ("hops", "to be forwarded, at the end of their hop limit", peers(|peer| peer.hops)),
         ("filtered", "refused by the filter", peers(|peer| peer.filtered)),
         (
             "congestion",
@@ -45,6 +47,7 @@ fn dropped(stats: &DataStats) -> Vec<Drops> {
         ),
         ("waiting", "waited too long for a session or a path", peers(|peer| peer.waiting)),
         ("no_room", "the batch was full", peers(|peer| peer.no_room)),
+        ("passed", "for another thread, which does not keep up", shard.passed),
         ("unsendable", "of this host: no IP, to a group, or to itself", shard.unsendable),
         ("unroutable", "of this host: to an address of no member", shard.unroutable),
         ("malformed", "of this host: not what their header says", stats.malformed),

@@ -135,6 +135,7 @@ impl Daemon {
         Network::start(network::Config {
             dir,
             multicast: self.config.discovery.multicast,
+            lanes: self.config.data.lanes(),
             journal: self.journal.clone(),
             founding,
         })

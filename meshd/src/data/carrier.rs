@@ -1,4 +1,4 @@
-//! The loop of the data thread.
+//! The loop of a data thread.
 
 use std::ops::Add;
 use std::os::fd::AsFd;
@@ -7,7 +7,7 @@ use std::sync::mpsc as commands;
 use std::time::Duration;
 
 use epsilon_mesh::shard::offload::{HEADER_LENGTH, Header, split};
-use epsilon_mesh::shard::{Command, MAX_DATAGRAM, Report, Shard};
+use epsilon_mesh::shard::{Command, Kind, Lane, MAX_DATAGRAM, Report, Shard};
 use epsilon_proto::clock::Instant;
 use epsilon_sys::udp::{Carried, Datagram, MESSAGES, Receiver};
 use nix::errno::Errno;
@@ -17,6 +17,7 @@ use nix::sys::eventfd::EventFd;
 use tokio::sync::{mpsc, watch};
 
 use super::outlet::Outlet;
+use super::parcel::Parcel;
 use super::{DataStats, Error};
 use crate::clock;
 
@@ -59,6 +60,8 @@ pub(super) struct Carrier {
     pub(super) outlet: Outlet,
     pub(super) receiver: Receiver,
     pub(super) orders: commands::Receiver<Order>,
+    /// From other lanes.
+    pub(super) parcels: commands::Receiver<Parcel>,
     pub(super) wake: Arc<EventFd>,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) stats: watch::Sender<DataStats>,
@@ -146,7 +149,7 @@ impl Carrier {
                 self.publish();
                 return Ok(());
             }
-            let round = self.take_datagrams() + self.take_packets()?;
+            let round = self.take_parcels() + self.take_datagrams() + self.take_packets()?;
             let now = clock::instant();
             if self.shard.poll_timeout().is_some_and(|due| due <= now) {
                 self.shard.handle_timeout(now, self.outlet.room());
@@ -181,6 +184,29 @@ impl Carrier {
                 Ok(Order::Stop) | Err(commands::TryRecvError::Disconnected) => return true,
             }
         }
+    }
+
+    /// Takes what other lanes pass on.
+    fn take_parcels(&mut self) -> Round {
+        let mut round = Round::default();
+        // No more than what was there: they may be quicker.
+        for _ in 0..usize::from(Lane::MOST) {
+            let Ok(parcel) = self.parcels.try_recv() else { break };
+            let now = clock::instant();
+            for (kind, bytes) in parcel.items() {
+                round.packets += 1;
+                round.bytes += bytes.len();
+                let out = self.outlet.room();
+                match kind {
+                    Kind::Packet => self.shard.handle_packet(bytes, now, out),
+                    Kind::Datagram { from, mark } => {
+                        self.shard.handle_passed(from, mark, bytes, now, out);
+                    }
+                }
+            }
+            self.outlet.flush();
+        }
+        round
     }
 
     /// Takes what the network has.
@@ -267,8 +293,11 @@ impl Carrier {
 
     fn publish(&mut self) {
         self.published = (self.shard.changes(), clock::instant());
+        let mut shard = self.shard.stats(clock::instant());
+        shard.dropped.passed += self.outlet.not_passed;
         self.stats.send_replace(DataStats {
-            shard: self.shard.stats(clock::instant()),
+            threads: 1,
+            shard,
             network: self.outlet.network,
             host: self.outlet.host,
             malformed: self.malformed,

@@ -1,23 +1,24 @@
 //! The shell of the data plane: the mesh interface, the UDP sockets, and the
-//! thread that carries packets between them and a [`Shard`].
+//! threads that carry packets between them and a [`Shard`] each.
 //!
 //! ```text
-//!   tokio                    thread `data <interface>`
+//!   tokio                    threads `data <interface>`, one for each lane
 //!   Handle ── Command ──► ┌───────────────────────────┐
-//!   Reports ◄─ Report ─── │ poll ► Shard ► send       │ ◄──► TUN
+//!   Reports ◄─ Report ─── │ poll ► Shard ► send       │ ◄──► TUN, a queue
 //!   Stats ◄── 1 s ─────── │                           │ ◄──► UDP v4, v6
-//!                         └───────────────────────────┘
+//!                         └──── ▲ parcels of other ───┘
+//!                               ▼ lanes
 //! ```
 //!
 //! What it promises:
 //!
-//! * Packets wait for nobody: the thread takes no lock that others hold, and
+//! * Packets wait for nobody: a thread takes no lock that others hold, and
 //!   reports that Control does not take are dropped and counted.
 //! * A full socket, a firewall, a route that is gone or an interface that is
-//!   down costs packets and is counted; it does not end the thread. An
+//!   down costs packets and is counted; it does not end a thread. An
 //!   interface that was deleted does.
-//! * When the thread ends, for whatever reason, the channel of reports ends,
-//!   and [`Handle::stop`] says why.
+//! * When a thread ends, for whatever reason, so do the others, the channel of
+//!   reports ends, and [`Handle::stop`] says why.
 //! * The interface outlives the process, with its addresses and routes, so
 //!   that connections over the mesh survive a restart. Who leaves the mesh
 //!   deletes it by [`epsilon_sys::netlink::Netlink::delete_link`].
@@ -25,6 +26,7 @@
 mod carrier;
 mod error;
 mod outlet;
+mod parcel;
 mod socket;
 mod stats;
 mod thread;
@@ -36,7 +38,7 @@ mod tests;
 pub use error::Error;
 pub use socket::Sockets;
 pub use stats::{DataStats, Failures};
-pub use thread::{Config, Handle, Started, start};
+pub use thread::{Handle, LaneConfig, Started, lanes_for, start};
 pub use tun::Tun;
 
 #[cfg(doc)]

@@ -5,9 +5,10 @@ use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 
 use epsilon_mesh::shard::offload::{Coalescer, MOST_PIECES};
-use epsilon_mesh::shard::{Output, Path};
+use epsilon_mesh::shard::{Lane, Output, Path};
 use epsilon_sys::udp::{Carried, Datagram, Sender};
 
+use super::parcel::{Door, hand_over};
 use super::{Failures, Sockets, Tun};
 
 pub(super) struct Outlet {
@@ -23,12 +24,16 @@ pub(super) struct Outlet {
     coalescer: Coalescer,
     /// Whether it was said that datagrams go one by one.
     warned: bool,
+    /// Of every lane, its own included.
+    doors: Vec<Door>,
+    /// What other lanes did not take.
+    pub(super) not_passed: u64,
 }
 
 impl Outlet {
-    pub(super) fn new(tun: Tun, sockets: Sockets) -> Self {
+    pub(super) fn new(lane: Lane, tun: Tun, sockets: Sockets, doors: Vec<Door>) -> Self {
         Self {
-            out: Output::new(),
+            out: Output::of(lane),
             tun,
             sockets,
             network: Failures::default(),
@@ -37,6 +42,8 @@ impl Outlet {
             sender: Sender::default(),
             coalescer: Coalescer::default(),
             warned: false,
+            doors,
+            not_passed: 0,
         }
     }
 
@@ -77,6 +84,10 @@ impl Outlet {
         if !self.out.host.is_empty() {
             self.deliver();
             self.out.host.clear();
+        }
+        if !self.out.passed.is_empty() {
+            self.not_passed += hand_over(&self.out.passed, &self.doors);
+            self.out.passed.clear();
         }
     }
 

@@ -22,8 +22,9 @@ const DATA: u8 = 4;
 /// kernel chose is taken in the other family.
 const ATTEMPTS: usize = 16;
 
-/// The sockets of the data port: one for IPv4, and one for IPv6 where the
-/// host has it, with the same port.
+/// The sockets of the data port for one lane: one for IPv4, and one for IPv6
+/// where the host has it, with the same port. The first lane has those for what is
+/// no data, too.
 #[derive(Debug)]
 pub struct Sockets {
     v4: UdpSocket,
@@ -33,12 +34,13 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Binds the port on every address; 0 takes any that is free.
-    pub fn open(port: u16) -> Result<Self, Error> {
+    /// Binds the port on every address for so many lanes; 0 takes any that is
+    /// free.
+    pub fn open(port: u16, lanes: u8) -> Result<Vec<Self>, Error> {
         let mut attempts = if port == 0 { ATTEMPTS } else { 1 };
         loop {
             attempts -= 1;
-            match Self::try_open(port) {
+            match Self::try_open(port, lanes.max(1)) {
                 Err(Error::Port { source, .. })
                     if attempts > 0 && source.raw_os_error() == Some(libc::EADDRINUSE) => {}
                 result => return result,
@@ -46,15 +48,16 @@ impl Sockets {
         }
     }
 
-    fn try_open(port: u16) -> Result<Self, Error> {
+    fn try_open(port: u16, lanes: u8) -> Result<Vec<Self>, Error> {
         let failed = |family| move |source| Error::Port { port, family, source };
-        let (v4, aside) = bind((Ipv4Addr::UNSPECIFIED, port).into()).map_err(failed("IPv4"))?;
+        let (v4s, aside) =
+            bind((Ipv4Addr::UNSPECIFIED, port).into(), lanes).map_err(failed("IPv4"))?;
+        let bound = aside.local_addr().map_err(failed("IPv4"))?.port();
         let mut asides = vec![aside];
-        let bound = v4.local_addr().map_err(failed("IPv4"))?.port();
-        let v6 = match bind((Ipv6Addr::UNSPECIFIED, bound).into()) {
-            Ok((socket, aside)) => {
+        let v6s = match bind((Ipv6Addr::UNSPECIFIED, bound).into(), lanes) {
+            Ok((sockets, aside)) => {
                 asides.push(aside);
-                Some(socket)
+                sockets
             }
             Err(source)
                 if matches!(
@@ -62,11 +65,18 @@ impl Sockets {
                     Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
                 ) =>
             {
-                None
+                Vec::new()
             }
             Err(source) => return Err(Error::Port { port: bound, family: "IPv6", source }),
         };
-        Ok(Self { v4, v6, asides, port: bound })
+        let mut v6s = v6s.into_iter();
+        let sockets = v4s.into_iter().map(|v4| Self {
+            v4,
+            v6: v6s.next(),
+            asides: std::mem::take(&mut asides),
+            port: bound,
+        });
+        Ok(sockets.collect())
     }
 
     /// One after the other, and whether data comes to it.
@@ -75,11 +85,12 @@ impl Sockets {
         Some((self.all().nth(index)?, index < with_data))
     }
 
-    /// From now on all that cannot be data for this node, whose peers put indices
-    /// with this highest byte into it, comes to sockets of its own, so that a
-    /// flood of it displaces no data.
-    pub(super) fn keep_data_apart(&self, tag: u8) -> io::Result<()> {
-        self.asides.iter().try_for_each(|aside| steer(aside, &[(0, DATA), (7, tag)]))
+    /// Called on the first lane's: from now on data comes to the sockets of the
+    /// lane that it is for, by the highest byte of the index in it, which counts up
+    /// from `first` with the lanes; all that can be no data for this node comes to
+    /// sockets of its own, so that a flood of it displaces no data.
+    pub(super) fn keep_data_apart(&self, first: u8, lanes: u8) -> io::Result<()> {
+        self.asides.iter().try_for_each(|aside| steer(aside, (0, DATA), 7, first, lanes))
     }
 
     /// The port.
@@ -123,8 +134,8 @@ impl Sockets {
     }
 }
 
-/// The socket for data, and one for the rest.
-fn bind(address: SocketAddr) -> io::Result<(UdpSocket, UdpSocket)> {
+/// A socket for the data of each lane, and one for the rest.
+fn bind(address: SocketAddr, lanes: u8) -> io::Result<(Vec<UdpSocket>, UdpSocket)> {
     // Sockets that share a port say nothing when others have it.
     let alone = open(address, BUFFER)?;
     alone.bind(&address.into())?;
@@ -140,17 +151,21 @@ fn bind(address: SocketAddr) -> io::Result<(UdpSocket, UdpSocket)> {
         Receiver::prepare(&socket, address.is_ipv4());
         io::Result::Ok(UdpSocket::from(socket))
     };
+    // In this order, which the program that spreads datagrams goes by.
     let aside = bind(ASIDE)?;
+    let sockets: Vec<UdpSocket> = (0..lanes).map(|_| bind(BUFFER)).collect::<io::Result<_>>()?;
     // What goes to a group comes to every socket of the port unless told
-    // otherwise; groups are joined on the socket for data. Where the kernel knows
-    // no such option (IPv6 before Linux 4.20) beacons are heard twice.
-    let sole = SockRef::from(&aside);
-    let _ = if address.is_ipv4() {
-        sole.set_multicast_all_v4(false)
-    } else {
-        sole.set_multicast_all_v6(false)
-    };
-    Ok((bind(BUFFER)?, aside))
+    // otherwise; groups are joined on the first lane's. Where the kernel knows
+    // no such option (IPv6 before Linux 4.20) beacons are heard several times.
+    for deaf in sockets.iter().skip(1).chain([&aside]) {
+        let deaf = SockRef::from(deaf);
+        let _ = if address.is_ipv4() {
+            deaf.set_multicast_all_v4(false)
+        } else {
+            deaf.set_multicast_all_v6(false)
+        };
+    }
+    Ok((sockets, aside))
 }
 
 fn open(address: SocketAddr, buffer: usize) -> io::Result<Socket> {
@@ -176,30 +191,33 @@ mod tests {
 
     #[test]
     fn both_families_have_the_same_port_and_a_busy_one_is_named() {
-        let sockets = Sockets::open(0).unwrap();
+        let sockets = &Sockets::open(0, 2).unwrap()[1];
         let port = sockets.port();
         assert_eq!(sockets.v4().local_addr().unwrap().port(), port);
         if let Some(v6) = sockets.v6() {
             assert_eq!(v6.local_addr().unwrap().port(), port);
         }
-        let error = Sockets::open(port).unwrap_err().to_string();
+        let error = Sockets::open(port, 1).unwrap_err().to_string();
         assert!(error.contains(&format!("UDP port {port}")), "{error}");
         assert!(error.contains("choose another port with --port"), "{error}");
     }
 
     #[test]
     fn only_what_can_be_data_for_this_node_comes_to_the_data_sockets() {
-        let sockets = Sockets::open(0).unwrap();
-        sockets.keep_data_apart(0x5a).unwrap();
+        let lanes = Sockets::open(0, 3).unwrap();
+        // The numbers go around.
+        lanes[0].keep_data_apart(0xfe, 3).unwrap();
         let data = |tag| [4, 0, 0, 0, 1, 2, 3, tag, 0, 0, 0, 0];
         for (family, host) in ["127.0.0.1", "::1"].into_iter().enumerate() {
-            let Some((with_data, true)) = sockets.nth(family) else { break };
-            let (aside, false) = sockets.nth(sockets.all().count() / 2 + family).unwrap() else {
+            let Some((_, true)) = lanes[0].nth(family) else { break };
+            let (aside, false) = lanes[0].nth(lanes[0].all().count() / 2 + family).unwrap() else {
                 panic!("the second half is for the rest");
             };
             let sender = UdpSocket::bind((host, 0)).unwrap();
-            sender.connect((host, sockets.port())).unwrap();
-            for datagram in [&data(0x5a)[..], &data(0x5b), &[1; 148], &[4], &[0x80; 64], &[]] {
+            sender.connect((host, lanes[0].port())).unwrap();
+            let junk = [&data(0xfd)[..], &data(1), &[1; 148], &[4], &[0x80; 64], &[]];
+            let tagged = [0xfe, 0xff, 0xff, 0, 0, 0].map(data);
+            for datagram in tagged.iter().map(|data| &data[..]).chain(junk) {
                 sender.send(datagram).unwrap();
             }
             let taken = |socket: &UdpSocket| {
@@ -207,13 +225,15 @@ mod tests {
                 std::iter::from_fn(|| socket.recv(&mut buffer).ok()).count()
             };
             // Loopback delivers before the sender returns.
-            assert_eq!((taken(with_data), taken(aside)), (1, 5), "{host}");
+            let with_data: Vec<usize> =
+                lanes.iter().map(|lane| taken(lane.nth(family).unwrap().0)).collect();
+            assert_eq!((with_data, taken(aside)), (vec![1, 2, 3], 6), "{host}");
         }
     }
 
     #[test]
     fn a_clone_sends_from_the_same_port() {
-        let sockets = Sockets::open(0).unwrap();
+        let sockets = Sockets::open(0, 1).unwrap().remove(0);
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         let to = receiver.local_addr().unwrap();
         sockets.try_clone().unwrap().send_to(b"hello", to).unwrap();

@@ -1,4 +1,5 @@
 use std::io;
+use std::ops::AddAssign;
 
 use epsilon_mesh::shard::Stats;
 use epsilon_sys::udp::Carried;
@@ -7,6 +8,8 @@ use epsilon_sys::udp::Carried;
 /// changed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct DataStats {
+    /// How many threads count.
+    pub threads: usize,
     /// The peers, and what the shard dropped.
     pub shard: Stats,
     /// Datagrams that the kernel did not take.
@@ -44,6 +47,34 @@ pub struct Failures {
     pub count: u64,
     /// The last reason as an error number.
     pub last_errno: Option<i32>,
+}
+
+impl DataStats {
+    /// What another lane counts, too.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.threads += other.threads;
+        self.shard.peers.extend(other.shard.peers.iter().cloned());
+        self.shard.peers.sort_by_key(|peer| peer.id);
+        self.shard.dropped += other.shard.dropped;
+        self.network += other.network;
+        self.host += other.host;
+        self.kernel += other.kernel;
+        self.malformed += other.malformed;
+        self.interface_offload &= other.interface_offload;
+        self.udp_segmentation &= other.udp_segmentation;
+        self.network_in += other.network_in;
+        self.network_out += other.network_out;
+        self.host_in += other.host_in;
+        self.host_out += other.host_out;
+        self.reports += other.reports;
+    }
+}
+
+impl AddAssign for Failures {
+    fn add_assign(&mut self, other: Self) {
+        self.count += other.count;
+        self.last_errno = self.last_errno.or(other.last_errno);
+    }
 }
 
 impl Failures {

@@ -4,100 +4,165 @@ use std::sync::Arc;
 use std::sync::mpsc as commands;
 use std::thread::JoinHandle;
 
-use epsilon_mesh::shard::{Command, Report, Shard};
+use epsilon_mesh::shard::{Command, Lane, Report, Shard};
 use epsilon_proto::clock::Instant;
 use epsilon_sys::udp::{Carried, Receiver, dropped};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::carrier::{Carrier, Order, new_buffer};
 use super::outlet::Outlet;
+use super::parcel::{Door, Parcel};
 use super::{DataStats, Error, Sockets, Tun};
 
 /// How many reports wait for Control before they are dropped and counted.
 const REPORTS: usize = 1024;
 
+/// More threads bring nothing that was measured.
+const MOST_LANES: usize = 8;
+
+/// How many lanes a machine with so many cores has: half of them work for the
+/// programs whose packets these are, and for the kernel. On two cores two lanes are
+/// slower than one.
+pub fn lanes_for(cores: usize) -> u8 {
+    (cores / 2).clamp(1, MOST_LANES) as u8
+}
+
 /// What a data thread works with.
-pub struct Config {
+pub struct LaneConfig {
     /// Decides what becomes of packets.
     pub shard: Shard,
-    /// The mesh interface.
+    /// A queue of the mesh interface.
     pub tun: Tun,
     /// The data port.
     pub sockets: Sockets,
 }
 
-/// A data thread that runs.
+/// Data threads that run.
 pub struct Started {
-    /// Gives it orders.
+    /// Gives them orders.
     pub handle: Handle,
-    /// What it reports. Ends when the thread does.
+    /// What they report. Ends when they do.
     pub reports: mpsc::Receiver<Report>,
-    /// What it counts.
-    pub stats: watch::Receiver<DataStats>,
 }
 
-/// Gives orders to a data thread. Dropping it stops the thread.
-pub struct Handle {
-    orders: commands::Sender<Order>,
-    wake: Arc<EventFd>,
+/// A data thread, from outside.
+struct Thread {
+    stop: Stop,
     sockets: Sockets,
     stats: watch::Receiver<DataStats>,
-    outcome: Option<oneshot::Receiver<Result<(), Error>>>,
-    thread: Option<JoinHandle<()>>,
+    running: Option<JoinHandle<Result<(), Error>>>,
 }
 
-/// Starts the data thread.
-pub fn start(config: Config) -> Result<Started, Error> {
+/// Reaches a data thread.
+#[derive(Clone)]
+struct Stop {
+    orders: commands::Sender<Order>,
+    wake: Arc<EventFd>,
+}
+
+impl Stop {
+    fn order(&self, order: Order) {
+        if self.orders.send(order).is_ok() {
+            // Fails only while the counter is at its end: the thread is
+            // going to wake up anyway.
+            let _ = self.wake.write(1);
+        }
+    }
+}
+
+/// Gives orders to data threads. Dropping it stops them.
+pub struct Handle {
+    threads: Vec<Thread>,
+}
+
+/// What a thread is reached by and gets its orders from.
+struct Ends {
+    stop: Stop,
+    door: Door,
+    orders: commands::Receiver<Order>,
+    parcels: commands::Receiver<Parcel>,
+}
+
+fn ends() -> Result<Ends, Error> {
     let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
     let wake =
         EventFd::from_flags(flags).map_err(|errno| Error::Thread { source: errno.into() })?;
     let wake = Arc::new(wake);
-    let (orders, orders_receiver) = commands::channel();
+    let (sender, orders) = commands::channel();
+    let (door, parcels) = Door::new(Arc::clone(&wake));
+    Ok(Ends { stop: Stop { orders: sender, wake }, door, orders, parcels })
+}
+
+/// Starts a data thread for each lane, the first one first.
+pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
     let (reports_sender, reports) = mpsc::channel(REPORTS);
-    let (stats_sender, stats) = watch::channel(DataStats::default());
-    let (outcome_sender, outcome) = oneshot::channel();
-    let interface = config.tun.name().to_owned();
-    if let Err(error) = config.sockets.keep_data_apart(config.shard.index_tag()) {
-        tracing::warn!(interface, %error, "floods of junk can displace data");
+    let ends: Vec<Ends> = lanes.iter().map(|_| ends()).collect::<Result<_, _>>()?;
+    let doors: Vec<Door> = ends.iter().map(|ends| ends.door.clone()).collect();
+    let stops: Vec<Stop> = ends.iter().map(|ends| ends.stop.clone()).collect();
+    if let Some(LaneConfig { shard, tun, sockets }) = lanes.first()
+        && let Err(error) = sockets.keep_data_apart(shard.first_tag(), shard.lane().count())
+    {
+        tracing::warn!(interface = tun.name(), %error, "floods of junk can displace data");
     }
-    let name = format!("data {interface}");
-    let sockets = config.sockets.try_clone().map_err(|source| Error::Thread { source })?;
-    let carrier = Carrier {
-        shard: config.shard,
-        outlet: Outlet::new(config.tun, config.sockets),
-        receiver: Receiver::default(),
-        orders: orders_receiver,
-        wake: Arc::clone(&wake),
-        reports: reports_sender,
-        stats: stats_sender,
-        buffer: new_buffer(),
-        taken: Carried::default(),
-        malformed: 0,
-        reports_lost: 0,
-        published: (0, Instant::default()),
-    };
-    let body = move || {
-        // The carrier's end of the reports is dropped before the outcome is
-        // told, also when it panics.
-        let outcome = catch_unwind(AssertUnwindSafe(|| carrier.run())).unwrap_or_else(|panic| {
-            Err(Error::Panicked { interface, message: message_of(&*panic) })
+    let mut handle = Handle { threads: Vec::new() };
+    for (config, ends) in lanes.into_iter().zip(ends) {
+        let Ends { stop, orders, parcels, .. } = ends;
+        let sockets = config.sockets.try_clone().map_err(|source| Error::Thread { source })?;
+        // One that has nothing to do says nothing else.
+        let (stats_sender, stats) = watch::channel(DataStats {
+            threads: 1,
+            interface_offload: config.tun.has_offload(),
+            udp_segmentation: true,
+            ..DataStats::default()
         });
-        let _ = outcome_sender.send(outcome);
-    };
-    let thread = std::thread::Builder::new()
-        .name(name)
-        .spawn(body)
-        .map_err(|source| Error::Thread { source })?;
-    let handle = Handle {
-        orders,
-        wake,
-        sockets,
-        stats: stats.clone(),
-        outcome: Some(outcome),
-        thread: Some(thread),
-    };
-    Ok(Started { handle, reports, stats })
+        let (lane, interface) = (config.shard.lane(), config.tun.name().to_owned());
+        let carrier = Carrier {
+            shard: config.shard,
+            outlet: Outlet::new(lane, config.tun, config.sockets, doors.clone()),
+            receiver: Receiver::default(),
+            orders,
+            parcels,
+            wake: Arc::clone(&stop.wake),
+            reports: reports_sender.clone(),
+            stats: stats_sender,
+            buffer: new_buffer(),
+            taken: Carried::default(),
+            malformed: 0,
+            reports_lost: 0,
+            published: (0, Instant::default()),
+        };
+        let name = name(&interface, lane);
+        let others = stops.clone();
+        let body = move || {
+            // The carrier's end of the reports is dropped before the others are
+            // told to stop, also when it panics.
+            let outcome =
+                catch_unwind(AssertUnwindSafe(|| carrier.run())).unwrap_or_else(|panic| {
+                    Err(Error::Panicked { interface, message: message_of(&*panic) })
+                });
+            for other in &others {
+                other.order(Order::Stop);
+            }
+            outcome
+        };
+        let running = std::thread::Builder::new()
+            .name(name)
+            .spawn(body)
+            .map_err(|source| Error::Thread { source })?;
+        handle.threads.push(Thread { stop, sockets, stats, running: Some(running) });
+    }
+    Ok(Started { handle, reports })
+}
+
+/// `data eps0`, and with a number where there are several: the kernel shows 15
+/// characters.
+fn name(interface: &str, lane: Lane) -> String {
+    if lane.count() == 1 {
+        format!("data {interface}")
+    } else {
+        format!("data{} {interface}", lane.number())
+    }
 }
 
 fn message_of(panic: &(dyn Any + Send)) -> String {
@@ -110,43 +175,62 @@ fn message_of(panic: &(dyn Any + Send)) -> String {
 
 impl Handle {
     /// Gives an order. Orders take effect in the order in which they are
-    /// given. One for a thread that has ended is lost, as everything is then.
+    /// given. One for threads that have ended is lost, as everything is then.
     pub fn command(&self, command: Command) {
-        self.order(Order::Command(command));
+        let mut others = self.threads.iter();
+        let first = others.next();
+        for other in others {
+            other.stop.order(Order::Command(command.clone()));
+        }
+        if let Some(first) = first {
+            first.stop.order(Order::Command(command));
+        }
     }
 
     /// What was counted, at most a second ago.
     pub fn stats(&self) -> DataStats {
-        let kernel = self.sockets.all().map(dropped).sum();
-        DataStats { kernel, ..self.stats.borrow().clone() }
+        let mut threads = self.threads.iter().map(|thread| {
+            let kernel = thread.sockets.all().map(dropped).sum();
+            DataStats { kernel, ..thread.stats.borrow().clone() }
+        });
+        let mut all = threads.next().unwrap_or_default();
+        threads.for_each(|stats| all.add(&stats));
+        all
     }
 
-    fn order(&self, order: Order) {
-        if self.orders.send(order).is_ok() {
-            // Fails only while the counter is at its end: the thread is
-            // going to wake up anyway.
-            let _ = self.wake.write(1);
+    fn order_stop(&self) {
+        for thread in &self.threads {
+            thread.stop.order(Order::Stop);
         }
     }
 
-    /// Stops the thread, waits until it has ended, and says why it did if
-    /// that was earlier.
+    /// Stops the threads, waits until they have ended, and says why if that
+    /// was earlier.
     pub async fn stop(mut self) -> Result<(), Error> {
-        self.order(Order::Stop);
-        let outcome = match self.outcome.take() {
-            Some(outcome) => outcome.await.unwrap_or(Ok(())),
-            None => Ok(()),
+        self.order_stop();
+        let threads: Vec<_> =
+            self.threads.iter_mut().filter_map(|thread| thread.running.take()).collect();
+        let join = move || {
+            let outcomes = threads.into_iter().map(|thread| thread.join().unwrap_or(Ok(())));
+            outcomes.fold(Ok(()), Result::and)
         };
-        // It has told its outcome, after which nothing keeps it.
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-        outcome
+        tokio::task::spawn_blocking(join).await.unwrap_or(Ok(()))
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.order(Order::Stop);
+        self.order_stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lanes_for;
+
+    #[test]
+    fn half_of_the_cores_carry_packets_and_at_least_one() {
+        let lanes = [0, 1, 2, 3, 4, 8, 16, 128].map(lanes_for);
+        assert_eq!(lanes, [1, 1, 1, 1, 2, 4, 8, 8]);
     }
 }

@@ -1,6 +1,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::libc;
 use nix::sys::uio::writev;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
@@ -10,7 +11,7 @@ use super::Error;
 /// Ethernet interface. The newest is dropped when there are more.
 const QUEUE: u32 = 1000;
 
-/// The mesh interface, as the process sees it: one IP packet per call, which
+/// A queue of the mesh interface, as the process sees it: one IP packet per call, which
 /// with offload comes after a header ([`epsilon_mesh::shard::offload::Header`])
 /// and may stand for many.
 pub struct Tun {
@@ -21,33 +22,54 @@ pub struct Tun {
 
 impl Tun {
     /// Makes the interface, or takes the one that a former run left, with
-    /// its addresses, its routes, and up if it was up.
+    /// its addresses, its routes, and up if it was up. Gives as many queues of
+    /// it as asked for; one where it has only one.
     ///
     /// Bringing a new one up and giving it addresses is left to netlink.
-    pub fn open(name: &str, mtu: u16) -> Result<Self, Error> {
-        Self::open_with(name, mtu, true)
+    pub fn open(name: &str, mtu: u16, queues: u8) -> Result<Vec<Self>, Error> {
+        Self::open_with(name, mtu, true, queues)
     }
 
-    pub(super) fn open_with(name: &str, mtu: u16, offload: bool) -> Result<Self, Error> {
+    pub(super) fn open_with(
+        name: &str,
+        mtu: u16,
+        offload: bool,
+        queues: u8,
+    ) -> Result<Vec<Self>, Error> {
         let interface = || name.to_owned();
-        let open = |offload| {
+        let refused = |source| Error::Tun { interface: interface(), source };
+        let open = |offload, several| {
             DeviceBuilder::new()
                 .name(name)
                 .packet_information(false)
                 .offload(offload)
+                .multi_queue(several)
                 .inherit_enable_state()
                 .build_sync()
         };
-        let (device, offload) = match open(offload) {
-            Ok(device) => (device, offload),
-            Err(refused) => {
+        // One that is there already has several queues, or only one, for good.
+        let either = |offload| match open(offload, queues > 1) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                open(offload, queues <= 1).map_err(|_| error).map(|device| (device, queues <= 1))
+            }
+            device => device.map(|device| (device, queues > 1)),
+        };
+        let ((device, several), offload) = match either(offload) {
+            Ok(opened) => (opened, offload),
+            Err(error) => {
                 // What is wrong with any interface is wrong without, too.
-                let device =
-                    open(false).map_err(|source| Error::Tun { interface: interface(), source })?;
-                tracing::warn!(interface = name, error = %refused, "no offload; packets go one by one");
-                (device, false)
+                let opened = either(false).map_err(refused)?;
+                tracing::warn!(interface = name, %error, "no offload; packets go one by one");
+                (opened, false)
             }
         };
+        if queues > 1 && !several {
+            tracing::warn!(
+                interface = name,
+                "the interface has one queue, one thread carries its packets; \
+                 it has several after: ip link delete {name}, and a restart"
+            );
+        }
         let during = |action: &'static str| {
             move |source| Error::Interface { action, interface: name.to_owned(), source }
         };
@@ -55,7 +77,15 @@ impl Tun {
         device.set_mtu(mtu).map_err(during("set the MTU of"))?;
         device.set_tx_queue_len(QUEUE).map_err(during("set the queue length of"))?;
         device.persist().map_err(during("make persistent"))?;
-        Ok(Self { device, name: interface(), offload })
+        let more = if several { queues.saturating_sub(1) } else { 0 };
+        let mut devices: Vec<SyncDevice> =
+            (0..more).map(|_| device.try_clone()).collect::<Result<_, _>>().map_err(refused)?;
+        for device in &devices {
+            device.set_nonblocking(true).map_err(during("stop reads from waiting on"))?;
+        }
+        devices.insert(0, device);
+        let queue = |device| Self { device, name: interface(), offload };
+        Ok(devices.into_iter().map(queue).collect())
     }
 
     /// The interface's name.

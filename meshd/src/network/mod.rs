@@ -54,6 +54,8 @@ pub struct Config {
     pub dir: PathBuf,
     /// Whether beacons are sent and heard.
     pub multicast: bool,
+    /// How many threads carry packets.
+    pub lanes: u8,
     /// Where events are recorded.
     pub journal: Journal,
     /// Whether the network was made just now, so that nobody else is there.

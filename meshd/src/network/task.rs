@@ -11,7 +11,7 @@ use epsilon_mesh::control::{
     AdmissionInput, Config as EngineConfig, Control, ExchangeId, OperationError, OperationId,
     Outcome, Ticket,
 };
-use epsilon_mesh::shard::{self, AdmitAll, Report, Shard, WireGuard};
+use epsilon_mesh::shard::{self, AdmitAll, Lane, Report, Shard, WireGuard};
 use epsilon_proto::address::{DEFAULT_MTU, Ipv6Range};
 use epsilon_proto::clock::{Instant, Timestamp};
 use epsilon_proto::id::{BootId, NetworkId, NodeId};
@@ -103,22 +103,30 @@ impl Task {
 
         let netlink = Netlink::open()?;
         let changes = netlink.changes()?;
-        let tun = Tun::open(&settings.interface, DEFAULT_MTU)?;
+        let tuns = Tun::open(&settings.interface, DEFAULT_MTU, config.lanes)?;
         let interface =
             Interface::new(settings.interface.clone(), network.range, Ipv6Range::of(id));
         interface.bring_up(&netlink).await?;
-        let sockets = Sockets::open(settings.port)?;
-        let discovery = if config.multicast {
-            Some(Discovery::new(sockets.try_clone().map_err(Error::Discovery)?))
-        } else {
-            None
+        let lanes = Lane::all(tuns.len() as u8);
+        let sockets = Sockets::open(settings.port, tuns.len() as u8)?;
+        let discovery = match sockets.first() {
+            Some(first) if config.multicast => {
+                Some(Discovery::new(first.try_clone().map_err(Error::Discovery)?))
+            }
+            _ => None,
         };
-        let shard = Shard::new(shard::Config {
-            wireguard: WireGuard::new(&key, random::entropy(), clock::since_1970()),
-            filter: Box::new(AdmitAll),
-            seed: u64::from_le_bytes(random::bytes()),
+        let seed = u64::from_le_bytes(random::bytes());
+        let shards = lanes.map(|lane| {
+            Shard::new(shard::Config {
+                lane,
+                wireguard: WireGuard::new(&key, random::entropy(), clock::since_1970()),
+                filter: Box::new(AdmitAll),
+                seed,
+            })
         });
-        let started = data::start(data::Config { shard, tun, sockets })?;
+        let lanes = shards.zip(tuns).zip(sockets);
+        let lanes = lanes.map(|((shard, tun), sockets)| data::LaneConfig { shard, tun, sockets });
+        let started = data::start(lanes.collect())?;
 
         let gate = Arc::new(Secrets::new(id));
         let (admission_sender, admissions) = mpsc::channel(QUEUE);

@@ -122,6 +122,52 @@ pub(crate) fn transfer(from: &Host, to: &Host, address: IpAddr, length: Duration
     total
 }
 
+/// Each with its own number of threads, and then another.
+#[tokio::test]
+async fn nodes_with_several_threads_carry_what_those_with_one_do() {
+    let Some(mut fleet) = Fleet::up([4]).await else { return };
+    let names = ["n1", "n2", "n3", "n4"];
+    for (name, threads) in names.iter().zip([3, 2, 1, 16]) {
+        let line = format!("printf '[data]\\nthreads = {threads}\\n' > /etc/epsilon/meshd.toml");
+        fleet.node(name).shell(&line).await.ok();
+        fleet.start(name).await;
+    }
+    let token = fleet.node("n1").create("").await;
+    for name in &names[1..] {
+        fleet.node(name).join(&token).await;
+    }
+    fleet.meets(&names).await;
+    fleet.all_reach(&names).await;
+    let threads = async |name: &str| counted(&fleet.node(name)).await.unwrap().threads;
+    for (name, wanted) in names.iter().zip([3, 2, 1, 16]) {
+        assert_eq!(threads(name).await, wanted);
+    }
+    let length = Duration::from_millis(300);
+    let mut pairs: Vec<(&str, &str)> = Vec::new();
+    for from in names {
+        pairs.extend(names.iter().filter(|to| **to != from).map(|to| (from, *to)));
+    }
+    for (from, to) in pairs {
+        let address = mesh_address(&fleet.node(to)).await;
+        let (from_host, to_host) = (fleet.host(from).unwrap(), fleet.host(to).unwrap());
+        let arrived = transfer(from_host, to_host, address, length);
+        assert!(arrived > 1_000_000, "{from} to {to}: {arrived}");
+    }
+    for name in names {
+        until("no packet is lost between threads", async || {
+            let counted = counted(&fleet.node(name)).await?;
+            holds(dropped(&counted, "passed") == 0, counted)
+        })
+        .await;
+    }
+    // The interface is there with three queues, of which one is used now.
+    fleet.stop("n1").await;
+    fleet.node("n1").shell("rm /etc/epsilon/meshd.toml").await.ok();
+    fleet.start("n1").await;
+    fleet.meets(&names).await;
+    fleet.all_reach(&names).await;
+}
+
 /// WireGuard's data messages that come to a host, recorded while somebody sends.
 fn recorded(host: &Host, sending: impl FnOnce()) -> Vec<Vec<u8>> {
     const EVERYTHING: i32 = 0x0003;

@@ -17,6 +17,7 @@ mod steer;
 mod tests;
 
 use std::net::SocketAddr;
+use std::ops::AddAssign;
 
 pub use receive::{MESSAGES, Receiver, dropped};
 pub use send::Sender;
@@ -45,4 +46,12 @@ pub struct Carried {
     pub messages: u64,
     /// Packets.
     pub packets: u64,
+}
+
+impl AddAssign for Carried {
+    fn add_assign(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.messages += other.messages;
+        self.packets += other.packets;
+    }
 }

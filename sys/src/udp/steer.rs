@@ -3,23 +3,34 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::libc;
 
-/// Spreads what comes to a port over two sockets that share it (`SO_REUSEPORT`):
-/// datagrams with these bytes at these places to the one that was bound second,
-/// all others to the first. Called on either, once both are bound. What the
-/// kernel joined goes where the first datagram of it does.
-pub fn steer(socket: &impl AsFd, bytes: &[(u32, u8)]) -> io::Result<()> {
-    // Classic BPF (linux/bpf_common.h): for each place load the byte, and
-    // leave for the end unless it is the one; return 1; return 0. A place beyond
-    // the datagram ends it with 0.
-    let instruction = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
-    let mut program = Vec::new();
-    for (index, (place, byte)) in bytes.iter().enumerate() {
-        let left = bytes.len() - index - 1;
-        program.push(instruction(0x30, 0, *place));
-        program.push(instruction(0x15, 2 * left as u8 + 1, u32::from(*byte)));
-    }
-    program.push(instruction(0x06, 0, 1));
-    program.push(instruction(0x06, 0, 0));
+/// Spreads what comes to a port over sockets that share it (`SO_REUSEPORT`): a
+/// datagram that has `byte` at its place `at`, and at the place `choice` one of
+/// `count` numbers from `first` on (modulo 256), goes to the socket that was bound so
+/// many after the second; all others go to the one that was bound first. Called on
+/// any, once all are bound. What the kernel joined goes where the first datagram of
+/// it does.
+pub fn steer(
+    socket: &impl AsFd,
+    (at, byte): (u32, u8),
+    choice: u32,
+    first: u8,
+    count: u8,
+) -> io::Result<()> {
+    // Classic BPF (linux/bpf_common.h). A place beyond the datagram ends the
+    // program with 0.
+    let instruction = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut program = [
+        instruction(0x30, 0, 0, at),               // A = byte at `at`
+        instruction(0x15, 0, 5, u32::from(byte)),  // unless it is the one: to the end
+        instruction(0x30, 0, 0, choice),           // A = byte at `choice`
+        instruction(0x14, 0, 0, u32::from(first)), // A -= first
+        instruction(0x54, 0, 0, 0xff),             // A &= 255
+        instruction(0x35, 1, 0, u32::from(count)), // if A >= count: to the end
+        instruction(0x05, 0, 0, 1),                // over it
+        instruction(0x06, 0, 0, 0),                // return 0
+        instruction(0x04, 0, 0, 1),                // A += 1
+        instruction(0x16, 0, 0, 0),                // return A
+    ];
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: the kernel reads the program, which lives during the call, and as
     // many instructions as its length says.

@@ -98,20 +98,26 @@ fn a_device_speaks_for_itself_alone_and_goes_nowhere_else() {
 }
 
 #[test]
-fn a_member_does_not_forward_from_member_to_member_because_there_are_devices() {
+fn a_node_does_not_forward_from_member_to_member() {
+    let mut fleet = Fleet::connected(3);
+    // The sender believes that the third is behind the second.
+    let (node, key) = (fleet.id(1), key(&fleet, 1));
+    fleet.command(0, Command::SetPeer { node, key, prefixes: prefixes(2) });
+    fleet.send(0, &packet(V4[0], V4[2], b"pass it on"));
+    assert!(fleet.received(2).is_empty());
+    assert_eq!(fleet.stats(1, 0).dropped.destination, 1);
+}
+
+#[test]
+fn a_device_that_calls_through_the_mesh_is_not_sought_there() {
     let mut fleet = with_device();
-    // The sender believes that its own other address is behind the server.
-    let (node, server) = (fleet.id(SERVER), key(&fleet, SERVER));
-    let stray = Prefix::host("10.77.1.9".parse::<IpAddr>().unwrap());
-    fleet.command(MEMBER, Command::SetPeer { node, key: server, prefixes: vec![stray] });
-    let own = Command::SetPeer {
-        node: fleet.id(MEMBER),
-        key: key(&fleet, MEMBER),
-        prefixes: [prefixes(MEMBER), vec![stray]].concat(),
-    };
-    fleet.command(SERVER, own);
-    fleet.send(MEMBER, &packet(V4[MEMBER], "10.77.1.9", b"back to me?"));
-    assert_eq!(fleet.stats(SERVER, MEMBER).dropped.destination, 1);
+    fleet.send(DEVICE, &packet(V4[DEVICE], V4[SERVER], b"hello"));
+    for inside in [V4[DEVICE], V4[MEMBER], V4[SERVER], RESERVED] {
+        fleet.nodes[DEVICE].at = SocketAddr::new(inside.parse().unwrap(), 7755);
+        fleet.send(DEVICE, &packet(V4[DEVICE], V4[SERVER], b"from inside"));
+        assert_eq!(device_stats(&fleet).path, Some(Path::Direct(address(DEVICE))), "{inside}");
+    }
+    assert_eq!(fleet.received(SERVER).len(), 5);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::probe;
 use super::*;
 
 mod devices;
+mod lanes;
 
 const NETWORK: NetworkId = NetworkId([9; 32]);
 const V4: [&str; 3] = ["10.77.1.1", "10.77.1.2", "10.77.1.3"];
@@ -102,11 +103,15 @@ pub(super) fn entropy() -> Entropy {
 }
 
 fn new_shard(key: &SecretKey, filter: Box<dyn ReceiveFilter>) -> Shard {
+    new_lane(key, filter, Lane::ONLY)
+}
+
+fn new_lane(key: &SecretKey, filter: Box<dyn ReceiveFilter>, lane: Lane) -> Shard {
     // A daemon takes a moment to start.
     static STARTED: AtomicU64 = AtomicU64::new(1_800_000_000_000);
     let epoch = Duration::from_millis(STARTED.fetch_add(1, Ordering::Relaxed));
     let wireguard = WireGuard::new(key, entropy(), epoch);
-    Shard::new(Config { wireguard, filter, seed: 0x1234_5678 })
+    Shard::new(Config { lane, wireguard, filter, seed: 0x1234_5678 })
 }
 
 impl Fleet {

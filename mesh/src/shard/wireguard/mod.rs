@@ -9,6 +9,7 @@
 //!   (one per node)                   (Noise)    (one per peer)
 //! ```
 
+mod index;
 mod keys;
 mod mac;
 mod noise;
@@ -27,6 +28,7 @@ use epsilon_proto::key::{AgreementKey, SecretKey};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
+pub(super) use index::{Indices, SLOTS};
 pub(super) use keys::sealed_length;
 use mac::{Guard, Verdict};
 pub(super) use noise::Opened;
@@ -137,6 +139,14 @@ impl WireGuard {
         let mut byte = [0];
         (self.entropy)(&mut byte);
         most * u32::from(byte[0]) / 256
+    }
+
+    /// The same for a message that another lane passed on, which judged it.
+    pub(super) fn passed_initiator(&self, message: &[u8]) -> Initiator {
+        if message.len() != HANDSHAKE_LENGTH || message[..4] != [1, 0, 0, 0] {
+            return Initiator::Unknown;
+        }
+        self.open(message).unwrap_or(Initiator::Unknown)
     }
 
     /// Finds out who sent the first message of a handshake. A challenge is

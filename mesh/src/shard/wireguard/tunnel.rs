@@ -8,6 +8,7 @@ use epsilon_proto::key::AgreementKey;
 use x25519_dalek::PublicKey;
 use zeroize::Zeroizing;
 
+use super::index::Indices;
 use super::keys::Keys;
 use super::mac::{self, Given};
 use super::noise::{self, Initiation, Opened};
@@ -31,6 +32,9 @@ const KEPT: usize = 4;
 struct Outstanding {
     initiation: Initiation,
     local: u32,
+    /// The one before, which may still be answered: the path may be slow, or have
+    /// moved under it.
+    former: Option<(Initiation, u32)>,
     /// When the first message was sent, and the last.
     began: Instant,
     sent: Instant,
@@ -40,8 +44,9 @@ struct Outstanding {
 pub(in crate::shard) struct Tunnel {
     peer: PublicKey,
     preshared: Zeroizing<[u8; 32]>,
-    /// The upper 24 bits of what the peer puts into what it sends.
-    index: u32,
+    /// What the peer puts into what it sends.
+    indices: Indices,
+    slot: u32,
     serial: u8,
     /// Newest first.
     #[expect(clippy::vec_box, reason = "each is 3 KB, and the list moves when a new one comes")]
@@ -63,11 +68,12 @@ pub(in crate::shard) struct Tunnel {
 }
 
 impl Tunnel {
-    pub(in crate::shard) fn new(peer: AgreementKey, index: u32) -> Self {
+    pub(in crate::shard) fn new(peer: AgreementKey, indices: Indices, slot: usize) -> Self {
         Self {
             peer: PublicKey::from(peer.0),
             preshared: Zeroizing::new([0; 32]),
-            index: index & 0x00ff_ffff,
+            indices,
+            slot: slot as u32,
             serial: 0,
             keys: Vec::new(),
             sending: None,
@@ -162,7 +168,7 @@ impl Tunnel {
     fn new_local(&mut self) -> u32 {
         loop {
             self.serial = self.serial.wrapping_add(1);
-            let local = self.index << 8 | u32::from(self.serial);
+            let local = self.indices.index(self.slot, self.serial);
             if self.keys.iter().all(|keys| keys.local != local) {
                 return local;
             }
@@ -221,7 +227,8 @@ impl Tunnel {
         let cookie = self.given.as_ref().and_then(|given| given.usable(now));
         self.sealed = Some((local, mac::seal(&self.peer, cookie, message)?));
         let repeat = repeat + engine.jitter(JITTER);
-        let outstanding = Outstanding { initiation, local, began, sent: now, repeat };
+        let former = self.outstanding.take().map(|begun| (begun.initiation, begun.local));
+        let outstanding = Outstanding { initiation, local, former, began, sent: now, repeat };
         self.outstanding = Some(Box::new(outstanding));
         self.rekey = false;
         Some(HANDSHAKE_LENGTH)
@@ -287,8 +294,13 @@ impl Tunnel {
         let remote = u32::from_le_bytes(*message.get(4..)?.first_chunk()?);
         let local = u32::from_le_bytes(*message.get(8..)?.first_chunk()?);
         let part = message.get(12..)?.first_chunk()?;
-        let outstanding = self.outstanding.as_ref().filter(|begun| begun.local == local)?;
-        let pair = outstanding.initiation.read(&engine.secret, &self.preshared, part)?;
+        let outstanding = self.outstanding.as_ref()?;
+        let initiation = match &outstanding.former {
+            _ if outstanding.local == local => &outstanding.initiation,
+            Some((former, index)) if *index == local => former,
+            _ => return None,
+        };
+        let pair = initiation.read(&engine.secret, &self.preshared, part)?;
         self.keep(Keys::new(&pair, (local, remote), None, now)?);
         self.sending = Some(local);
         self.outstanding = None;
@@ -309,6 +321,11 @@ impl Tunnel {
         // One reply is good for one message.
         self.sealed = None;
         Handshake::Deferred
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_cookie(&self) -> bool {
+        self.given.is_some()
     }
 
     /// When [`Self::handle_timeout`] is due; `None` while there is nothing.

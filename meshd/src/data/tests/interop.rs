@@ -136,7 +136,7 @@ fn numbers_flow(begins_here: bool) {
             }) as Serve
         },
         async move |netlink| {
-            let started = start_with(0, &netlink, true).await;
+            let started = start_node(0, &netlink).await;
             introduce(&started, 0, 1);
             let socket = bind(V4[0]);
             if begins_here {
@@ -181,7 +181,7 @@ fn bulk_to_and_from_wireguard_go_comes_back_whole() {
             }) as Serve
         },
         async move |netlink| {
-            let started = start_with(0, &netlink, true).await;
+            let started = start_node(0, &netlink).await;
             introduce(&started, 0, 1);
             streams_come_back_whole();
             started.handle.stop().await.unwrap();

@@ -9,7 +9,9 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
-use epsilon_mesh::shard::{AdmitAll, Command, Entropy, Path, Prefix, Report, Shard, WireGuard};
+use epsilon_mesh::shard::{
+    AdmitAll, Command, Entropy, Lane, Path, PeerId, Prefix, Report, Shard, WireGuard,
+};
 use epsilon_proto::key::SecretKey;
 use epsilon_sys::netlink::{self, Netlink, Veth};
 use nix::sched::{CloneFlags, unshare};
@@ -47,36 +49,76 @@ fn key(node: usize) -> SecretKey {
     SecretKey::from_seed(&[node as u8 + 1; 32])
 }
 
-fn shard(node: usize) -> Shard {
-    shard_with(node, random::entropy())
+/// How a node is made.
+struct Make {
+    offload: bool,
+    lanes: u8,
+    entropy: Entropy,
 }
 
-fn shard_with(node: usize, entropy: Entropy) -> Shard {
-    Shard::new(epsilon_mesh::shard::Config {
-        wireguard: WireGuard::new(&key(node), entropy, clock::since_1970()),
-        filter: Box::new(AdmitAll),
-        seed: 1,
-    })
+impl Default for Make {
+    fn default() -> Self {
+        Self { offload: true, lanes: 1, entropy: random::entropy() }
+    }
+}
+
+impl Make {
+    fn without_offload() -> Self {
+        Self { offload: false, ..Self::default() }
+    }
+
+    /// With so many threads.
+    fn lanes(lanes: u8) -> Self {
+        Self { lanes, ..Self::default() }
+    }
+
+    /// Of the node's part of the peers.
+    fn shard(&self, node: usize, lane: Lane) -> Shard {
+        let entropy = Arc::clone(&self.entropy);
+        Shard::new(epsilon_mesh::shard::Config {
+            lane,
+            wireguard: WireGuard::new(&key(node), entropy, clock::since_1970()),
+            filter: Box::new(AdmitAll),
+            seed: 1,
+        })
+    }
 }
 
 /// Brings the mesh interface up with this node's addresses, and starts.
 async fn start_node(node: usize, netlink: &Netlink) -> Started {
-    start_with(node, netlink, true).await
+    start_with(node, netlink, &Make::default()).await
 }
 
-async fn start_with(node: usize, netlink: &Netlink, offload: bool) -> Started {
-    start_shard(shard(node), node, netlink, offload).await
-}
-
-async fn start_shard(shard: Shard, node: usize, netlink: &Netlink, offload: bool) -> Started {
-    let tun = Tun::open_with("eps0", 1420, offload).unwrap();
-    assert_eq!(tun.has_offload(), offload);
+async fn start_with(node: usize, netlink: &Netlink, make: &Make) -> Started {
+    let tuns = Tun::open_with("eps0", 1420, make.offload, make.lanes).unwrap();
+    assert_eq!(tuns.len(), usize::from(make.lanes));
+    assert!(tuns.iter().all(|tun| tun.has_offload() == make.offload));
     for (text, length) in [(V4[node], 16), (V6[node], 48)] {
         let prefix = netlink::Prefix::new(address(text), length);
         netlink.add_address("eps0", prefix).await.unwrap();
     }
     netlink.set_up("eps0").await.unwrap();
-    start(Config { shard, tun, sockets: Sockets::open(7755).unwrap() }).unwrap()
+    let sockets = Sockets::open(7755, make.lanes).unwrap();
+    let parts = Lane::all(make.lanes).zip(tuns).zip(sockets);
+    let lanes = parts.map(|((lane, tun), sockets)| LaneConfig {
+        shard: make.shard(node, lane),
+        tun,
+        sockets,
+    });
+    start(lanes.collect()).unwrap()
+}
+
+/// Waits until the counters say it.
+async fn counts(started: &Started, holds: impl Fn(&DataStats) -> bool) -> DataStats {
+    let begun = Instant::now();
+    loop {
+        let stats = started.handle.stats();
+        if holds(&stats) {
+            return stats;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{stats:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn prefixes(node: usize) -> Vec<Prefix> {
@@ -142,13 +184,13 @@ fn linked(
 
 /// Two nodes of this daemon.
 fn two_nodes(
-    offload: bool,
+    make: fn() -> Make,
     there: impl FnOnce(&Started) -> Box<dyn FnOnce() + Send> + Send + 'static,
     here: impl AsyncFnOnce(Started) + Send + 'static,
 ) {
     linked(
         async move |netlink| {
-            let started = start_with(1, &netlink, offload).await;
+            let started = start_with(1, &netlink, &make()).await;
             introduce(&started, 1, 0);
             let serve = there(&started);
             Box::new(move || {
@@ -157,15 +199,14 @@ fn two_nodes(
             }) as Serve
         },
         async move |netlink| {
-            let started = start_with(0, &netlink, offload).await;
+            let started = start_with(0, &netlink, &make()).await;
             introduce(&started, 0, 1);
             here(started).await;
         },
     );
 }
 
-#[test]
-fn two_nodes_talk_over_the_mesh_in_both_families() {
+fn two_nodes_talk(make: fn() -> Make) {
     let echo = |_: &Started| {
         let sockets = [bind(V4[1]), bind(V6[1])];
         Box::new(move || {
@@ -176,7 +217,7 @@ fn two_nodes_talk_over_the_mesh_in_both_families() {
             }
         }) as Box<dyn FnOnce() + Send>
     };
-    two_nodes(true, echo, async |mut started| {
+    two_nodes(make, echo, async |mut started| {
         for (own, peer) in [(V4[0], V4[1]), (V6[0], V6[1])] {
             let socket = bind(own);
             // Fills the interface's MTU in the larger of the two headers.
@@ -186,10 +227,10 @@ fn two_nodes_talk_over_the_mesh_in_both_families() {
             let (length, from) = socket.recv_from(&mut answer).unwrap();
             assert_eq!((&answer[..length], from.ip()), (&question[..], address(peer)));
         }
-        let counted = started.stats.wait_for(|stats| {
+        counts(&started, |stats| {
             stats.shard.peers.first().is_some_and(|peer| peer.received.packets >= 2)
-        });
-        tokio::time::timeout(PATIENCE, counted).await.unwrap().unwrap();
+        })
+        .await;
         // A connection to an address of nobody fails at once.
         for nobody in ["10.77.9.9", "fd00::9:9"] {
             let to = SocketAddr::new(address(nobody), 9);
@@ -199,6 +240,19 @@ fn two_nodes_talk_over_the_mesh_in_both_families() {
         started.handle.stop().await.unwrap();
         assert_eq!(started.reports.recv().await, None);
     });
+}
+
+#[test]
+fn two_nodes_talk_over_the_mesh_in_both_families() {
+    two_nodes_talk(Make::default);
+}
+
+/// With three threads neither of the two peers is the first one's.
+#[test]
+fn two_nodes_talk_whichever_thread_has_the_peer() {
+    let lanes = Lane::all(3).next().unwrap();
+    assert!([0, 1].iter().any(|node| lanes.of(PeerId::Node(key(*node).node())) != 0));
+    two_nodes_talk(|| Make::lanes(3));
 }
 
 /// Bytes that tell where they belong.
@@ -250,14 +304,15 @@ fn streams_come_back_whole() {
     }
 }
 
-fn a_transfer_comes_back_whole(offload: bool) {
+fn a_transfer_comes_back_whole(make: fn() -> Make) {
     two_nodes(
-        offload,
+        make,
         |_| echo_streams(),
         async |started| {
             streams_come_back_whole();
-            let stats = started.stats.borrow().clone();
+            let stats = started.handle.stats();
             assert_eq!((stats.malformed, stats.host.count), (0, 0), "{stats:?}");
+            assert_eq!(stats.shard.dropped.passed, 0, "{stats:?}");
             started.handle.stop().await.unwrap();
         },
     );
@@ -265,12 +320,18 @@ fn a_transfer_comes_back_whole(offload: bool) {
 
 #[test]
 fn a_transfer_comes_back_whole_with_offload() {
-    a_transfer_comes_back_whole(true);
+    a_transfer_comes_back_whole(Make::default);
 }
 
 #[test]
 fn a_transfer_comes_back_whole_where_the_interface_has_no_offload() {
-    a_transfer_comes_back_whole(false);
+    a_transfer_comes_back_whole(Make::without_offload);
+}
+
+#[test]
+fn a_transfer_comes_back_whole_with_several_threads() {
+    a_transfer_comes_back_whole(|| Make::lanes(2));
+    a_transfer_comes_back_whole(|| Make::lanes(3));
 }
 
 #[test]
@@ -278,10 +339,12 @@ fn the_interface_outlives_its_owner_with_its_addresses_until_it_is_deleted() {
     in_namespace(async |netlink| {
         let first = start_node(0, &netlink).await;
         let before = netlink.link("eps0").await.unwrap();
-        let busy = Tun::open("eps0", 1420).err().unwrap().to_string();
+        let busy = Tun::open("eps0", 1420, 1).err().unwrap().to_string();
         assert!(busy.contains("another process holds the interface"), "{busy}");
         first.handle.stop().await.unwrap();
-        let again = Tun::open("eps0", 1420).unwrap();
+        // One queue it has, whatever is asked for now.
+        let again = Tun::open("eps0", 1420, 3).unwrap();
+        assert_eq!(again.len(), 1);
         let after = netlink.link("eps0").await.unwrap();
         assert_eq!((before.index, after.up), (after.index, true));
         let addresses = netlink.addresses().await.unwrap();
@@ -291,6 +354,20 @@ fn the_interface_outlives_its_owner_with_its_addresses_until_it_is_deleted() {
         drop(again);
         netlink.delete_link("eps0").await.unwrap();
         assert!(netlink.link("eps0").await.is_err());
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn an_interface_with_several_queues_is_taken_again_with_any_number() {
+    in_namespace(async |netlink| {
+        for queues in [3, 1, 2] {
+            let make = Make::lanes(queues);
+            let started = start_with(0, &netlink, &make).await;
+            started.handle.stop().await.unwrap();
+        }
+        netlink.delete_link("eps0").await.unwrap();
     })
     .join()
     .unwrap();
@@ -307,8 +384,7 @@ fn a_deleted_interface_ends_the_thread_and_one_that_is_down_does_not() {
             key: key(1).public().agreement().unwrap(),
             prefixes: prefixes(1),
         });
-        let counted = started.stats.wait_for(|stats| stats.shard.peers.len() == 1);
-        tokio::time::timeout(PATIENCE, counted).await.unwrap().unwrap();
+        counts(&started, |stats| stats.shard.peers.len() == 1).await;
         netlink.delete_link("eps0").await.unwrap();
         let end = tokio::time::timeout(PATIENCE, started.reports.recv()).await.unwrap();
         assert_eq!(end, None);
@@ -323,7 +399,7 @@ fn a_deleted_interface_ends_the_thread_and_one_that_is_down_does_not() {
 fn an_interface_of_another_kind_is_not_taken() {
     in_namespace(async |netlink| {
         netlink.add_bridge("eps0").await.unwrap();
-        let error = Tun::open("eps0", 1420).err().unwrap().to_string();
+        let error = Tun::open("eps0", 1420, 1).err().unwrap().to_string();
         assert!(error.contains("is no TUN interface"), "{error}");
     })
     .join()
@@ -337,8 +413,7 @@ fn beacons_reach_control_and_unsendable_datagrams_do_no_harm() {
         introduce(&started, 0, 1);
         // There is no route to the underlay in this namespace.
         bind(V4[0]).send_to(b"hello", (address(V4[1]), 9)).unwrap();
-        let counted = started.stats.wait_for(|stats| stats.network.count > 0);
-        let errno = tokio::time::timeout(PATIENCE, counted).await.unwrap().unwrap().network;
+        let errno = counts(&started, |stats| stats.network.count > 0).await.network;
         assert_eq!(errno.last_errno, Some(nix::libc::ENETUNREACH));
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.send_to(&[0x82, 1, 2], "127.0.0.1:7755").unwrap();
@@ -355,8 +430,9 @@ fn beacons_reach_control_and_unsendable_datagrams_do_no_harm() {
 fn a_panic_in_the_thread_is_told() {
     in_namespace(async |netlink| {
         // A handshake cannot begin without.
-        let shard = shard_with(0, Arc::new(|_: &mut [u8]| panic!("on purpose")));
-        let mut started = start_shard(shard, 0, &netlink, true).await;
+        let entropy = Arc::new(|_: &mut [u8]| panic!("on purpose"));
+        let make = Make { entropy, ..Make::lanes(2) };
+        let mut started = start_with(0, &netlink, &make).await;
         introduce(&started, 0, 1);
         bind(V4[0]).send_to(b"hello", (address(V4[1]), 9)).unwrap();
         let end = tokio::time::timeout(PATIENCE, started.reports.recv()).await.unwrap();

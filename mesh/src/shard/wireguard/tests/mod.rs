@@ -7,7 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
 
+mod guard;
+
 use super::*;
+use crate::shard::lane::Lane;
 use crate::shard::tests::{entropy, packet};
 
 const ADDRESSES: [&str; 2] = ["192.0.2.1:7755", "192.0.2.2:7755"];
@@ -58,6 +61,8 @@ struct Link {
     random: u64,
     on_the_way: BTreeMap<(Instant, u64), Wire>,
     count: u64,
+    /// When a first message of a handshake was sent, lost ones included.
+    begun: Vec<Instant>,
 }
 
 fn number(packet: &[u8]) -> u64 {
@@ -68,7 +73,7 @@ impl Link {
     fn new(delay: Duration, loss: u64) -> Self {
         let side = |own: usize| Side {
             engine: engine(own),
-            tunnel: Tunnel::new(agreement(1 - own), own as u32 + 7),
+            tunnel: Tunnel::new(agreement(1 - own), Indices::new(own as u64, Lane::ONLY), own + 7),
             ahead: Duration::ZERO,
             waiting: Vec::new(),
             arrived: Vec::new(),
@@ -83,6 +88,7 @@ impl Link {
             random: 1,
             on_the_way: BTreeMap::new(),
             count: 0,
+            begun: Vec::new(),
         }
     }
 
@@ -95,6 +101,9 @@ impl Link {
             return;
         }
         self.sides[from].unreturned = None;
+        if bytes[0] == 1 {
+            self.begun.push(self.now);
+        }
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         if (self.random >> 33) % 1000 >= self.loss {
             self.count += 1;
@@ -290,6 +299,73 @@ fn after_a_suspend_of_either_side_the_first_packet_arrives() {
             assert_eq!(link.numbers(asleep).last(), Some(&39));
         }
     }
+}
+
+#[test]
+fn a_handshake_that_nobody_answers_is_given_up_and_begun_anew_by_the_next_packet() {
+    let mut link = Link::new(Duration::from_millis(20), 1000);
+    link.send(0, 1);
+    link.pass(Duration::from_mins(10));
+    let since: Vec<Duration> = link.begun.iter().map(|at| at.since(link.begun[0])).collect();
+    assert!((17..=20).contains(&since.len()), "{since:?}");
+    assert!((1000..1340).contains(&since[1].as_millis()), "{since:?}");
+    let gaps = since[1..].windows(2).map(|pair| pair[1].saturating_sub(pair[0]).as_millis());
+    assert!(gaps.clone().all(|gap| (5000..5340).contains(&gap)), "{since:?}");
+    assert!(since.last() < Some(&REKEY_ATTEMPT_TIME), "{since:?}");
+    assert_eq!(link.sides[0].tunnel.poll_timeout(), None);
+    link.loss = 0;
+    link.send(0, 2);
+    link.pass(Duration::from_secs(1));
+    assert_eq!(link.numbers(1), [1, 2]);
+}
+
+#[test]
+fn an_answer_that_comes_after_the_message_was_repeated_counts() {
+    // Longer than the time after which the first message is repeated.
+    let mut link = Link::new(Duration::from_millis(900), 0);
+    link.send(0, 1);
+    link.pass(Duration::from_millis(2_800));
+    assert_eq!((link.begun.len(), link.numbers(1)), (2, vec![1]));
+    // The answer to the other one comes too late to change anything.
+    link.stream(0, 20, Duration::from_millis(100));
+    link.pass(Duration::from_secs(2));
+    assert_eq!((link.begun.len(), link.sides[0].completed.len()), (2, 1));
+    assert_eq!(link.numbers(1).len(), 21);
+}
+
+#[test]
+fn after_a_clock_was_set_back_handshakes_count_once_the_tunnel_is_cleared() {
+    let mut link = Link::new(Duration::from_millis(20), 0);
+    link.sides[0].ahead = Duration::from_hours(1);
+    link.stream(0, 3, Duration::from_millis(100));
+    // The daemon was started again, without its keys, and the hour is gone.
+    link.sides[0].ahead = Duration::ZERO;
+    link.sides[0].engine = engine(0);
+    link.sides[0].tunnel = Tunnel::new(agreement(1), Indices::new(9, Lane::ONLY), 3);
+    link.sides[1].arrived.clear();
+    link.send(0, 50);
+    link.pass(Duration::from_secs(20));
+    assert!(link.numbers(1).is_empty(), "what is older than the newest is a recording");
+    link.sides[1].tunnel.clear();
+    link.pass(Duration::from_secs(10));
+    assert_eq!(link.numbers(1), [50]);
+}
+
+#[test]
+fn indices_of_one_tunnel_are_never_the_same_and_have_little_in_common() {
+    let mut link = Link::new(Duration::from_millis(20), 0);
+    let mut seen = std::collections::BTreeSet::new();
+    for number in 0..100 {
+        link.sides.iter_mut().for_each(|side| side.tunnel.clear());
+        link.send(0, number);
+        let (_, message) = link.on_the_way.values().next().unwrap().clone();
+        seen.insert(message[5..8].to_vec());
+        link.pass(Duration::from_secs(1));
+    }
+    assert_eq!(seen.len(), 100);
+    assert!(
+        seen.iter().map(|index| index[1]).collect::<std::collections::BTreeSet<_>>().len() > 50
+    );
 }
 
 #[test]

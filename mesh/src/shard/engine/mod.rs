@@ -1,11 +1,14 @@
 //! The shard: takes packets, datagrams and orders, and finds the peer.
 
+mod probing;
+mod seat;
+
 use std::collections::{BTreeMap, btree_map};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use epsilon_proto::clock::Instant;
-use epsilon_proto::datagram::Kind;
+use epsilon_proto::datagram::Kind as DatagramKind;
 use epsilon_proto::id::NodeId;
 use epsilon_proto::key::AgreementKey;
 
@@ -13,20 +16,19 @@ use super::batch::Output;
 use super::command::{Command, Path, PeerId, Report};
 use super::filter::ReceiveFilter;
 use super::inner::{self, Addresses};
+use super::lane::{Kind, Lane, Passed};
 use super::peer::{Context, Next, Peer, Refusal, Reports};
-use super::probe::{self, Probe};
-use super::prober::{Heard, canonical};
+use super::prober::canonical;
 use super::routes::{Prefix, Routes};
 use super::stats::{Dropped, Stats};
 use super::unreachable;
-use super::wireguard::{HANDSHAKE_LENGTH, Initiator, WireGuard};
+use super::wireguard::{HANDSHAKE_LENGTH, Indices, Initiator, SLOTS, WireGuard};
 use crate::limit::Limit;
+use probing::Probed;
+use seat::Seat;
 
 /// Beacons handed to Control per second, from all sources together.
 pub const BEACONS_PER_SECOND: u32 = 64;
-
-/// At most so many peers, so that their indices have the highest byte in common.
-const PEERS: usize = 1 << 16;
 
 /// ICMP errors per second to the host's own programs.
 const UNREACHABLE_PER_SECOND: u32 = 100;
@@ -43,26 +45,29 @@ enum Own {
 
 /// What a shard is made of.
 pub struct Config {
+    /// Which part of the peers it has.
+    pub lane: Lane,
     /// This node's side of the sessions.
     pub wireguard: WireGuard,
     /// Decides which opened packets reach the host.
     pub filter: Box<dyn ReceiveFilter>,
-    /// Random. The indices of sessions are mixed with it, so that one of them
-    /// says nothing about the number of members. Several of them together tell
-    /// how far apart their peers sit.
+    /// Random, secret, and the same for all lanes: the indices of sessions are
+    /// permuted with it, so that they say nothing about the peers.
     pub seed: u64,
 }
 
 /// The data plane of one thread; see the module's page.
 pub struct Shard {
+    lane: Lane,
     wireguard: WireGuard,
     filter: Box<dyn ReceiveFilter>,
-    /// Mixed into session numbers; 24 bits.
-    mask: u32,
-    slots: Vec<Option<Box<Peer>>>,
+    indices: Indices,
+    slots: Vec<Option<Seat>>,
     by_id: BTreeMap<PeerId, Slot>,
     by_key: BTreeMap<AgreementKey, Slot>,
-    by_probe_index: BTreeMap<u32, Slot>,
+    /// The members, in the front alone.
+    probed: BTreeMap<NodeId, Probed>,
+    by_probe_index: BTreeMap<u32, NodeId>,
     routes: Routes<Slot>,
     own: Routes<Own>,
     /// Never used twice in a run, whatever keys come and go; keys are bound
@@ -90,12 +95,14 @@ impl Shard {
     pub fn new(config: Config) -> Self {
         let per_second = |count: u32| Limit::new(count, Duration::from_secs(1) / count);
         Self {
+            lane: config.lane,
             wireguard: config.wireguard,
             filter: config.filter,
-            mask: (config.seed & 0x00ff_ffff) as u32,
+            indices: Indices::new(config.seed, config.lane),
             slots: Vec::new(),
             by_id: BTreeMap::new(),
             by_key: BTreeMap::new(),
+            probed: BTreeMap::new(),
             by_probe_index: BTreeMap::new(),
             routes: Routes::new(),
             own: Routes::new(),
@@ -110,12 +117,18 @@ impl Shard {
         }
     }
 
-    /// The highest byte of every index that peers put into what they send here.
-    pub fn index_tag(&self) -> u8 {
-        (self.mask >> 16) as u8
+    /// The highest byte of every index that peers put into what they send to the
+    /// first lane; those of the others follow.
+    pub fn first_tag(&self) -> u8 {
+        self.indices.first_tag()
     }
 
-    /// Calls `act` with the peer in a slot, and minds its timers.
+    /// Which part of the peers it has.
+    pub fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// Calls `act` with the peer in a slot, if it is here, and minds its timers.
     fn with_peer<R>(
         &mut self,
         slot: Slot,
@@ -123,7 +136,7 @@ impl Shard {
         out: &mut Output,
         act: impl FnOnce(&mut Peer, &mut Context<'_>) -> R,
     ) -> Option<R> {
-        let peer = self.slots.get_mut(slot)?.as_mut()?;
+        let peer = self.slots.get_mut(slot)?.as_mut()?.here()?;
         let mut context = Context {
             now,
             network: &mut out.network,
@@ -164,27 +177,11 @@ impl Shard {
                 self.with_node(node, now, out, Peer::reset);
             }
             Command::SetProbeKeys { node, send, receive, local_index, remote_index } => {
-                let Some(slot) = self.forget_probe_index(node) else { return };
-                self.by_probe_index.insert(local_index, slot);
-                if let Some(Some(peer)) = self.slots.get_mut(slot) {
-                    peer.prober.set(send, receive, local_index, remote_index);
-                }
+                self.set_probe_keys(node, (send, receive), (local_index, remote_index));
             }
-            Command::ClearProbeKeys { node } => {
-                let Some(slot) = self.forget_probe_index(node) else { return };
-                if let Some(Some(peer)) = self.slots.get_mut(slot) {
-                    peer.prober.clear();
-                }
-            }
+            Command::ClearProbeKeys { node } => self.clear_probe_keys(node),
             Command::SendProbe { node, to, transaction } => {
-                let Some(slot) = self.slot_of(node) else { return };
-                let to = canonical(to);
-                let request = Probe::Request { transaction };
-                if self.send_probe(slot, to, probe::LENGTH, request, out)
-                    && let Some(Some(peer)) = self.slots.get_mut(slot)
-                {
-                    peer.prober.sent(transaction, to, now);
-                }
+                self.ask(node, canonical(to), transaction, now, out);
             }
         }
     }
@@ -213,16 +210,30 @@ impl Shard {
                 self.slots.len() - 1
             }),
         };
-        if slot >= PEERS {
+        if slot >= SLOTS {
             return;
         }
-        let Some(seat) = self.slots.get_mut(slot) else { return };
-        let index = slot as u32 ^ self.mask;
-        let peer = seat.get_or_insert_with(|| Box::new(Peer::new(id, key, index)));
-        let former = peer.key;
+        let Some(place) = self.slots.get_mut(slot) else { return };
+        let (lane, indices) = (self.lane.of(id), self.indices);
+        let seat = place.get_or_insert_with(|| {
+            if lane == self.lane.number() {
+                Seat::Here(Box::new(Peer::new(id, key, indices, slot)))
+            } else {
+                Seat::Away { id, key, lane }
+            }
+        });
+        let former = seat.key();
         if former != key {
-            peer.set_key(key, index);
-            forget(&mut self.by_key, former, slot);
+            match seat {
+                Seat::Here(peer) => peer.set_key(key, indices, slot),
+                Seat::Away { key: known, .. } => *known = key,
+            }
+            forget(&mut self.by_key, former, &slot);
+        }
+        if let PeerId::Node(node) = id
+            && self.lane.is_front()
+        {
+            self.probed.entry(node).or_default();
         }
         self.by_id.insert(id, slot);
         // The first holder of a key keeps it: a node and one with the negated
@@ -237,31 +248,23 @@ impl Shard {
     fn remove_peer(&mut self, id: PeerId) {
         if let PeerId::Node(node) = id {
             self.forget_probe_index(node);
+            self.probed.remove(&node);
         }
         let Some(slot) = self.by_id.remove(&id) else { return };
         self.routes.remove_all_of(slot);
-        if let Some(peer) = self.slots.get_mut(slot).and_then(Option::take) {
-            forget(&mut self.by_key, peer.key, slot);
+        if let Some(seat) = self.slots.get_mut(slot).and_then(Option::take) {
+            forget(&mut self.by_key, seat.key(), &slot);
         }
-    }
-
-    /// Takes the index of the peer's probes away; gives back its slot.
-    fn forget_probe_index(&mut self, node: NodeId) -> Option<Slot> {
-        let slot = self.slot_of(node)?;
-        let peer = self.slots.get_mut(slot)?.as_mut()?;
-        if let Some(index) = peer.prober.local_index() {
-            forget(&mut self.by_probe_index, index, slot);
-        }
-        Some(slot)
     }
 
     /// The peer that owns an inner address, by longest prefix.
     pub fn route(&self, address: IpAddr) -> Option<PeerId> {
         let slot = self.routes.owner(address)?;
-        self.slots.get(slot)?.as_ref().map(|peer| peer.id)
+        self.slots.get(slot)?.as_ref().map(Seat::id)
     }
 
-    /// Takes a packet of the host.
+    /// Takes a packet of the host, or what another lane passed on as
+    /// [`Kind::Packet`].
     pub fn handle_packet(&mut self, packet: &[u8], now: Instant, out: &mut Output) {
         self.changes += 1;
         let destination = Addresses::of(packet).map(|addresses| addresses.destination);
@@ -283,7 +286,27 @@ impl Shard {
             }
             return;
         };
-        self.with_peer(slot, now, out, |peer, context| peer.send(packet, context));
+        self.send(slot, packet, now, out);
+    }
+
+    /// Sends a packet to a peer, or passes it on.
+    fn send(&mut self, slot: Slot, packet: &[u8], now: Instant, out: &mut Output) {
+        match self.slots.get(slot) {
+            Some(Some(Seat::Away { lane, .. })) => {
+                self.pass(*lane, Kind::Packet, packet, out);
+            }
+            _ => drop(self.with_peer(slot, now, out, |peer, context| peer.send(packet, context))),
+        }
+    }
+
+    fn pass(&mut self, lane: u8, kind: Kind, bytes: &[u8], out: &mut Output) {
+        let copy = |into: &mut [u8]| {
+            into.copy_from_slice(bytes);
+            bytes.len()
+        };
+        if !out.passed.push(Passed { lane, kind }, bytes.len(), copy) {
+            self.dropped.passed += 1;
+        }
     }
 
     /// Takes a datagram of the network; `mark` are the ECN bits of its IP header.
@@ -297,10 +320,16 @@ impl Shard {
     ) {
         self.changes += 1;
         let from = canonical(from);
-        let taken = match Kind::of(datagram) {
-            Some(Kind::WireGuard) => self.handle_wireguard((from, mark), datagram, now, out),
-            Some(Kind::Probe) => self.handle_probe(from, datagram, now, out),
-            Some(Kind::Beacon) => {
+        if !self.lane.is_front() && datagram.first() != Some(&4) {
+            // The kernel does not tell what is data.
+            return self.pass(0, Kind::Datagram { from, mark }, datagram, out);
+        }
+        let taken = match DatagramKind::of(datagram) {
+            Some(DatagramKind::WireGuard) => {
+                self.handle_wireguard((from, mark), datagram, now, out)
+            }
+            Some(DatagramKind::Probe) => self.handle_probe(from, datagram, now, out),
+            Some(DatagramKind::Beacon) => {
                 if self.beacons.allows(now) {
                     self.reports.push(Report::Beacon { from, datagram: datagram.to_vec() });
                 } else {
@@ -309,7 +338,32 @@ impl Shard {
                 Some(())
             }
             // Nobody has agreed to relay or to split with this node.
-            Some(Kind::Relay | Kind::Split) | None => None,
+            Some(DatagramKind::Relay | DatagramKind::Split) | None => None,
+        };
+        if taken.is_none() {
+            self.dropped.unknown += 1;
+        }
+    }
+
+    /// Takes what another lane passed on as [`Kind::Datagram`].
+    pub fn handle_passed(
+        &mut self,
+        from: SocketAddr,
+        mark: u8,
+        datagram: &[u8],
+        now: Instant,
+        out: &mut Output,
+    ) {
+        if self.lane.is_front() {
+            return self.handle_datagram(from, mark, datagram, now, out);
+        }
+        self.changes += 1;
+        let taken = if datagram.first() == Some(&1) {
+            // The front has judged it.
+            let initiator = self.wireguard.passed_initiator(datagram);
+            self.handle_initiator(initiator, from, datagram, now, out)
+        } else {
+            self.handle_wireguard((from, mark), datagram, now, out)
         };
         if taken.is_none() {
             self.dropped.unknown += 1;
@@ -333,13 +387,18 @@ impl Shard {
             _ => 4,
         };
         let receiver = u32::from_le_bytes(*datagram.get(receiver_at..)?.first_chunk()?);
-        let slot = (receiver >> 8 ^ self.mask) as Slot;
+        let lane = self.indices.lane(receiver)?;
+        if lane != self.lane.number() {
+            self.pass(lane, Kind::Datagram { from, mark }, datagram, out);
+            return Some(());
+        }
+        let slot = self.indices.slot(receiver);
         if datagram.first() != Some(&4) {
             return self.with_peer(slot, now, out, |peer, context| {
                 peer.handshake(from, datagram, context);
             });
         }
-        let peer = self.slots.get_mut(slot)?.as_mut()?;
+        let peer = self.slots.get_mut(slot)?.as_mut()?.here()?;
         let mut context = Context {
             now,
             network: &mut out.network,
@@ -362,8 +421,9 @@ impl Shard {
             let next = next.filter(|next| *next != Next::Peer(slot)).ok_or(Refusal::Destination)?;
             if filter.admits(id, packet) { Ok(next) } else { Err(Refusal::Filtered) }
         };
-        let (host, forwarded) = (&mut out.host, &mut self.forwarded);
-        let to = peer.open((from, mark), datagram, host, forwarded, admit, &mut context);
+        let is_outside = || routes.owner(from.ip()).is_none() && own.owner(from.ip()).is_none();
+        let into = (&mut out.host, &mut self.forwarded);
+        let to = peer.open((from, mark), datagram, into, admit, is_outside, &mut context);
         self.timeout = earlier(self.timeout, peer.next_timeout());
         if let Some(to) = to {
             self.forward(slot, to, now, out);
@@ -376,18 +436,18 @@ impl Shard {
     fn forward(&mut self, from: Slot, to: Slot, now: Instant, out: &mut Output) {
         let mut packet = std::mem::take(&mut self.forwarded);
         let is_device = |slot: Slot| {
-            let peer = self.slots.get(slot).and_then(Option::as_ref);
-            peer.is_some_and(|peer| peer.id.is_device())
+            let seat = self.slots.get(slot).and_then(Option::as_ref);
+            seat.is_some_and(|seat| seat.id().is_device())
         };
         let outcome = if !is_device(from) && !is_device(to) {
             Err(Refusal::Destination)
         } else if !inner::hop(&mut packet) {
             Err(Refusal::Hops)
         } else {
-            self.with_peer(to, now, out, |peer, context| peer.send(&packet, context));
+            self.send(to, &packet, now, out);
             Ok(())
         };
-        if let Some(Some(peer)) = self.slots.get_mut(from) {
+        if let Some(Some(Seat::Here(peer))) = self.slots.get_mut(from) {
             peer.count(packet.len(), outcome);
         }
         self.forwarded = packet;
@@ -405,9 +465,24 @@ impl Shard {
             initiator = self.wireguard.initiator(from, datagram, now, into);
             if let Initiator::Challenged(length) = initiator { length } else { 0 }
         });
+        self.handle_initiator(initiator, from, datagram, now, out)
+    }
+
+    fn handle_initiator(
+        &mut self,
+        initiator: Initiator,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+        out: &mut Output,
+    ) -> Option<()> {
         match initiator {
             Initiator::Key(key, opened, sender) => {
                 let slot = *self.by_key.get(&key)?;
+                if let Some(Some(Seat::Away { lane, .. })) = self.slots.get(slot) {
+                    self.pass(*lane, Kind::Datagram { from, mark: 0 }, datagram, out);
+                    return Some(());
+                }
                 self.with_peer(slot, now, out, |peer, context| {
                     peer.answer(from, *opened, sender, context);
                 })
@@ -415,48 +490,6 @@ impl Shard {
             Initiator::Challenged(_) => Some(()),
             Initiator::Unknown => None,
         }
-    }
-
-    fn handle_probe(
-        &mut self,
-        from: SocketAddr,
-        datagram: &[u8],
-        now: Instant,
-        out: &mut Output,
-    ) -> Option<()> {
-        let slot = *self.by_probe_index.get(&probe::index(datagram)?)?;
-        let peer = self.slots.get_mut(slot)?.as_mut()?;
-        let PeerId::Node(node) = peer.id else { return None };
-        match peer.prober.open(from, datagram, now)? {
-            Heard::Request { transaction } => {
-                if peer.probe_received.allows(now) {
-                    self.reports.push(Report::ProbeReceived { node, from });
-                }
-                let answer = Probe::Answer { transaction, observed: from };
-                self.send_probe(slot, from, datagram.len(), answer, out);
-            }
-            Heard::Answer { transaction, observed, rtt } => {
-                let report = Report::ProbeAnswered { node, transaction, to: from, observed, rtt };
-                self.reports.push(report);
-            }
-        }
-        Some(())
-    }
-
-    fn send_probe(
-        &mut self,
-        slot: Slot,
-        to: SocketAddr,
-        length: usize,
-        probe: Probe,
-        out: &mut Output,
-    ) -> bool {
-        let Some(Some(peer)) = self.slots.get_mut(slot) else { return false };
-        let Some((key, index)) = peer.prober.sealing() else { return false };
-        let counter = self.probe_counter;
-        self.probe_counter += 1;
-        out.network
-            .push(Path::Direct(to), length, |into| probe::seal(key, index, counter, probe, into))
     }
 
     /// When [`Self::handle_timeout`] is due. `None` while nothing is under
@@ -497,8 +530,10 @@ impl Shard {
         let peers = self
             .by_id
             .values()
-            .filter_map(|slot| self.slots.get(*slot)?.as_ref())
-            .map(|peer| peer.stats(now))
+            .filter_map(|slot| match self.slots.get(*slot)? {
+                Some(Seat::Here(peer)) => Some(peer.stats(now)),
+                _ => None,
+            })
             .collect();
         Stats { peers, dropped: Dropped { reports: self.reports.lost, ..self.dropped } }
     }
@@ -512,10 +547,10 @@ fn is_group(address: IpAddr) -> bool {
     }
 }
 
-/// Removes an entry if it still leads to the slot.
-fn forget<K: Ord>(map: &mut BTreeMap<K, Slot>, key: K, slot: Slot) {
+/// Removes an entry if it still leads there.
+fn forget<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: &V) {
     if let btree_map::Entry::Occupied(entry) = map.entry(key)
-        && *entry.get() == slot
+        && entry.get() == value
     {
         entry.remove();
     }
