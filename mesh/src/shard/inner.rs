@@ -31,6 +31,15 @@ fn octets<const N: usize>(packet: &[u8], at: usize) -> Option<[u8; N]> {
     packet.get(at..)?.first_chunk().copied()
 }
 
+/// Where a packet goes, by its header alone.
+pub(super) fn destination(packet: &[u8]) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => Some(Ipv4Addr::from(octets(packet, 16)?).into()),
+        6 => Some(Ipv6Addr::from(octets(packet, 24)?).into()),
+        _ => None,
+    }
+}
+
 impl Addresses {
     /// `None` for what is not one whole IP packet.
     pub(super) fn of(packet: &[u8]) -> Option<Self> {

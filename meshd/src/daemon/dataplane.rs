@@ -32,7 +32,7 @@ fn dropped(stats: &DataStats) -> Vec<Drops> {
     let peers = |count: fn(&epsilon_mesh::shard::PeerDropped) -> u64| {
         stats.shard.peers.iter().map(|peer| count(&peer.dropped)).sum()
     };
-    let reasons: [(&str, &str, u64); 18] = [
+    let reasons: [(&str, &str, u64); 19] = [
         ("kernel", "by the kernel: not for this node, or too many at once", stats.kernel),
         ("unknown", "datagrams of no kind, of no session, or by nobody known", shard.unknown),
         ("unopened", "forged, repeated, or of a session that is gone", peers(|peer| peer.unopened)),
@@ -50,6 +50,7 @@ fn dropped(stats: &DataStats) -> Vec<Drops> {
         ("passed", "for another thread, which does not keep up", shard.passed),
         ("unsendable", "of this host: no IP, to a group, or to itself", shard.unsendable),
         ("unroutable", "of this host: to an address of no member", shard.unroutable),
+        ("share", "of this host: beyond its peer's share, too many at once", stats.beyond_share),
         ("malformed", "of this host: not what their header says", stats.malformed),
         ("network_refused", "not taken by the kernel for the network", stats.network.count),
         ("host_refused", "not taken by the host", stats.host.count),

@@ -17,13 +17,12 @@ use nix::sys::eventfd::EventFd;
 use tokio::sync::{mpsc, watch};
 
 use super::outlet::Outlet;
+use super::overload::{MORE, Overload, PACKETS};
 use super::parcel::Parcel;
 use super::{DataStats, Error};
 use crate::clock;
 
-/// At most so many packets of the host, or bytes of them, before the network
-/// has its turn.
-const PACKETS: usize = 128;
+/// At most so many bytes of packets of the host before the network has its turn.
 const BYTES: usize = 128 * 1024;
 
 /// A round that carried at least so many packets of at most so many bytes on
@@ -68,6 +67,9 @@ pub(super) struct Carrier {
     pub(super) buffer: Box<[u8]>,
     /// What the host gave.
     pub(super) taken: Carried,
+    pub(super) overload: Overload,
+    /// Packets of the host beyond the share of their peer.
+    pub(super) beyond_share: u64,
     /// Packets of the host that are not what their header says.
     pub(super) malformed: u64,
     pub(super) reports_lost: u64,
@@ -236,9 +238,16 @@ impl Carrier {
     fn take_packets(&mut self) -> Result<Round, Error> {
         let mut round = Round::default();
         let now = clock::instant();
-        for _ in 0..PACKETS {
+        let is_overload = self.overload.is_on();
+        let mut read = 0;
+        while read < if is_overload { PACKETS + MORE } else { PACKETS } {
             match self.outlet.tun.recv(&mut self.buffer) {
                 Ok(length) => {
+                    read += 1;
+                    if is_overload && !self.is_within_share(length) {
+                        self.beyond_share += 1;
+                        continue;
+                    }
                     round.packets += 1;
                     round.bytes += length;
                     self.take_packet(length, now);
@@ -255,8 +264,16 @@ impl Carrier {
             }
         }
         self.outlet.flush();
+        self.overload.round(read);
         self.taken.calls += u64::from(round.packets > 0);
         Ok(round)
+    }
+
+    /// Whether the packet in the buffer is within the share of its peer.
+    fn is_within_share(&mut self, length: usize) -> bool {
+        let header = if self.outlet.tun.has_offload() { HEADER_LENGTH } else { 0 };
+        let packet = self.buffer.get(header..length).unwrap_or_default();
+        self.overload.admits(self.shard.peer_for(packet))
     }
 
     /// Takes the packet in the buffer, which may stand for many.
@@ -301,6 +318,7 @@ impl Carrier {
             network: self.outlet.network,
             host: self.outlet.host,
             malformed: self.malformed,
+            beyond_share: self.beyond_share,
             interface_offload: self.outlet.tun.has_offload(),
             udp_segmentation: self.outlet.sender.segments(),
             network_in: self.receiver.carried(),

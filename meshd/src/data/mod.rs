@@ -26,6 +26,7 @@
 mod carrier;
 mod error;
 mod outlet;
+mod overload;
 mod parcel;
 mod socket;
 mod stats;

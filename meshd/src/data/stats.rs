@@ -22,6 +22,9 @@ pub struct DataStats {
     pub kernel: u64,
     /// Packets of the host that are not what their header says.
     pub malformed: u64,
+    /// Packets of the host beyond the share of their peer, when there were too
+    /// many.
+    pub beyond_share: u64,
     /// Whether packets of the host may stand for many.
     pub interface_offload: bool,
     /// Whether the kernel cuts messages into datagrams.
@@ -60,6 +63,7 @@ impl DataStats {
         self.host += other.host;
         self.kernel += other.kernel;
         self.malformed += other.malformed;
+        self.beyond_share += other.beyond_share;
         self.interface_offload &= other.interface_offload;
         self.udp_segmentation &= other.udp_segmentation;
         self.network_in += other.network_in;

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::carrier::{Carrier, Order, new_buffer};
 use super::outlet::Outlet;
+use super::overload::Overload;
 use super::parcel::{Door, Parcel};
 use super::{DataStats, Error, Sockets, Tun};
 
@@ -128,6 +129,8 @@ pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
             stats: stats_sender,
             buffer: new_buffer(),
             taken: Carried::default(),
+            overload: Overload::default(),
+            beyond_share: 0,
             malformed: 0,
             reports_lost: 0,
             published: (0, Instant::default()),

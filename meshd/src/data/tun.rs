@@ -9,7 +9,7 @@ use super::Error;
 
 /// How many packets of the host wait for the data thread: as many as at an
 /// Ethernet interface. The newest is dropped when there are more.
-const QUEUE: u32 = 1000;
+pub(super) const QUEUE: u32 = 1000;
 
 /// A queue of the mesh interface, as the process sees it: one IP packet per call, which
 /// with offload comes after a header ([`epsilon_mesh::shard::offload::Header`])
@@ -63,13 +63,6 @@ impl Tun {
                 (opened, false)
             }
         };
-        if queues > 1 && !several {
-            tracing::warn!(
-                interface = name,
-                "the interface has one queue, one thread carries its packets; \
-                 it has several after: ip link delete {name}, and a restart"
-            );
-        }
         let during = |action: &'static str| {
             move |source| Error::Interface { action, interface: name.to_owned(), source }
         };

@@ -103,7 +103,13 @@ impl Task {
 
         let netlink = Netlink::open()?;
         let changes = netlink.changes()?;
-        let tuns = Tun::open(&settings.interface, DEFAULT_MTU, config.lanes)?;
+        let mut tuns = Tun::open(&settings.interface, DEFAULT_MTU, config.lanes)?;
+        if tuns.len() < usize::from(config.lanes) {
+            // A run with one thread left it: it has one queue for good.
+            drop(tuns);
+            netlink.delete_link(&settings.interface).await?;
+            tuns = Tun::open(&settings.interface, DEFAULT_MTU, config.lanes)?;
+        }
         let interface =
             Interface::new(settings.interface.clone(), network.range, Ipv6Range::of(id));
         interface.bring_up(&netlink).await?;

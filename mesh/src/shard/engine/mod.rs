@@ -263,6 +263,11 @@ impl Shard {
         self.slots.get(slot)?.as_ref().map(Seat::id)
     }
 
+    /// For which peer a packet of the host is, if for any.
+    pub fn peer_for(&self, packet: &[u8]) -> Option<PeerId> {
+        self.route(inner::destination(packet)?)
+    }
+
     /// Takes a packet of the host, or what another lane passed on as
     /// [`Kind::Packet`].
     pub fn handle_packet(&mut self, packet: &[u8], now: Instant, out: &mut Output) {
