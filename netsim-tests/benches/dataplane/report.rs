@@ -26,8 +26,10 @@ const LINES: [Line; 8] = [
     Line("packets out of order, TCP", "", 0, |figures| figures.reordered),
 ];
 
-/// Those of which a ratio says something.
+/// Those of which a ratio says something, and those of them that had better be
+/// small.
 const COMPARED: [usize; 6] = [0, 1, 2, 3, 5, 6];
+const SMALL: [usize; 2] = [5, 6];
 
 pub(crate) struct Report {
     rounds: u64,
@@ -134,8 +136,8 @@ impl Report {
     /// Bars of epsilon's figure as a multiple of each rival's.
     fn drawing(&self) -> String {
         const COLOURS: [&str; 4] = ["#000", "#2a6fbb", "#d9822b", "#3c9a5f"];
-        const LEFT: f64 = 250.0;
-        const WIDTH: f64 = 420.0;
+        const LEFT: f64 = 290.0;
+        const WIDTH: f64 = 390.0;
         let bars = COMPARED.len() * self.pairs.len();
         let height = 40 + bars * 18 + COMPARED.len() * 12 + 20;
         let widest = COMPARED
@@ -163,7 +165,8 @@ impl Report {
         let mut y = 40;
         for index in COMPARED {
             let Line(what, ..) = LINES[index];
-            let _ = writeln!(svg, "<text x=\"10\" y=\"{}\">{what}</text>", y + 12);
+            let less = if SMALL.contains(&index) { " (less is better)" } else { "" };
+            let _ = writeln!(svg, "<text x=\"10\" y=\"{}\">{what}{less}</text>", y + 12);
             for kind in self.pairs.keys() {
                 let ratio = self.ratio(*kind, LINES[index].3);
                 let _ = writeln!(

@@ -216,4 +216,7 @@ async fn a_device_keeps_its_own_key_and_what_cannot_be_is_refused_with_a_reason(
     })
     .await;
     second.run(&format!("device add tablet --public-key {key}")).await.exits(1).says("revoked");
+    // The name is free, and so is the key for another owner.
+    second.run("device add tablet").await.ok();
+    first.run(&format!("device add other --public-key {key}")).await.ok();
 }
