@@ -164,8 +164,12 @@ impl Control {
         let own = self.own;
         let came = self.members.devices_with(key);
         let came = came.filter(|placed| placed.is_for(own) && placed.server != own);
-        let turns: Vec<Edit> = came.map(|placed| Edit::Turn(placed.id)).collect();
-        if !turns.is_empty() {
+        let waiting = &self.own_devices.waiting;
+        let is_waiting =
+            |id| waiting.iter().any(|edit| matches!(edit, Edit::Turn(turn) if *turn == id));
+        let turns = came.map(|placed| placed.id).filter(|id| !is_waiting(*id));
+        let turns: Vec<Edit> = turns.map(Edit::Turn).collect();
+        if !turns.is_empty() && !self.is_banned() {
             self.own_devices.waiting.extend(turns);
             self.advance_devices(now);
         }
@@ -312,17 +316,21 @@ impl Control {
     pub(super) fn devices_persisted(
         &mut self,
         list: &Verified<DeviceList>,
-        edits: Vec<Edit>,
+        mut edits: Vec<Edit>,
         result: Result<(), &str>,
         now: Now,
     ) {
         self.own_devices.is_writing = false;
         if let Err(reason) = result {
-            return self.fail(edits, &OperationError::Storage(reason.to_owned()));
+            self.fail(&edits, &OperationError::Storage(reason.to_owned()));
+            // Those that nobody asked for wait until the store works again.
+            edits.retain(|edit| edit.operation().is_none());
+            self.own_devices.waiting.append(&mut edits);
+            return;
         }
         let merged = self.members.merge_devices(list.signed(), &self.trust, &*self.config.check);
         if merged.is_err() {
-            return self.fail(edits, &OperationError::NotPublished);
+            return self.fail(&edits, &OperationError::NotPublished);
         }
         if self.members.list(self.own).map(Verified::signed) != Some(list.signed()) {
             // A newer list of this node came in between, from before its disk
@@ -342,16 +350,11 @@ impl Control {
         }
     }
 
-    /// Says that changes were not made; those that nobody asked for wait.
-    fn fail(&mut self, edits: Vec<Edit>, error: &OperationError) {
-        for edit in edits {
-            match edit.operation() {
-                Some(operation) => {
-                    let result = Err(error.clone());
-                    self.outputs.push_back(Output::Done { operation, result });
-                }
-                None => self.own_devices.waiting.push(edit),
-            }
+    /// Says that changes were not made.
+    fn fail(&mut self, edits: &[Edit], error: &OperationError) {
+        for operation in edits.iter().filter_map(Edit::operation) {
+            let result = Err(error.clone());
+            self.outputs.push_back(Output::Done { operation, result });
         }
     }
 
@@ -388,8 +391,9 @@ impl Control {
         Taken::New
     }
 
-    /// A list came by gossip: whether it is worth being judged, and may be
-    /// now. Nobody but its owner spends the budget.
+    /// A list came: whether it is worth being judged, and may be now. Nobody but
+    /// its owner spends the budget, which keeps this node and its disk from being
+    /// kept busy.
     pub(super) fn is_devices_news(
         &mut self,
         from: NodeId,
@@ -398,17 +402,18 @@ impl Control {
     ) -> Result<(), Option<bool>> {
         let owner = NodeId::from(list.signer());
         let said = list.peek().map_err(|_| Some(false))?;
+        if self.members.get(owner).is_none() {
+            return Ok(());
+        }
         let known = self.members.list(owner);
-        if known.is_some_and(|known| known.sequence >= said.sequence) {
+        let stamp = (said.sequence, list.digest());
+        if known.is_some_and(|known| (known.sequence, known.signed().digest()) >= stamp) {
             return Err(None);
         }
-        if self.members.get(owner).is_some() {
-            if list.verify(self.id, &*self.config.check).is_err() {
-                return Err(Some(false));
-            }
-            self.may_forward(from, owner, now)?;
+        if list.verify(self.id, &*self.config.check).is_err() {
+            return Err(Some(false));
         }
-        Ok(())
+        self.may_forward(from, owner, now)
     }
 
     /// Brings data plane, names and addresses of devices up to what the lists

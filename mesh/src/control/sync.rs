@@ -263,6 +263,9 @@ impl Control {
                     .filter(|(node, digest)| own.get(node) != Some(digest))
                     .map(|(node, _)| *node),
             );
+        }
+        // Records first: lists build on them.
+        for bucket in &theirs.buckets {
             self.compare_lists(bucket, &mut records, &mut difference);
         }
         difference
@@ -347,9 +350,7 @@ impl Control {
             }
         }
         for list in &delivery.devices {
-            let owner = NodeId::from(list.signer());
-            // One member's lists must not keep this node busy, or its disk.
-            if self.members.get(owner).is_some() && !self.peer(owner).forward.allows(now.instant) {
+            if self.is_devices_news(from, list, now).is_err() {
                 continue;
             }
             let taken = self.take_devices(list);

@@ -7,7 +7,7 @@ use std::sync::mpsc as commands;
 use std::time::Duration;
 
 use epsilon_mesh::shard::offload::{HEADER_LENGTH, Header, split};
-use epsilon_mesh::shard::{Command, Kind, Lane, MAX_DATAGRAM, Report, Shard};
+use epsilon_mesh::shard::{Command, Kind, MAX_DATAGRAM, Report, Shard};
 use epsilon_proto::clock::Instant;
 use epsilon_sys::udp::{Carried, Datagram, MESSAGES, Receiver};
 use nix::errno::Errno;
@@ -17,13 +17,10 @@ use nix::sys::eventfd::EventFd;
 use tokio::sync::{mpsc, watch};
 
 use super::outlet::Outlet;
-use super::overload::{MORE, Overload, PACKETS};
-use super::parcel::Parcel;
+use super::overload::{BYTES, Dropped, MORE, Overload, PACKETS};
+use super::parcel::Inbox;
 use super::{DataStats, Error};
 use crate::clock;
-
-/// At most so many bytes of packets of the host before the network has its turn.
-const BYTES: usize = 128 * 1024;
 
 /// A round that carried at least so many packets of at most so many bytes on
 /// average is one of a stream of small packets, after which the thread rests:
@@ -60,7 +57,7 @@ pub(super) struct Carrier {
     pub(super) receiver: Receiver,
     pub(super) orders: commands::Receiver<Order>,
     /// From other lanes.
-    pub(super) parcels: commands::Receiver<Parcel>,
+    pub(super) inbox: Inbox,
     pub(super) wake: Arc<EventFd>,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) stats: watch::Sender<DataStats>,
@@ -68,6 +65,7 @@ pub(super) struct Carrier {
     /// What the host gave.
     pub(super) taken: Carried,
     pub(super) overload: Overload,
+    pub(super) dropped: Dropped,
     /// Packets of the host beyond the share of their peer.
     pub(super) beyond_share: u64,
     /// Packets of the host that are not what their header says.
@@ -191,21 +189,21 @@ impl Carrier {
     /// Takes what other lanes pass on.
     fn take_parcels(&mut self) -> Round {
         let mut round = Round::default();
-        // No more than what was there: they may be quicker.
-        for _ in 0..usize::from(Lane::MOST) {
-            let Ok(parcel) = self.parcels.try_recv() else { break };
-            let now = clock::instant();
-            for (kind, bytes) in parcel.items() {
-                round.packets += 1;
-                round.bytes += bytes.len();
-                let out = self.outlet.room();
-                match kind {
-                    Kind::Packet => self.shard.handle_packet(bytes, now, out),
-                    Kind::Datagram { from, mark } => {
-                        self.shard.handle_passed(from, mark, bytes, now, out);
-                    }
+        let now = clock::instant();
+        // As much as of the host itself.
+        while round.packets < PACKETS && round.bytes < BYTES {
+            let Some((kind, bytes)) = self.inbox.next() else { break };
+            round.packets += 1;
+            round.bytes += bytes.len();
+            let out = self.outlet.room();
+            match kind {
+                Kind::Packet => self.shard.handle_packet(bytes, now, out),
+                Kind::Datagram { from, mark } => {
+                    self.shard.handle_passed(from, mark, bytes, now, out);
                 }
             }
+        }
+        if round.packets > 0 {
             self.outlet.flush();
         }
         round
@@ -238,12 +236,12 @@ impl Carrier {
     fn take_packets(&mut self) -> Result<Round, Error> {
         let mut round = Round::default();
         let now = clock::instant();
-        let is_overload = self.overload.is_on();
-        let mut read = 0;
-        while read < if is_overload { PACKETS + MORE } else { PACKETS } {
+        let is_overload = self.overload.is_on(now, || self.dropped.read());
+        let most = if is_overload { PACKETS + MORE } else { PACKETS };
+        let mut is_full = true;
+        for _ in 0..most {
             match self.outlet.tun.recv(&mut self.buffer) {
                 Ok(length) => {
-                    read += 1;
                     if is_overload && !self.is_within_share(length) {
                         self.beyond_share += 1;
                         continue;
@@ -257,14 +255,17 @@ impl Carrier {
                     return Err(Error::InterfaceGone { interface });
                 }
                 // Nothing there, or the interface is down: EAGAIN, EIO.
-                Err(_) => break,
+                Err(_) => {
+                    is_full = false;
+                    break;
+                }
             }
-            if round.bytes >= BYTES {
+            if round.bytes >= BYTES && !is_overload {
                 break;
             }
         }
         self.outlet.flush();
-        self.overload.round(read);
+        self.overload.ended(is_full);
         self.taken.calls += u64::from(round.packets > 0);
         Ok(round)
     }
@@ -273,7 +274,7 @@ impl Carrier {
     fn is_within_share(&mut self, length: usize) -> bool {
         let header = if self.outlet.tun.has_offload() { HEADER_LENGTH } else { 0 };
         let packet = self.buffer.get(header..length).unwrap_or_default();
-        self.overload.admits(self.shard.peer_for(packet))
+        self.overload.admits(self.shard.peer_for(packet), packet.len())
     }
 
     /// Takes the packet in the buffer, which may stand for many.

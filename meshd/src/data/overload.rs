@@ -2,51 +2,109 @@
 //!
 //! The queue of the interface is one for all peers, and the kernel drops what is
 //! newest when it is full, whosever it is: a program that floods one peer would take
-//! the packets of all others with it. So while a whole queue stands, the thread
-//! takes more from it than it can seal, and drops what is beyond the share of those
+//! the packets of all others with it. So while that happens the thread takes more
+//! from the queue than it can seal, and drops what is beyond the share of those
 //! peers that have the most.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
 
 use epsilon_mesh::shard::PeerId;
+use epsilon_proto::clock::Instant;
 
 /// At most so many packets of the host, or bytes of them, before the network
 /// has its turn.
 pub(super) const PACKETS: usize = 128;
+pub(super) const BYTES: usize = 128 * 1024;
 
-/// So many full rounds one behind the other mean that a whole queue stands, and
-/// not a burst that the queue is there for.
-const ROUNDS: usize = 1 + super::tun::QUEUE as usize / PACKETS;
-
+/// So many full rounds one behind the other are more than a burst.
+const ROUNDS: usize = 8;
 /// Then so many more packets are looked at in a round.
 pub(super) const MORE: usize = 512;
+/// How often the kernel is asked meanwhile what it dropped,
+const ASKED: Duration = Duration::from_millis(10);
+/// and how long that counts: the queue is not full while the thread empties it.
+const COUNTS: Duration = Duration::from_secs(1);
+
+/// What the kernel dropped because the interface's queue was full.
+pub(super) struct Dropped {
+    /// The interfaces of the thread's network namespace, whichever the process's is.
+    file: Option<File>,
+    interface: String,
+}
+
+impl Dropped {
+    pub(super) fn of(interface: &str) -> Self {
+        let file = File::open("/proc/thread-self/net/dev").ok();
+        Self { file, interface: interface.to_owned() }
+    }
+
+    /// How much, if the kernel says it.
+    pub(super) fn read(&self) -> Option<u64> {
+        let mut text = [0; 16 * 1024];
+        let length = self.file.as_ref()?.read_at(&mut text, 0).ok()?;
+        dropped(std::str::from_utf8(&text[..length]).ok()?, &self.interface)
+    }
+}
+
+/// The packets that an interface did not send, in the table of proc_net_dev(5).
+fn dropped(table: &str, interface: &str) -> Option<u64> {
+    let line = table.lines().find_map(|line| {
+        let (name, counters) = line.split_once(':')?;
+        (name.trim() == interface).then_some(counters)
+    });
+    // Eight columns of what came; bytes, packets, errors, dropped of what went.
+    line?.split_ascii_whitespace().nth(11)?.parse().ok()
+}
 
 /// Whether there is too much, and who has had how much of this round.
 #[derive(Default)]
 pub(super) struct Overload {
     full_rounds: usize,
+    asked: Option<Instant>,
+    /// What was dropped when the kernel was asked last.
+    known: Option<u64>,
+    /// When it was more than before.
+    grown: Option<Instant>,
+    /// What each had, in bytes; a packet costs as much as some hundred of them.
     taken: BTreeMap<Option<PeerId>, usize>,
 }
 
+/// What a packet costs besides its bytes, in bytes.
+const PACKET: usize = BYTES / PACKETS;
+
 impl Overload {
-    /// Whether a whole queue stands.
-    pub(super) fn is_on(&self) -> bool {
-        self.full_rounds >= ROUNDS
+    /// A round begins: whether the kernel drops what is too much. It is asked
+    /// only when round after round is full.
+    pub(super) fn is_on(&mut self, now: Instant, dropped: impl FnOnce() -> Option<u64>) -> bool {
+        if self.full_rounds < ROUNDS {
+            return false;
+        }
+        if self.asked.is_none_or(|asked| now.since(asked) >= ASKED) {
+            self.asked = Some(now);
+            let before = std::mem::replace(&mut self.known, dropped());
+            if before.is_some() && self.known > before {
+                self.grown = Some(now);
+            }
+        }
+        self.grown.is_some_and(|grown| now.since(grown) < COUNTS)
     }
 
-    /// A round ended, with so many packets.
-    pub(super) fn round(&mut self, packets: usize) {
-        self.full_rounds = if packets >= PACKETS { self.full_rounds + 1 } else { 0 };
+    /// A round ended; whether it was because of its bounds.
+    pub(super) fn ended(&mut self, is_full: bool) {
+        self.full_rounds = if is_full { self.full_rounds + 1 } else { 0 };
         self.taken.clear();
     }
 
     /// Counts a packet for a peer, or for nobody; says whether it is within the
     /// peer's share.
-    pub(super) fn admits(&mut self, peer: Option<PeerId>) -> bool {
+    pub(super) fn admits(&mut self, peer: Option<PeerId>, length: usize) -> bool {
         let taken = self.taken.entry(peer).or_default();
-        *taken += 1;
+        *taken += PACKET + length;
         let taken = *taken;
-        taken * self.taken.len() <= PACKETS
+        taken * self.taken.len() <= 2 * BYTES
     }
 }
 
@@ -60,32 +118,55 @@ mod tests {
         PeerId::Node(NodeId([number; 32]))
     }
 
+    fn at(millis: u64) -> Instant {
+        Instant(Duration::from_millis(millis))
+    }
+
     #[test]
-    fn only_as_many_full_rounds_as_make_a_queue_are_too_much() {
+    fn it_is_too_much_only_while_the_kernel_drops() {
         let mut overload = Overload::default();
-        for _ in 1..ROUNDS {
-            overload.round(PACKETS);
-            assert!(!overload.is_on());
+        for _ in 0..ROUNDS {
+            assert!(!overload.is_on(at(0), || panic!("there is no need to ask")));
+            overload.ended(true);
         }
-        overload.round(PACKETS);
-        assert!(overload.is_on());
-        assert!(ROUNDS * PACKETS > super::super::tun::QUEUE as usize);
-        overload.round(PACKETS - 1);
-        assert!(!overload.is_on());
+        // What was dropped before says nothing.
+        assert!(!overload.is_on(at(0), || Some(7)));
+        assert!(!overload.is_on(at(5), || panic!("it was asked just now")));
+        assert!(!overload.is_on(at(10), || Some(7)));
+        assert!(overload.is_on(at(20), || Some(8)));
+        assert!(overload.is_on(at(30), || Some(8)) && overload.is_on(at(1_000), || Some(8)));
+        assert!(!overload.is_on(at(1_020), || Some(8)));
+        assert!(overload.is_on(at(1_030), || Some(9)));
+        overload.ended(false);
+        assert!(!overload.is_on(at(1_031), || panic!("the queue is empty")));
+        let mut blind = Overload { full_rounds: ROUNDS, ..Overload::default() };
+        assert!(!blind.is_on(at(0), || None) && !blind.is_on(at(10), || None));
     }
 
     #[test]
     fn whoever_has_more_than_its_share_gives_way_and_others_do_not() {
-        let mut overload = Overload::default();
-        let flood = (0..PACKETS + MORE).filter(|_| overload.admits(Some(peer(1)))).count();
-        assert_eq!(flood, PACKETS);
-        assert!((0..PACKETS / 2).all(|_| overload.admits(Some(peer(2)))));
-        assert!(
-            !overload.admits(Some(peer(1)))
-                && overload.admits(Some(peer(3)))
-                && overload.admits(None)
-        );
-        overload.round(PACKETS);
-        assert!(overload.admits(Some(peer(1))));
+        for length in [64, 1420] {
+            let mut overload = Overload::default();
+            let flood =
+                (0..PACKETS + MORE).filter(|_| overload.admits(Some(peer(1)), length)).count();
+            assert!((80..=2 * PACKETS).contains(&flood), "{flood} of {length} bytes");
+            assert!((0..20).all(|_| overload.admits(Some(peer(2)), length)));
+            assert!(!overload.admits(Some(peer(1)), length));
+            assert!(overload.admits(Some(peer(3)), length) && overload.admits(None, length));
+            overload.ended(true);
+            assert!(overload.admits(Some(peer(1)), length));
+        }
+    }
+
+    #[test]
+    fn the_kernels_table_is_read() {
+        let table = "Inter-|   Receive                                                |  Transmit\n \
+             face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets \
+             errs drop fifo colls carrier compressed\n    lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n  \
+             eps0: 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36\n";
+        assert_eq!(dropped(table, "eps0"), Some(32));
+        assert_eq!(dropped(table, "eps"), None);
+        assert_eq!(dropped("eps0: 1 2 3", "eps0"), None);
+        assert!(Dropped::of("lo").read().is_some());
     }
 }

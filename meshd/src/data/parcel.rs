@@ -8,36 +8,83 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use epsilon_mesh::shard::{Kind, PassedBatch};
 use nix::sys::eventfd::EventFd;
 
-/// So many rounds of all other lanes wait for a thread that is busy; what is newer
-/// is dropped and counted.
-const ROUNDS: usize = 64;
+/// So many rounds of packets, and as many of datagrams, wait for a thread that is
+/// busy; what is newer is dropped and counted.
+const ROUNDS: usize = 32;
 
-/// The packets and datagrams of one round for one lane, in their order.
+/// The packets or datagrams of one round for one lane, in their order.
 #[derive(Default)]
-pub(super) struct Parcel {
+struct Parcel {
     bytes: Vec<u8>,
     items: Vec<(Kind, Range<usize>)>,
 }
 
-impl Parcel {
-    /// What is in it.
-    pub(super) fn items(&self) -> impl Iterator<Item = (Kind, &[u8])> {
-        self.items.iter().map(|(kind, range)| (*kind, &self.bytes[range.clone()]))
+/// Where a thread is handed what is for its lane. Datagrams, of which handshakes
+/// are a part, have a way of their own: a flood of packets does not keep them out.
+#[derive(Clone)]
+pub(super) struct Door {
+    ways: [SyncSender<Parcel>; 2],
+    wake: Arc<EventFd>,
+}
+
+/// What is behind a door.
+pub(super) struct Inbox {
+    ways: [Way; 2],
+}
+
+/// Parcels of one kind, and what was not read yet of the first.
+struct Way {
+    parcels: Receiver<Parcel>,
+    open: Parcel,
+    read: usize,
+}
+
+impl Way {
+    fn next(&mut self) -> Option<(Kind, Range<usize>)> {
+        if self.read == self.open.items.len() {
+            self.open = self.parcels.try_recv().ok()?;
+            self.read = 0;
+        }
+        let item = self.open.items.get(self.read)?;
+        self.read += 1;
+        Some(item.clone())
     }
 }
 
-/// Where a thread is handed what is for its lane.
-#[derive(Clone)]
-pub(super) struct Door {
-    parcels: SyncSender<Parcel>,
-    wake: Arc<EventFd>,
+impl Inbox {
+    /// The next, datagrams first.
+    pub(super) fn next(&mut self) -> Option<(Kind, &[u8])> {
+        self.ways.iter_mut().find_map(|way| {
+            let (kind, range) = way.next()?;
+            Some((kind, &way.open.bytes[range]))
+        })
+    }
 }
 
 impl Door {
     /// A door, and what is behind it.
-    pub(super) fn new(wake: Arc<EventFd>) -> (Self, Receiver<Parcel>) {
-        let (parcels, receiver) = sync_channel(ROUNDS);
-        (Self { parcels, wake }, receiver)
+    pub(super) fn new(wake: Arc<EventFd>) -> (Self, Inbox) {
+        let way = || {
+            let (sender, parcels) = sync_channel(ROUNDS);
+            (sender, Way { parcels, open: Parcel::default(), read: 0 })
+        };
+        let [(datagrams, first), (packets, second)] = [way(), way()];
+        (Self { ways: [datagrams, packets], wake }, Inbox { ways: [first, second] })
+    }
+
+    /// Hands a parcel over, or says how much is lost with it.
+    fn take(&self, way: usize, parcel: Parcel) -> u64 {
+        match self.ways[way].try_send(parcel) {
+            Ok(()) => {
+                // Fails only while the counter is at its end: the thread is going
+                // to wake up anyway.
+                let _ = self.wake.write(1);
+                0
+            }
+            Err(TrySendError::Full(parcel) | TrySendError::Disconnected(parcel)) => {
+                parcel.items.len() as u64
+            }
+        }
     }
 }
 
@@ -46,23 +93,16 @@ impl Door {
 pub(super) fn hand_over(batch: &PassedBatch, doors: &[Door]) -> u64 {
     let mut dropped = 0;
     for (lane, door) in doors.iter().enumerate() {
-        let mut parcel = Parcel::default();
+        let mut parcels = [Parcel::default(), Parcel::default()];
         for (passed, bytes) in batch.iter().filter(|(passed, _)| usize::from(passed.lane) == lane) {
+            let parcel = &mut parcels[usize::from(passed.kind == Kind::Packet)];
             let start = parcel.bytes.len();
             parcel.bytes.extend_from_slice(bytes);
             parcel.items.push((passed.kind, start..parcel.bytes.len()));
         }
-        if parcel.items.is_empty() {
-            continue;
-        }
-        match door.parcels.try_send(parcel) {
-            Ok(()) => {
-                // Fails only while the counter is at its end: the thread is going
-                // to wake up anyway.
-                let _ = door.wake.write(1);
-            }
-            Err(TrySendError::Full(parcel) | TrySendError::Disconnected(parcel)) => {
-                dropped += parcel.items.len() as u64;
+        for (way, parcel) in parcels.into_iter().enumerate() {
+            if !parcel.items.is_empty() {
+                dropped += door.take(way, parcel);
             }
         }
     }
@@ -79,26 +119,35 @@ mod tests {
     #[test]
     fn every_lane_gets_what_is_for_it_in_order_and_what_does_not_fit_is_counted() {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
-        let (doors, receivers): (Vec<_>, Vec<_>) =
+        let (doors, mut inboxes): (Vec<_>, Vec<_>) =
             (0..3).map(|_| Door::new(Arc::clone(&wake))).unzip();
+        let datagram = Kind::Datagram { from: "192.0.2.1:7".parse().unwrap(), mark: 0 };
         let mut batch: PassedBatch = Batch::new(4096, 0);
-        for (lane, text) in [(1, "a"), (2, "b"), (1, "c")] {
-            batch.push(Passed { lane, kind: Kind::Packet }, 1, |into| {
+        for (lane, kind, text) in [
+            (1, Kind::Packet, "a"),
+            (2, Kind::Packet, "b"),
+            (1, Kind::Packet, "c"),
+            (1, datagram, "d"),
+        ] {
+            batch.push(Passed { lane, kind }, 1, |into| {
                 into.copy_from_slice(text.as_bytes());
                 1
             });
         }
         assert_eq!(hand_over(&batch, &doors), 0);
-        let taken = |lane: usize| {
-            let parcel = receivers[lane].try_recv().unwrap();
-            parcel.items().map(|(_, bytes)| bytes.to_vec()).collect::<Vec<_>>().concat()
+        let mut taken = |lane: usize| {
+            let mut text = String::new();
+            while let Some((_, bytes)) = inboxes[lane].next() {
+                text.push_str(std::str::from_utf8(bytes).unwrap());
+            }
+            text
         };
-        assert_eq!((taken(1), taken(2)), (b"ac".to_vec(), b"b".to_vec()));
-        assert!(receivers[0].try_recv().is_err());
-        assert_eq!(wake.read(), Ok(2));
+        assert_eq!([taken(0), taken(1), taken(2)], ["", "dac", "b"]);
+        assert_eq!(wake.read(), Ok(3));
         for _ in 0..ROUNDS {
             assert_eq!(hand_over(&batch, &doors), 0);
         }
-        assert_eq!(hand_over(&batch, &doors), 3);
+        assert_eq!(hand_over(&batch, &doors), 4);
+        assert_eq!(taken(1).len(), 3 * ROUNDS);
     }
 }

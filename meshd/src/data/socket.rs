@@ -108,6 +108,16 @@ impl Sockets {
         self.v6.as_ref()
     }
 
+    /// Of the first lane: the IPv4 socket on which groups are joined.
+    pub fn groups_v4(&self) -> Option<&UdpSocket> {
+        self.asides.first()
+    }
+
+    /// The same for IPv6.
+    pub fn groups_v6(&self) -> Option<&UdpSocket> {
+        self.asides.get(1)
+    }
+
     /// All of them, those for data first.
     pub(super) fn all(&self) -> impl Iterator<Item = &UdpSocket> {
         [Some(&self.v4), self.v6.as_ref()].into_iter().flatten().chain(&self.asides)
@@ -155,9 +165,9 @@ fn bind(address: SocketAddr, lanes: u8) -> io::Result<(Vec<UdpSocket>, UdpSocket
     let aside = bind(ASIDE)?;
     let sockets: Vec<UdpSocket> = (0..lanes).map(|_| bind(BUFFER)).collect::<io::Result<_>>()?;
     // What goes to a group comes to every socket of the port unless told
-    // otherwise; groups are joined on the first lane's. Where the kernel knows
+    // otherwise; groups are joined on the one for the rest. Where the kernel knows
     // no such option (IPv6 before Linux 4.20) beacons are heard several times.
-    for deaf in sockets.iter().skip(1).chain([&aside]) {
+    for deaf in &sockets {
         let deaf = SockRef::from(deaf);
         let _ = if address.is_ipv4() {
             deaf.set_multicast_all_v4(false)

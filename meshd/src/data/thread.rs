@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::carrier::{Carrier, Order, new_buffer};
 use super::outlet::Outlet;
-use super::overload::Overload;
-use super::parcel::{Door, Parcel};
+use super::overload::{Dropped, Overload};
+use super::parcel::{Door, Inbox};
 use super::{DataStats, Error, Sockets, Tun};
 
 /// How many reports wait for Control before they are dropped and counted.
@@ -82,7 +82,7 @@ struct Ends {
     stop: Stop,
     door: Door,
     orders: commands::Receiver<Order>,
-    parcels: commands::Receiver<Parcel>,
+    inbox: Inbox,
 }
 
 fn ends() -> Result<Ends, Error> {
@@ -91,8 +91,8 @@ fn ends() -> Result<Ends, Error> {
         EventFd::from_flags(flags).map_err(|errno| Error::Thread { source: errno.into() })?;
     let wake = Arc::new(wake);
     let (sender, orders) = commands::channel();
-    let (door, parcels) = Door::new(Arc::clone(&wake));
-    Ok(Ends { stop: Stop { orders: sender, wake }, door, orders, parcels })
+    let (door, inbox) = Door::new(Arc::clone(&wake));
+    Ok(Ends { stop: Stop { orders: sender, wake }, door, orders, inbox })
 }
 
 /// Starts a data thread for each lane, the first one first.
@@ -108,7 +108,7 @@ pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
     }
     let mut handle = Handle { threads: Vec::new() };
     for (config, ends) in lanes.into_iter().zip(ends) {
-        let Ends { stop, orders, parcels, .. } = ends;
+        let Ends { stop, orders, inbox, .. } = ends;
         let sockets = config.sockets.try_clone().map_err(|source| Error::Thread { source })?;
         // One that has nothing to do says nothing else.
         let (stats_sender, stats) = watch::channel(DataStats {
@@ -123,13 +123,14 @@ pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
             outlet: Outlet::new(lane, config.tun, config.sockets, doors.clone()),
             receiver: Receiver::default(),
             orders,
-            parcels,
+            inbox,
             wake: Arc::clone(&stop.wake),
             reports: reports_sender.clone(),
             stats: stats_sender,
             buffer: new_buffer(),
             taken: Carried::default(),
             overload: Overload::default(),
+            dropped: Dropped::of(&interface),
             beyond_share: 0,
             malformed: 0,
             reports_lost: 0,

@@ -50,7 +50,11 @@ impl Tun {
         // One that is there already has several queues, or only one, for good.
         let either = |offload| match open(offload, queues > 1) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                open(offload, queues <= 1).map_err(|_| error).map(|device| (device, queues <= 1))
+                match open(offload, queues <= 1) {
+                    Ok(device) => Ok((device, queues <= 1)),
+                    Err(other) if other.raw_os_error() == Some(libc::EBUSY) => Err(other),
+                    Err(_) => Err(error),
+                }
             }
             device => device.map(|device| (device, queues > 1)),
         };

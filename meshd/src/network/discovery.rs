@@ -78,19 +78,20 @@ impl Discovery {
         for gone in self.places.difference(&places) {
             // The kernel left the groups of interfaces that are gone.
             let index = InterfaceIndexOrAddress::Index(gone.index);
-            let _ = SockRef::from(self.sockets.v4()).leave_multicast_v4_n(&GROUP_V4, &index);
-            if let Some(v6) = self.sockets.v6() {
+            if let Some(v4) = self.sockets.groups_v4() {
+                let _ = SockRef::from(v4).leave_multicast_v4_n(&GROUP_V4, &index);
+            }
+            if let Some(v6) = self.sockets.groups_v6() {
                 let _ = SockRef::from(v6).leave_multicast_v6(&GROUP_V6, gone.index);
             }
         }
         for new in places.difference(&self.places) {
-            if new.v4.is_some() {
+            if let Some(v4) = self.sockets.groups_v4().filter(|_| new.v4.is_some()) {
                 let index = InterfaceIndexOrAddress::Index(new.index);
-                let joined =
-                    SockRef::from(self.sockets.v4()).join_multicast_v4_n(&GROUP_V4, &index);
+                let joined = SockRef::from(v4).join_multicast_v4_n(&GROUP_V4, &index);
                 report("join the IPv4 group", joined);
             }
-            if let Some(v6) = self.sockets.v6().filter(|_| new.v6) {
+            if let Some(v6) = self.sockets.groups_v6().filter(|_| new.v6) {
                 report(
                     "join the IPv6 group",
                     SockRef::from(v6).join_multicast_v6(&GROUP_V6, new.index),

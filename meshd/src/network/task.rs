@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::discovery::Discovery;
 use super::gate::Secrets;
-use super::interface::{Interface, is_mesh, local_prefixes};
+use super::interface::{Interface, is_mesh, is_mesh_name, local_prefixes};
 use super::join::{JoinError, Joined, Watch};
 use super::names::Names;
 use super::provisional;
@@ -103,8 +103,11 @@ impl Task {
 
         let netlink = Netlink::open()?;
         let changes = netlink.changes()?;
+        // Whoever has the port has the network: an interface with several queues
+        // would let another daemon in.
+        let mut sockets = Sockets::open(settings.port, config.lanes)?;
         let mut tuns = Tun::open(&settings.interface, DEFAULT_MTU, config.lanes)?;
-        if tuns.len() < usize::from(config.lanes) {
+        if tuns.len() < usize::from(config.lanes) && is_mesh_name(&settings.interface) {
             // A run with one thread left it: it has one queue for good.
             drop(tuns);
             netlink.delete_link(&settings.interface).await?;
@@ -114,7 +117,7 @@ impl Task {
             Interface::new(settings.interface.clone(), network.range, Ipv6Range::of(id));
         interface.bring_up(&netlink).await?;
         let lanes = Lane::all(tuns.len() as u8);
-        let sockets = Sockets::open(settings.port, tuns.len() as u8)?;
+        sockets.truncate(tuns.len());
         let discovery = match sockets.first() {
             Some(first) if config.multicast => {
                 Some(Discovery::new(first.try_clone().map_err(Error::Discovery)?))

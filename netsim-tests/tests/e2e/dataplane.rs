@@ -77,11 +77,12 @@ async fn one_busy_peer_does_not_starve_another() {
         mesh_address(&third).await,
     ];
     // What it sends, and what it is sent.
-    for (from, to) in [("n1", addresses[1]), ("n2", addresses[0])] {
+    let floods = [("n1", addresses[1], 64), ("n1", addresses[1], 1372), ("n2", addresses[0], 64)];
+    for (from, to, length) in floods {
         let stream = Stream::open(&first.host, &third.host, addresses[2]);
         stream.flows().await;
         let flood =
-            Flood::start(fleet.host(from).unwrap(), SocketAddr::new(to, 9), vec![vec![7; 64]]);
+            Flood::start(fleet.host(from).unwrap(), SocketAddr::new(to, 9), vec![vec![7; length]]);
         let pings = format!("-n -q -c 40 -i 0.05 -W 2 {}", addresses[2]);
         let ran = first.execute("ping", &pings).await;
         let sent = flood.end();
@@ -90,9 +91,13 @@ async fn one_busy_peer_does_not_starve_another() {
         assert!(sent > 20_000, "only {sent} datagrams");
         let received = ran.stdout.split(" received").next().unwrap().rsplit(' ').next().unwrap();
         let received: u32 = received.parse().unwrap();
-        assert!(received >= 36, "{from} floods {to}: {ran:?}");
-        assert!(travelled.longest_stall < Duration::from_secs(3), "{from}: {travelled:?}");
+        // The thread itself has to wait for a core that other tests are using.
+        assert!(received >= 28, "{from} floods {to} with {length} bytes: {ran:?}");
+        assert!(travelled.longest_stall < Duration::from_secs(6), "{from}: {travelled:?}");
     }
+    // What was too much of what it sends was the flood's.
+    let counted = counted(&first).await.unwrap();
+    assert!(dropped(&counted, "share") > 1000, "{counted:?}");
 }
 
 /// Bytes that arrived over one TCP stream between two hosts in so much time.

@@ -394,6 +394,9 @@ impl Shard {
         let receiver = u32::from_le_bytes(*datagram.get(receiver_at..)?.first_chunk()?);
         let lane = self.indices.lane(receiver)?;
         if lane != self.lane.number() {
+            if !self.wireguard.may_be(datagram) {
+                return None;
+            }
             self.pass(lane, Kind::Datagram { from, mark }, datagram, out);
             return Some(());
         }

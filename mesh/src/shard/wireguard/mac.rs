@@ -124,6 +124,13 @@ impl Guard {
         }
     }
 
+    /// Whether the sender of a message knows this node's key.
+    pub(super) fn is_sealed(&self, message: &[u8]) -> bool {
+        places(message.len()).is_some_and(|(first, second)| {
+            holds(&self.seal_key, &message[..first], &message[first..second])
+        })
+    }
+
     /// Judges a message; a challenge is written to `into`.
     pub(super) fn judge(
         &mut self,
@@ -133,7 +140,7 @@ impl Guard {
         into: &mut [u8],
     ) -> Verdict {
         let Some((first, second)) = places(message.len()) else { return Verdict::Refused };
-        if !holds(&self.seal_key, &message[..first], &message[first..second]) {
+        if !self.is_sealed(message) {
             return Verdict::Refused;
         }
         if self.load.allows(now) {

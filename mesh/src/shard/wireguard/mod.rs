@@ -141,7 +141,19 @@ impl WireGuard {
         most * u32::from(byte[0]) / 256
     }
 
-    /// The same for a message that another lane passed on, which judged it.
+    /// Whether a message can be what it says, as far as that costs nothing: its
+    /// length, and of an answer the seal that shows that its sender knows this
+    /// node's key.
+    pub(super) fn may_be(&self, message: &[u8]) -> bool {
+        match message.first() {
+            Some(2) => message.len() == RESPONSE_LENGTH && self.guard.is_sealed(message),
+            Some(3) => message.len() == mac::COOKIE_REPLY,
+            _ => message.len() >= OVERHEAD,
+        }
+    }
+
+    /// Finds out who sent the first message of a handshake that another lane
+    /// judged and passed on.
     pub(super) fn passed_initiator(&self, message: &[u8]) -> Initiator {
         if message.len() != HANDSHAKE_LENGTH || message[..4] != [1, 0, 0, 0] {
             return Initiator::Unknown;

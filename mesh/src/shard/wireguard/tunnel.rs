@@ -47,7 +47,7 @@ pub(in crate::shard) struct Tunnel {
     /// What the peer puts into what it sends.
     indices: Indices,
     slot: u32,
-    serial: u8,
+    serial: u16,
     /// Newest first.
     #[expect(clippy::vec_box, reason = "each is 3 KB, and the list moves when a new one comes")]
     pub(super) keys: Vec<Box<Keys>>,
@@ -295,15 +295,21 @@ impl Tunnel {
         let local = u32::from_le_bytes(*message.get(8..)?.first_chunk()?);
         let part = message.get(12..)?.first_chunk()?;
         let outstanding = self.outstanding.as_ref()?;
+        let is_last = outstanding.local == local;
         let initiation = match &outstanding.former {
-            _ if outstanding.local == local => &outstanding.initiation,
+            _ if is_last => &outstanding.initiation,
             Some((former, index)) if *index == local => former,
             _ => return None,
         };
         let pair = initiation.read(&engine.secret, &self.preshared, part)?;
         self.keep(Keys::new(&pair, (local, remote), None, now)?);
         self.sending = Some(local);
-        self.outstanding = None;
+        match &mut self.outstanding {
+            // The peer may have taken the last message, too, and keep the keys of
+            // that one alone, as most do: its answer counts when it comes.
+            Some(outstanding) if !is_last => outstanding.former = None,
+            _ => self.outstanding = None,
+        }
         self.rekey = false;
         self.unheard = None;
         Some(())
@@ -351,7 +357,14 @@ impl Tunnel {
             self.sending = None;
         }
         if let Some(outstanding) = &mut self.outstanding {
-            if now.since(outstanding.began) >= REKEY_ATTEMPT_TIME {
+            let began = outstanding.began;
+            let is_done = self.keys.iter().any(|keys| keys.initiator && keys.born >= began);
+            if is_done {
+                // An earlier message of it was answered, and the last one got lost.
+                self.outstanding = None;
+                return 0;
+            }
+            if now.since(began) >= REKEY_ATTEMPT_TIME {
                 self.outstanding = None;
                 self.unheard = None;
                 return 0;
@@ -359,7 +372,6 @@ impl Tunnel {
             if now.since(outstanding.sent) < outstanding.repeat {
                 return 0;
             }
-            let began = outstanding.began;
             // Also where none can be made now.
             outstanding.sent = now;
             return self.write_initiation(began, REKEY_TIMEOUT, engine, now, into).unwrap_or(0);
