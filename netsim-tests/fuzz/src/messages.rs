@@ -3,8 +3,8 @@
 use epsilon_proto::id::{BootId, Digest};
 use epsilon_proto::message::{
     Bans, Bucket, Change, Claims, Comparison, Credentials, Delivery, Difference, DigestList, Hello,
-    Introduced, Inventory, Listed, Newest, Refusal, Request, Response, SealedGate, Summary, Taken, Verdict,
-    Welcome,
+    Introduced, Inventory, Listed, Newest, Refusal, Request, Response, SealedGate, Summary, Taken,
+    Verdict, Welcome,
 };
 use epsilon_proto::trust::NetworkDocument;
 

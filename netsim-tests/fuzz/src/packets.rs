@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use epsilon_mesh::shard::{AdmitAll, Command, Config, Lane, Output, Path, Prefix, Shard, WireGuard};
+use epsilon_mesh::shard::{
+    AdmitAll, Command, Config, Lane, Output, Path, Prefix, Shard, WireGuard,
+};
 use epsilon_proto::clock::Instant;
 use epsilon_proto::id::NodeId;
 use epsilon_proto::key::AgreementKey;
@@ -56,7 +58,8 @@ pub(crate) fn shard() -> Shard {
         true
     });
     let wireguard = WireGuard::new(&samples::key(1), entropy, Duration::from_hours(500_000));
-    let mut shard = Shard::new(Config { lane: Lane::ONLY, wireguard, filter: Box::new(AdmitAll), seed: 7 });
+    let mut shard =
+        Shard::new(Config { lane: Lane::ONLY, wireguard, filter: Box::new(AdmitAll), seed: 7 });
     let (now, mut out) = (Instant::default(), Output::new());
     let reserved =
         ["10.77.0.53", "fd00::53"].map(|text| Prefix::host(text.parse::<IpAddr>().unwrap()));

@@ -57,6 +57,15 @@ pub(super) async fn run(command: args::Lab, screen: &Screen) -> Result<Exit, Fai
     }
 }
 
+/// How many entries the kernel's table of IPv6 neighbours has room for (arp(7)).
+const NEIGHBOURS: &str = "/proc/sys/net/ipv6/neigh/default/gc_thresh3";
+
+/// How many it needs: each host of a site knows each other, and the gateway, by two
+/// addresses.
+fn neighbours(spec: &Spec) -> u32 {
+    spec.sites.iter().map(|site| 2 * u32::from(site.hosts) * u32::from(site.hosts)).sum()
+}
+
 async fn up(nodes: u16, sites: u16, keep_going: bool, screen: &Screen) -> Result<Exit, Failure> {
     preflight()?;
     let epsilon = env::current_exe().map_err(|error| {
@@ -65,6 +74,14 @@ async fn up(nodes: u16, sites: u16, keep_going: bool, screen: &Screen) -> Result
     })?;
     let meshd = find_meshd(&epsilon)?;
     let spec = Spec { keep_going, ..Spec::new(NAME, nodes, sites, epsilon) };
+    let room = std::fs::read_to_string(NEIGHBOURS).ok().and_then(|text| text.trim().parse().ok());
+    if room.is_some_and(|room| neighbours(&spec) > room) {
+        screen.note(
+            "So many hosts on one network overflow the kernel's table of neighbours, which all \
+             namespaces share: some will not reach each other. Spread them with --sites, or \
+             raise net.ipv4.neigh.default.gc_thresh3 and that of ipv6.",
+        );
+    }
     let lab = screen.progress("building hosts", Lab::up(spec)).await?;
     let joined = fleet::join_all(lab.hosts(), &meshd, keep_going, screen).await;
     if let Err(problem) = joined {
