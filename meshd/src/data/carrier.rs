@@ -238,10 +238,12 @@ impl Carrier {
         let now = clock::instant();
         let is_overload = self.overload.is_on(now, || self.dropped.read());
         let most = if is_overload { PACKETS + MORE } else { PACKETS };
-        let mut is_full = true;
-        for _ in 0..most {
+        let mut read = Round::default();
+        while read.packets < most {
             match self.outlet.tun.recv(&mut self.buffer) {
                 Ok(length) => {
+                    read.packets += 1;
+                    read.bytes += length;
                     if is_overload && !self.is_within_share(length) {
                         self.beyond_share += 1;
                         continue;
@@ -255,17 +257,14 @@ impl Carrier {
                     return Err(Error::InterfaceGone { interface });
                 }
                 // Nothing there, or the interface is down: EAGAIN, EIO.
-                Err(_) => {
-                    is_full = false;
-                    break;
-                }
+                Err(_) => break,
             }
             if round.bytes >= BYTES && !is_overload {
                 break;
             }
         }
         self.outlet.flush();
-        self.overload.ended(is_full);
+        self.overload.ended(read.packets >= PACKETS || read.bytes >= BYTES);
         self.taken.calls += u64::from(round.packets > 0);
         Ok(round)
     }

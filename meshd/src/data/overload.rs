@@ -68,12 +68,9 @@ pub(super) struct Overload {
     known: Option<u64>,
     /// When it was more than before.
     grown: Option<Instant>,
-    /// What each had, in bytes; a packet costs as much as some hundred of them.
-    taken: BTreeMap<Option<PeerId>, usize>,
+    /// How many packets and bytes each had.
+    taken: BTreeMap<Option<PeerId>, (usize, usize)>,
 }
-
-/// What a packet costs besides its bytes, in bytes.
-const PACKET: usize = BYTES / PACKETS;
 
 impl Overload {
     /// A round begins: whether the kernel drops what is too much. It is asked
@@ -99,12 +96,14 @@ impl Overload {
     }
 
     /// Counts a packet for a peer, or for nobody; says whether it is within the
-    /// peer's share.
+    /// peer's share of what is sealed in a round without overload: were it more, the
+    /// sender would outrun whoever receives.
     pub(super) fn admits(&mut self, peer: Option<PeerId>, length: usize) -> bool {
         let taken = self.taken.entry(peer).or_default();
-        *taken += PACKET + length;
-        let taken = *taken;
-        taken * self.taken.len() <= 2 * BYTES
+        *taken = (taken.0 + 1, taken.1 + length);
+        let (packets, bytes) = *taken;
+        let peers = self.taken.len();
+        packets * peers <= PACKETS && bytes * peers <= BYTES
     }
 }
 
@@ -145,11 +144,11 @@ mod tests {
 
     #[test]
     fn whoever_has_more_than_its_share_gives_way_and_others_do_not() {
-        for length in [64, 1420] {
+        for (length, share) in [(64, PACKETS), (1420, BYTES / 1420)] {
             let mut overload = Overload::default();
             let flood =
                 (0..PACKETS + MORE).filter(|_| overload.admits(Some(peer(1)), length)).count();
-            assert!((80..=2 * PACKETS).contains(&flood), "{flood} of {length} bytes");
+            assert_eq!(flood, share);
             assert!((0..20).all(|_| overload.admits(Some(peer(2)), length)));
             assert!(!overload.admits(Some(peer(1)), length));
             assert!(overload.admits(Some(peer(3)), length) && overload.admits(None, length));
