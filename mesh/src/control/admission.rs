@@ -49,6 +49,11 @@ pub enum AdmissionInput {
 
 /// After so long a node admits others although it heard of no revocations.
 const GUARD: Duration = Duration::from_secs(2);
+/// So long an applicant waits while others hold its token's last uses and are
+/// not linked yet, or may not come back: less than it takes to join alone.
+const UNDECIDED: Duration = Duration::from_secs(2);
+/// It is judged again at this pace.
+const JUDGE_AGAIN: Duration = Duration::from_millis(250);
 /// A refusal of the same node for the same reason is said again after this.
 const SAY_AGAIN: Duration = Duration::from_mins(10);
 /// How many refused nodes are remembered; the refusals of more are not said.
@@ -71,13 +76,22 @@ pub(super) struct Admission {
     given: Option<Result<(), Refusal>>,
 }
 
+/// How long an applicant waits to be judged.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// From when on it is judged again.
+    next: Instant,
+    /// From then on what is not clear counts as a no.
+    until: Instant,
+}
+
 enum Stage {
     Hello,
     /// So many frames of bans came; whether the last one sent announced more.
     Bans(usize, bool),
     Credentials,
-    /// The credentials are here, the guard is closed.
-    Waiting(Box<Credentials>),
+    /// The credentials are here; whether they suffice is not clear yet.
+    Waiting(Box<Credentials>, Patience),
     Verdict,
 }
 
@@ -217,13 +231,14 @@ impl Control {
             },
             Stage::Credentials => match wire::decode::<Credentials>(bytes) {
                 Ok(credentials) => {
-                    admission.stage = Stage::Waiting(Box::new(credentials));
+                    let patience = Patience { next: now.instant, until: now.instant + UNDECIDED };
+                    admission.stage = Stage::Waiting(Box::new(credentials), patience);
                     self.judge_waiting(now);
                 }
                 Err(_) => self.refuse_outright(exchange, Refusal::Protocol),
             },
             // Lock step: nothing may come before this node's verdict is out.
-            Stage::Waiting(_) => self.refuse_outright(exchange, Refusal::Protocol),
+            Stage::Waiting(..) => self.refuse_outright(exchange, Refusal::Protocol),
             Stage::Verdict => self.conclude(exchange, bytes, now),
         }
     }
@@ -270,6 +285,16 @@ impl Control {
         }))
     }
 
+    /// When an applicant is to be judged again.
+    pub(super) fn judging_due(&self) -> Option<Instant> {
+        let patience = self.admissions.values().filter_map(|admission| match admission.stage {
+            Stage::Waiting(_, patience) => Some(patience.next),
+            _ => None,
+        });
+        // What the guard holds up waits for the guard.
+        patience.min().max(self.guard.due())
+    }
+
     /// Judges every admission for which the guard is open.
     pub(super) fn judge_waiting(&mut self, now: Now) {
         if self.guard.until.is_some_and(|until| now.instant >= until) {
@@ -279,14 +304,14 @@ impl Control {
             .admissions
             .iter()
             .filter(|(_, admission)| {
-                matches!(admission.stage, Stage::Waiting(_))
+                matches!(admission.stage, Stage::Waiting(_, patience) if patience.next <= now.instant)
                     && self.guard.is_open_for(admission.node, now.instant)
             })
             .map(|(exchange, _)| *exchange)
             .collect();
         for exchange in ready {
             let Some(admission) = self.admissions.get_mut(&exchange) else { continue };
-            let Stage::Waiting(credentials) =
+            let Stage::Waiting(credentials, patience) =
                 std::mem::replace(&mut admission.stage, Stage::Verdict)
             else {
                 continue;
@@ -296,6 +321,16 @@ impl Control {
                 Some(hello) => self.judge(node, &hello, &credentials, now),
                 None => Err(Refusal::Protocol),
             };
+            let invite = credentials.certificate.signer();
+            if judgement == Err(Refusal::InviteUsedUp)
+                && now.instant < patience.until
+                && self.is_undecided(invite)
+                && let Some(admission) = self.admissions.get_mut(&exchange)
+            {
+                let next = (now.instant + JUDGE_AGAIN).min(patience.until);
+                admission.stage = Stage::Waiting(credentials, Patience { next, ..patience });
+                continue;
+            }
             let verdict = match judgement {
                 Ok(()) => Verdict::Accepted(Box::new(self.welcome(node, credentials.gate))),
                 Err(refusal) => {

@@ -197,6 +197,17 @@ impl Control {
         words.count()
     }
 
+    /// Whether one of an invite's uses is held by somebody who was let in and
+    /// may yet hang up with nothing in hands.
+    pub(super) fn is_undecided(&self, invite: PublicKey) -> bool {
+        self.members.vouched().iter().any(|(node, word)| {
+            word.invite == invite
+                && !word.is_out
+                && self.members.get(*node).is_none()
+                && self.admitted.contains_key(node)
+        })
+    }
+
     /// Whether an invite still admits somebody new.
     fn judge_invite(&self, key: PublicKey, now: Now) -> Result<(), Refusal> {
         let invite = self.trust.invite(key).ok_or(Refusal::Certificate)?;

@@ -403,7 +403,7 @@ impl Control {
             self.dialer.due(),
             self.own_due(),
             self.own_devices.due(),
-            self.guard.due(),
+            self.judging_due(),
             Some(self.sync.due()),
             self.near().filter_map(|(_, peer)| peer.due()).min(),
             self.probes_due(now),

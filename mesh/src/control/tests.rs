@@ -165,6 +165,12 @@ impl Scene {
 
     /// Goes through an admission up to this node's verdict, and gives it.
     fn apply(&mut self, node: NodeId, credentials: &Credentials) -> Result<(), Refusal> {
+        self.show(node, credentials);
+        self.verdict().unwrap()
+    }
+
+    /// Goes through an admission until this node has all to judge by.
+    fn show(&mut self, node: NodeId, credentials: &Credentials) {
         self.exchange += 1;
         let exchange = self.exchange;
         let begin = AdmissionInput::Begin { node, remote: remote(), outbound: false };
@@ -177,18 +183,27 @@ impl Scene {
             bans: self.control.trust.bans_digest(),
         };
         self.admission(exchange, AdmissionInput::Frame(wire::encode(&hello)));
-        let shown = self.admission(exchange, AdmissionInput::Frame(wire::encode(credentials)));
-        let verdict = shown.into_iter().find_map(|output| match output {
-            Output::Admission { send: Some(bytes), .. } => Some(bytes),
+        let shown = AdmissionInput::Frame(wire::encode(credentials));
+        self.control.handle_admission(exchange, shown, self.now);
+        self.drain();
+    }
+
+    /// This node's verdict on the last that applied, once it is given.
+    fn verdict(&mut self) -> Option<Result<(), Refusal>> {
+        let current = self.exchange;
+        let verdict = self.outputs.iter().find_map(|output| match output {
+            Output::Admission { exchange, send: Some(bytes), .. } if *exchange == current => {
+                Some(wire::decode::<Verdict>(bytes).unwrap())
+            }
             _ => None,
-        });
-        match wire::decode::<Verdict>(&verdict.unwrap()).unwrap() {
+        })?;
+        Some(match verdict {
             Verdict::Accepted(_) => Ok(()),
             Verdict::Refused(refusal) => {
-                self.admission(exchange, AdmissionInput::Ended);
+                self.admission(current, AdmissionInput::Ended);
                 Err(refusal)
             }
-        }
+        })
     }
 
     /// The other side accepts as well; says how the admission ended.
@@ -341,6 +356,45 @@ fn new_keys_that_hang_up_leave_nothing_and_use_nothing_up() {
     let honest = applicant(1_000);
     let credentials = scene.credentials(&honest, Vec::new(), Vec::new());
     scene.admit_and_link(&honest, &credentials);
+}
+
+#[test]
+fn who_comes_while_the_last_use_is_held_waits_for_what_becomes_of_it() {
+    let [gone, other, late] = [applicant(1), applicant(2), applicant(3)];
+    let shown = |scene: &Scene, one| scene.credentials(one, Vec::new(), Vec::new());
+    for takes_it in [false, true] {
+        let mut scene = Scene::founder(Some(1));
+        let credentials = shown(&scene, &gone);
+        scene.admit_and_link(&gone, &credentials);
+        let credentials = shown(&scene, &other);
+        scene.show(other.node(), &credentials);
+        assert_eq!(scene.verdict(), None, "the first may hang up yet");
+        if takes_it {
+            scene.ask_for_introduction(gone.node()).unwrap();
+            scene.pass(SECOND / 2);
+            assert_eq!(scene.verdict(), Some(Err(Refusal::InviteUsedUp)));
+            continue;
+        }
+        // Its daemon is killed.
+        scene.hang_up(gone.node());
+        scene.pass(SECOND * 2);
+        assert_eq!(scene.verdict(), Some(Ok(())));
+        // One that neither takes what it came for nor goes holds nobody up for long.
+        assert_eq!(scene.conclude(), Ok(()));
+        scene.link(other.node());
+        let credentials = shown(&scene, &late);
+        scene.show(late.node(), &credentials);
+        scene.pass(SECOND);
+        assert_eq!(scene.verdict(), None);
+        scene.pass(SECOND);
+        assert_eq!(scene.verdict(), Some(Err(Refusal::InviteUsedUp)));
+        // Who hangs up while it waits leaves nothing.
+        scene.show(late.node(), &credentials);
+        scene.admission(scene.exchange, AdmissionInput::Ended);
+        scene.hang_up(other.node());
+        scene.pass(SECOND * 5);
+        assert_eq!(scene.kept(), (0, 0, 0, 0));
+    }
 }
 
 #[test]
