@@ -44,6 +44,8 @@ pub enum Event {
     DeviceMoved(DeviceId, NodeName, NodeId),
     /// So many devices were added, removed, or are served by other nodes now.
     DevicesChanged(usize),
+    /// This node is a fallback of more devices than it can serve.
+    DevicesWithoutSeat,
     /// A device of this node lost its name or its IPv4 address to another,
     /// after a partition.
     DeviceDisplaced(DeviceId, NodeName),
@@ -84,6 +86,7 @@ impl Event {
                 | Self::AddressLost(_)
                 | Self::NameLost(_)
                 | Self::DeviceDisplaced(..)
+                | Self::DevicesWithoutSeat
         )
     }
 }

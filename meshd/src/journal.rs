@@ -91,6 +91,12 @@ pub(crate) fn entry(
             format!("{count} devices were added, removed, or are served by other nodes"),
             Some("see: epsilon device list"),
         ),
+        Event::DevicesWithoutSeat => (
+            EventKind::DeviceChanged,
+            None,
+            "this node is a fallback of more devices than it can serve".to_owned(),
+            Some("devices of which nobody heard long enough can be removed: epsilon device list"),
+        ),
         Event::DeviceRemoved(id, name) => (
             EventKind::DeviceChanged,
             None,

@@ -30,6 +30,9 @@ use crate::membership::{DeviceChange, Merged, PlacedDevice, Refused};
 use crate::saved::Write;
 use crate::shard::{Command, Prefix};
 
+/// Of other nodes' devices that have this one as a fallback at most so many, with
+/// its own, have a seat in the data plane: members must find theirs.
+const MAX_SEATS: usize = 4096;
 /// Longer lists are fetched, not spread by gossip;
 const MAX_GOSSIPED: usize = 32 * 1024;
 /// so many members are asked to at once, and each of those asks as many.
@@ -63,8 +66,23 @@ pub(super) struct OwnDevices {
     /// Whether the others were not told yet.
     is_unsaid: bool,
     budget: Limit,
-    /// What the data plane was told.
-    installed: BTreeMap<AgreementKey, Vec<Prefix>>,
+    seats: Seats,
+}
+
+/// The devices that the data plane was told of.
+#[derive(Default)]
+struct Seats {
+    taken: BTreeMap<AgreementKey, Vec<Prefix>>,
+    /// Those for which there was none.
+    waiting: BTreeSet<AgreementKey>,
+}
+
+impl Seats {
+    /// Whether one more key may have a seat. A key of this node's own device
+    /// always may: of those there are at most [`MAX_DEVICES`].
+    fn has_room(&self, is_own: bool) -> bool {
+        is_own || self.taken.len() < MAX_SEATS
+    }
 }
 
 impl OwnDevices {
@@ -74,7 +92,7 @@ impl OwnDevices {
             is_writing: false,
             is_unsaid: false,
             budget: Limit::new(PUBLISH_BURST, PUBLISH_EVERY),
-            installed: BTreeMap::new(),
+            seats: Seats::default(),
         }
     }
 
@@ -260,8 +278,10 @@ impl Control {
     /// may be, one of the owner of the most: it must not keep others out.
     fn make_room_for_turn(&self, list: &mut DeviceList) {
         let owner_of = |serving: &Serving| {
-            let placed = self.members.device(serving.device);
-            placed.filter(|placed| placed.server == self.own).map(|placed| placed.owner)
+            // A newer turn is one that came with the same change of the list.
+            let counts =
+                |placed: &&PlacedDevice| placed.server == self.own || serving.turn > placed.turn;
+            self.members.device(serving.device).filter(counts).map(|placed| placed.owner)
         };
         list.serving.retain(|serving| owner_of(serving).is_some());
         if list.serving.len() < MAX_DEVICES {
@@ -289,10 +309,7 @@ impl Control {
             return Err(OperationError::KeyRevoked);
         }
         let is_members = self.members.iter().any(|(_, member)| member.key == key);
-        if is_members
-            || self.members.devices_with(key).next().is_some()
-            || list.devices.iter().any(|device| device.key == key)
-        {
+        if is_members || list.devices.iter().any(|device| device.key == key) {
             return Err(OperationError::KeyTaken);
         }
         if self.is_name_taken(&new.name, None)
@@ -435,6 +452,11 @@ impl Control {
         for key in keys {
             self.refresh_device(key);
         }
+        while self.own_devices.seats.has_room(false)
+            && let Some(key) = self.own_devices.seats.waiting.pop_first()
+        {
+            self.refresh_device(key);
+        }
         nodes
     }
 
@@ -478,13 +500,24 @@ impl Control {
         let prefixes: Vec<Prefix> =
             served.flat_map(|placed| self.device_prefixes(placed)).collect();
         let is_known = !known.is_empty();
-        let command = match self.own_devices.installed.entry(key) {
+        let is_own = known.iter().any(|placed| placed.owner == own);
+        let seats = &mut self.own_devices.seats;
+        let has_room = seats.has_room(is_own);
+        let command = match seats.taken.entry(key) {
             Entry::Occupied(entry) if !is_known => {
                 entry.remove();
                 Command::RemoveDevice { key }
             }
             Entry::Occupied(entry) if *entry.get() == prefixes => return,
             Entry::Vacant(_) if !is_known => return,
+            Entry::Vacant(_) if !has_room => {
+                let is_first = seats.waiting.is_empty();
+                seats.waiting.insert(key);
+                if is_first {
+                    self.event(Event::DevicesWithoutSeat);
+                }
+                return;
+            }
             entry => {
                 entry.insert_entry(prefixes.clone());
                 Command::SetDevice { key, prefixes }
@@ -504,3 +537,22 @@ impl Control {
 }
 
 const _: () = assert!(DeviceList::MAX_BYTES < super::sync::MAX_DELIVERY / 2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_of_others_leave_seats_for_those_of_this_node() {
+        let mut seats = Seats::default();
+        for number in 0..MAX_SEATS {
+            assert!(seats.has_room(false));
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&number.to_le_bytes());
+            seats.taken.insert(AgreementKey(key), Vec::new());
+        }
+        assert!(!seats.has_room(false) && seats.has_room(true));
+        seats.taken.pop_first();
+        assert!(seats.has_room(false));
+    }
+}

@@ -110,6 +110,11 @@ impl Control {
         if self.is_credulous(now) && !introductions.is_empty() {
             return Ok(());
         }
+        // It has this node's word for another invite, one of whose uses that is.
+        let said = self.members.vouched().get(&node);
+        if said.is_some_and(|word| word.is_out) {
+            return Err(Refusal::Certificate);
+        }
         self.judge_invite(invite_key, now)?;
         self.members.vouch(node, Word { invite: invite_key, is_out: false });
         self.save_vouched();

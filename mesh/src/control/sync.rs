@@ -265,7 +265,8 @@ impl Control {
             );
         }
         // Records first: lists build on them.
-        for bucket in &theirs.buckets {
+        compared.clear();
+        for bucket in theirs.buckets.iter().filter(|bucket| compared.insert(bucket.index)) {
             self.compare_lists(bucket, &mut records, &mut difference);
         }
         difference

@@ -398,6 +398,38 @@ fn who_comes_while_the_last_use_is_held_waits_for_what_becomes_of_it() {
 }
 
 #[test]
+fn who_has_an_introduction_in_hands_gets_none_of_another_token() {
+    let mut scene = Scene::founder(Some(1));
+    let one = applicant(1);
+    let credentials = scene.credentials(&one, Vec::new(), Vec::new());
+    scene.admit_and_link(&one, &credentials);
+    scene.ask_for_introduction(one.node()).unwrap();
+    // The same node by another token would free the use of the first.
+    let request = TokenRequest {
+        roles: Roles::MEMBER,
+        tags: Vec::new(),
+        expires: None,
+        uses: None,
+        addresses: Vec::new(),
+    };
+    scene.control.operate(Operation::CreateToken(request), scene.now);
+    scene.drain();
+    let token = scene.outputs.iter().find_map(|output| match output {
+        Output::Done { result: Ok(Outcome::Token(token)), .. } => Some(token.clone()),
+        _ => None,
+    });
+    let first = std::mem::replace(&mut scene.founding.token, *token.unwrap());
+    let by_other = scene.credentials(&one, Vec::new(), Vec::new());
+    assert_eq!(scene.apply(one.node(), &by_other), Err(Refusal::Certificate));
+    scene.hang_up(one.node());
+    scene.pass(SECOND * 5);
+    scene.founding.token = first;
+    let late = applicant(2);
+    let credentials = scene.credentials(&late, Vec::new(), Vec::new());
+    assert_eq!(scene.apply(late.node(), &credentials), Err(Refusal::InviteUsedUp));
+}
+
+#[test]
 fn an_introduction_in_hands_is_a_use_of_the_token() {
     let mut scene = Scene::founder(Some(1));
     let [one, other] = [applicant(1), applicant(2)];

@@ -17,7 +17,7 @@ pub enum Path {
 }
 
 /// Somebody with whom a shard has sessions.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum PeerId {
     /// A member: Control says where it is.
     Node(NodeId),
@@ -161,7 +161,8 @@ pub enum Report {
         /// The source of the packet.
         from: SocketAddr,
     },
-    /// A device is there: it sent something in a new session. Once a session.
+    /// A device is there: it sent something in a new session, or packets where it
+    /// is not served. Once a session, and then once a second.
     DeviceHeard {
         /// Its WireGuard key.
         key: AgreementKey,

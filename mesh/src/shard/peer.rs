@@ -380,9 +380,10 @@ impl Peer {
         if self.path != Some(Path::Direct(from)) {
             self.moved(from, is_outside(), context);
         }
-        if std::mem::take(&mut self.is_fresh)
-            && let PeerId::Device(key) = self.id
+        if let PeerId::Device(key) = self.id
+            && std::mem::take(&mut self.is_fresh)
         {
+            self.new_source.allows(now);
             context.reports.push(Report::DeviceHeard { key });
         }
         if !was_ready {
@@ -395,7 +396,16 @@ impl Peer {
         match next {
             Ok(Next::Peer(to)) => return Some(to),
             Ok(Next::Host) => self.count(delivered, Ok(())),
-            Err(refusal) => self.count(delivered, Err(refusal)),
+            Err(refusal) => {
+                self.count(delivered, Err(refusal));
+                // One that came from elsewhere may go on in an earlier session.
+                if let PeerId::Device(key) = self.id
+                    && refusal == Refusal::Source
+                    && self.new_source.allows(now)
+                {
+                    context.reports.push(Report::DeviceHeard { key });
+                }
+            }
         }
         None
     }

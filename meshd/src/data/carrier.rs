@@ -9,6 +9,7 @@ use std::time::Duration;
 use epsilon_mesh::shard::offload::{HEADER_LENGTH, Header, split};
 use epsilon_mesh::shard::{Command, Kind, MAX_DATAGRAM, Report, Shard};
 use epsilon_proto::clock::Instant;
+use epsilon_sys::netlink::Counters;
 use epsilon_sys::udp::{Carried, Datagram, MESSAGES, Receiver};
 use nix::errno::Errno;
 use nix::libc;
@@ -17,7 +18,7 @@ use nix::sys::eventfd::EventFd;
 use tokio::sync::{mpsc, watch};
 
 use super::outlet::Outlet;
-use super::overload::{BYTES, Dropped, MORE, Overload, PACKETS};
+use super::overload::{BYTES, MORE_BYTES, MORE_PACKETS, Overload, PACKETS};
 use super::parcel::Inbox;
 use super::{DataStats, Error};
 use crate::clock;
@@ -65,7 +66,8 @@ pub(super) struct Carrier {
     /// What the host gave.
     pub(super) taken: Carried,
     pub(super) overload: Overload,
-    pub(super) dropped: Dropped,
+    /// Those of the interface.
+    pub(super) counters: Option<Counters>,
     /// Packets of the host beyond the share of their peer.
     pub(super) beyond_share: u64,
     /// Packets of the host that are not what their header says.
@@ -236,10 +238,11 @@ impl Carrier {
     fn take_packets(&mut self) -> Result<Round, Error> {
         let mut round = Round::default();
         let now = clock::instant();
-        let is_overload = self.overload.is_on(now, || self.dropped.read());
-        let most = if is_overload { PACKETS + MORE } else { PACKETS };
+        let is_overload = self.overload.is_on(now, || self.counters.as_ref()?.not_sent().ok());
+        let (packets, bytes) =
+            if is_overload { (MORE_PACKETS, MORE_BYTES) } else { (PACKETS, BYTES) };
         let mut read = Round::default();
-        while read.packets < most {
+        while read.packets < packets && read.bytes < bytes {
             match self.outlet.tun.recv(&mut self.buffer) {
                 Ok(length) => {
                     read.packets += 1;
@@ -258,9 +261,6 @@ impl Carrier {
                 }
                 // Nothing there, or the interface is down: EAGAIN, EIO.
                 Err(_) => break,
-            }
-            if round.bytes >= BYTES && !is_overload {
-                break;
             }
         }
         self.outlet.flush();
@@ -316,7 +316,7 @@ impl Carrier {
             threads: 1,
             shard,
             network: self.outlet.network,
-            host: self.outlet.host,
+            host: self.outlet.delivery.failures,
             malformed: self.malformed,
             beyond_share: self.beyond_share,
             interface_offload: self.outlet.tun.has_offload(),
@@ -324,7 +324,7 @@ impl Carrier {
             network_in: self.receiver.carried(),
             network_out: self.outlet.sender.carried(),
             host_in: self.taken,
-            host_out: self.outlet.delivered,
+            host_out: self.outlet.delivery.delivered,
             reports: self.reports_lost,
             kernel: 0,
         });

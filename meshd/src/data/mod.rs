@@ -24,6 +24,7 @@
 //!   deletes it by [`epsilon_sys::netlink::Netlink::delete_link`].
 
 mod carrier;
+mod delivery;
 mod error;
 mod outlet;
 mod overload;

@@ -1,13 +1,13 @@
 //! Where packets leave: to the network in as few calls as it takes, to the
 //! host in as few packets.
 
-use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 
-use epsilon_mesh::shard::offload::{Coalescer, MOST_PIECES};
+use epsilon_mesh::shard::offload::Segments;
 use epsilon_mesh::shard::{Lane, Output, Path};
-use epsilon_sys::udp::{Carried, Datagram, Sender};
+use epsilon_sys::udp::{Datagram, Sender};
 
+use super::delivery::Delivery;
 use super::parcel::{Door, hand_over};
 use super::{Failures, Sockets, Tun};
 
@@ -16,12 +16,11 @@ pub(super) struct Outlet {
     pub(super) out: Output,
     pub(super) tun: Tun,
     pub(super) sockets: Sockets,
+    /// What the network did not take.
     pub(super) network: Failures,
-    pub(super) host: Failures,
-    /// What the host took.
-    pub(super) delivered: Carried,
+    /// To the host.
+    pub(super) delivery: Delivery,
     pub(super) sender: Sender,
-    coalescer: Coalescer,
     /// Whether it was said that datagrams go one by one.
     warned: bool,
     /// Of every lane, its own included.
@@ -32,15 +31,17 @@ pub(super) struct Outlet {
 
 impl Outlet {
     pub(super) fn new(lane: Lane, tun: Tun, sockets: Sockets, doors: Vec<Door>) -> Self {
+        let mut delivery = Delivery::default();
+        if !tun.takes_joined_datagrams() {
+            delivery.leave_apart(Segments::Udp(0));
+        }
         Self {
             out: Output::of(lane),
             tun,
             sockets,
             network: Failures::default(),
-            host: Failures::default(),
-            delivered: Carried::default(),
+            delivery,
             sender: Sender::default(),
-            coalescer: Coalescer::default(),
             warned: false,
             doors,
             not_passed: 0,
@@ -92,29 +93,14 @@ impl Outlet {
     }
 
     fn deliver(&mut self) {
-        self.delivered.calls += 1;
-        let mut taken = |result: io::Result<()>, packets: usize| match result {
-            Ok(()) => {
-                self.delivered.messages += 1;
-                self.delivered.packets += packets as u64;
-            }
-            Err(error) => self.host.count(&error, packets),
-        };
-        if !self.tun.has_offload() {
-            for ((), packet) in self.out.host.iter() {
-                taken(self.tun.send(&[IoSlice::new(packet)]), 1);
-            }
-            return;
+        let tun = &self.tun;
+        if !tun.has_offload() {
+            return self.delivery.deliver(&self.out.host, |packet| tun.send(packet));
         }
-        let mut slices = [IoSlice::new(&[]); MOST_PIECES];
-        for packet in self.coalescer.coalesce(&mut self.out.host) {
-            let mut count = 0;
-            for (slice, piece) in slices.iter_mut().zip(packet.pieces()) {
-                *slice = IoSlice::new(piece);
-                count += 1;
-            }
-            // All but the first are packets.
-            taken(self.tun.send(&slices[..count]), count - 1);
+        let refused = self.delivery.deliver_joined(&mut self.out.host, |packet| tun.send(packet));
+        if let Some(kind) = refused {
+            let interface = tun.name();
+            tracing::warn!(interface, ?kind, "the kernel takes no joined packets of that kind");
         }
     }
 }

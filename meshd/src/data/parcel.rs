@@ -30,6 +30,8 @@ pub(super) struct Door {
 /// What is behind a door.
 pub(super) struct Inbox {
     ways: [Way; 2],
+    /// Whose turn it is.
+    turn: usize,
 }
 
 /// Parcels of one kind, and what was not read yet of the first.
@@ -52,12 +54,17 @@ impl Way {
 }
 
 impl Inbox {
-    /// The next, datagrams first.
+    /// The next: datagrams and packets in turns, so that neither keeps the other
+    /// waiting.
     pub(super) fn next(&mut self) -> Option<(Kind, &[u8])> {
-        self.ways.iter_mut().find_map(|way| {
-            let (kind, range) = way.next()?;
-            Some((kind, &way.open.bytes[range]))
-        })
+        let first = self.turn;
+        self.turn = 1 - first;
+        for way in [first, 1 - first] {
+            if let Some((kind, range)) = self.ways[way].next() {
+                return Some((kind, &self.ways[way].open.bytes[range]));
+            }
+        }
+        None
     }
 }
 
@@ -69,7 +76,7 @@ impl Door {
             (sender, Way { parcels, open: Parcel::default(), read: 0 })
         };
         let [(datagrams, first), (packets, second)] = [way(), way()];
-        (Self { ways: [datagrams, packets], wake }, Inbox { ways: [first, second] })
+        (Self { ways: [datagrams, packets], wake }, Inbox { ways: [first, second], turn: 0 })
     }
 
     /// Hands a parcel over, or says how much is lost with it.

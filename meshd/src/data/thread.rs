@@ -6,25 +6,29 @@ use std::thread::JoinHandle;
 
 use epsilon_mesh::shard::{Command, Lane, Report, Shard};
 use epsilon_proto::clock::Instant;
+use epsilon_sys::netlink::Counters;
 use epsilon_sys::udp::{Carried, Receiver, dropped};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{mpsc, watch};
 
 use super::carrier::{Carrier, Order, new_buffer};
 use super::outlet::Outlet;
-use super::overload::{Dropped, Overload};
+use super::overload::Overload;
 use super::parcel::{Door, Inbox};
 use super::{DataStats, Error, Sockets, Tun};
 
 /// How many reports wait for Control before they are dropped and counted.
 const REPORTS: usize = 1024;
 
-/// More threads bring nothing that was measured.
+/// How many orders wait for a thread before who gives another waits, too.
+const ORDERS: usize = 1024;
+
+/// More than any link that is common today asks for.
 const MOST_LANES: usize = 8;
 
 /// How many lanes a machine with so many cores has: half of them work for the
 /// programs whose packets these are, and for the kernel. On two cores two lanes are
-/// slower than one.
+/// no faster than one.
 pub fn lanes_for(cores: usize) -> u8 {
     (cores / 2).clamp(1, MOST_LANES) as u8
 }
@@ -58,13 +62,19 @@ struct Thread {
 /// Reaches a data thread.
 #[derive(Clone)]
 struct Stop {
-    orders: commands::Sender<Order>,
+    orders: commands::SyncSender<Order>,
     wake: Arc<EventFd>,
 }
 
 impl Stop {
     fn order(&self, order: Order) {
-        if self.orders.send(order).is_ok() {
+        let taken = match self.orders.try_send(order) {
+            // The thread was woken for those before, and takes all of them
+            // every round: it waits for nobody.
+            Err(commands::TrySendError::Full(order)) => self.orders.send(order).is_ok(),
+            taken => taken.is_ok(),
+        };
+        if taken {
             // Fails only while the counter is at its end: the thread is
             // going to wake up anyway.
             let _ = self.wake.write(1);
@@ -90,7 +100,7 @@ fn ends() -> Result<Ends, Error> {
     let wake =
         EventFd::from_flags(flags).map_err(|errno| Error::Thread { source: errno.into() })?;
     let wake = Arc::new(wake);
-    let (sender, orders) = commands::channel();
+    let (sender, orders) = commands::sync_channel(ORDERS);
     let (door, inbox) = Door::new(Arc::clone(&wake));
     Ok(Ends { stop: Stop { orders: sender, wake }, door, orders, inbox })
 }
@@ -118,6 +128,10 @@ pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
             ..DataStats::default()
         });
         let (lane, interface) = (config.shard.lane(), config.tun.name().to_owned());
+        // Without them nobody has too much.
+        let counters = Counters::open(&interface)
+            .inspect_err(|error| tracing::warn!(interface, %error, "no fairness among peers"))
+            .ok();
         let carrier = Carrier {
             shard: config.shard,
             outlet: Outlet::new(lane, config.tun, config.sockets, doors.clone()),
@@ -130,7 +144,7 @@ pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
             buffer: new_buffer(),
             taken: Carried::default(),
             overload: Overload::default(),
-            dropped: Dropped::of(&interface),
+            counters,
             beyond_share: 0,
             malformed: 0,
             reports_lost: 0,

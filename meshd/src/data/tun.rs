@@ -95,6 +95,11 @@ impl Tun {
         self.offload
     }
 
+    /// Whether the kernel takes many datagrams as one: Linux since 6.2.
+    pub fn takes_joined_datagrams(&self) -> bool {
+        self.device.udp_gso()
+    }
+
     /// Takes one packet that the host sends into the mesh; `WouldBlock` if
     /// there is none.
     pub fn recv(&self, into: &mut [u8]) -> io::Result<usize> {

@@ -151,6 +151,33 @@ fn a_device_is_served_where_it_called_last_whatever_the_clocks_say() {
 }
 
 #[test]
+fn all_devices_that_come_at_once_when_their_owner_is_gone_are_served() {
+    const DEVICES: usize = 20;
+    with_fleet(here!(), 5, 4, |_, mut world, _| {
+        let mut keys = Vec::new();
+        for number in 0..DEVICES {
+            let name = format!("phone-{number}").parse().unwrap();
+            let fallbacks = vec![world.node(2)];
+            let made = world.perform(1, Operation::AddDevice { name, key: None, fallbacks });
+            let Ok(Outcome::Device(new)) = made else { panic!("{made:?}") };
+            keys.push(new.device.key);
+        }
+        world.settle(MINUTE);
+        world.crash(1, Death::Power);
+        for key in keys {
+            world.device_calls(2, key);
+        }
+        world.settle(MINUTE);
+        let server = world.node(2);
+        for machine in world.live() {
+            let here =
+                world.view(machine).devices.iter().filter(|one| one.server == server).count();
+            assert_eq!(here, DEVICES, "n{machine}");
+        }
+    });
+}
+
+#[test]
 fn a_list_that_is_too_long_for_gossip_reaches_everybody_without_a_storm() {
     const DEVICES: usize = 700;
     with_fleet(here!(), 2, 16, |case, mut world, _| {

@@ -10,12 +10,14 @@
 
 mod address;
 mod changes;
+mod counters;
 mod error;
 mod link;
 mod model;
 mod route;
 
 pub use changes::{Change, Changes};
+pub use counters::Counters;
 pub use error::Error;
 pub use link::Veth;
 pub use model::{Address, Interface, Link, Prefix, Route};

@@ -29,6 +29,8 @@ pub struct Coalescer {
     batch: u64,
     /// Groups before this one take no more.
     barrier: u32,
+    /// Whether the host takes many as one: TCP, UDP.
+    joins: [bool; 2],
 }
 
 /// Packets of one flow that become one.
@@ -315,11 +317,22 @@ impl Default for Coalescer {
             newest: vec![(0, 0); FLOWS].into_boxed_slice(),
             batch: 0,
             barrier: 0,
+            joins: [true; 2],
         }
     }
 }
 
 impl Coalescer {
+    /// Leaves packets of such a kind apart from now on: the host does not take
+    /// them as one. Linux before 6.2 takes no UDP, for one.
+    pub fn leave_apart(&mut self, kind: Segments) {
+        match kind {
+            Segments::One => {}
+            Segments::Tcp(_) => self.joins[0] = false,
+            Segments::Udp(_) => self.joins[1] = false,
+        }
+    }
+
     /// Makes as few packets of those in a batch as it can, and gives them in
     /// an order that keeps that of each flow.
     pub fn coalesce<'a>(
@@ -352,7 +365,7 @@ impl Coalescer {
     fn add(&mut self, index: u32, batch: &HostBatch) {
         let packet = batch.segment(index as usize);
         let (shape, is_whole) = match Seen::of(packet) {
-            Seen::Whole(shape) => (shape, true),
+            Seen::Whole(shape) => (shape, self.joins[usize::from(!shape.tcp)]),
             Seen::Single(shape) => (shape, false),
             Seen::Alone => return self.groups.push(Group::new(index, packet, None, false)),
             Seen::Any => {
@@ -392,6 +405,11 @@ impl Coalescer {
 }
 
 impl<'a> SuperPacket<'a> {
+    /// What [`SuperPacket::pieces`] begins with.
+    pub fn header(&self) -> &'a [u8; HEADER_LENGTH] {
+        self.header
+    }
+
     /// What the host takes in one call: [`Header`], the packet's headers with
     /// the first payload, and the other payloads.
     pub fn pieces(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {

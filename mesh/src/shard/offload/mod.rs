@@ -27,7 +27,7 @@ mod tests;
 
 pub(super) use checksum::{complement, fold};
 pub use coalesce::{Coalescer, MOST_PIECES, SuperPacket};
-pub use header::{HEADER_LENGTH, Header};
+pub use header::{HEADER_LENGTH, Header, Segments};
 pub use split::{Malformed, split};
 
 /// The IP protocol numbers of TCP and UDP.

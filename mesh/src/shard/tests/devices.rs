@@ -162,6 +162,13 @@ fn a_device_that_another_serves_is_heard_and_not_listened_to() {
     assert_eq!(fleet.reports(SERVER), [Report::DeviceHeard { key: device }]);
     assert!(fleet.received(SERVER).is_empty());
     assert_eq!(device_stats(&fleet).dropped.source, 1);
+    // It goes on in the session that it has, and may not have been heard.
+    fleet.pass(Duration::from_secs(2));
+    fleet.reports(SERVER);
+    for _ in 0..3 {
+        fleet.send(DEVICE, &packet(V4[DEVICE], V4[SERVER], b"do you hear me?"));
+    }
+    assert_eq!(fleet.reports(SERVER), [Report::DeviceHeard { key: device }]);
     fleet.command(SERVER, Command::SetDevice { key: device, prefixes: prefixes(DEVICE) });
     let again = packet(V4[DEVICE], V4[SERVER], b"hello again");
     fleet.send(DEVICE, &again);

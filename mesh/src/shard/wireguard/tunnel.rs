@@ -258,10 +258,11 @@ impl Tunnel {
         into: &mut [u8],
     ) -> Option<()> {
         let proven = opened.prove(&engine.secret)?;
-        // A recording may be repeated until somebody with its keys is heard.
+        // A recording may be repeated until somebody with its keys, or newer ones,
+        // is heard; none but the newest displaces any keys.
         let timestamp = proven.timestamp;
-        let is_repeated = self.keys.iter().any(|keys| keys.timestamp == Some(timestamp));
-        if timestamp <= self.newest || is_repeated || !self.answers.allows(now) {
+        let newest = self.keys.iter().filter_map(|keys| keys.timestamp).max();
+        if timestamp <= self.newest || newest >= Some(timestamp) || !self.answers.allows(now) {
             return None;
         }
         let message = into.get_mut(..RESPONSE_LENGTH)?;

@@ -351,6 +351,31 @@ fn a_peer_that_keeps_the_keys_of_the_last_message_alone_is_heard() {
 }
 
 #[test]
+fn recordings_that_are_played_again_and_again_keep_nobody_out() {
+    let mut link = Link::new(Duration::from_millis(50), 0);
+    let mut recordings = Vec::new();
+    for number in 0..8 {
+        link.sides[0].tunnel.clear();
+        link.send(0, number);
+        recordings.extend(link.on_the_way.values().map(|(_, bytes)| bytes.clone()));
+        link.pass(Duration::from_secs(1));
+    }
+    assert!(recordings.len() == 8 && recordings.iter().all(|bytes| bytes[0] == 1));
+    // The other one was started again, and knows none of them.
+    link.sides[1].tunnel = Tunnel::new(agreement(0), Indices::new(9, Lane::ONLY), 3);
+    link.sides[1].arrived.clear();
+    link.sides[0].tunnel.clear();
+    for (count, recording) in recordings.iter().cycle().take(300).enumerate() {
+        if count == 100 {
+            link.send(0, 99);
+        }
+        link.arrive(1, recording);
+        link.pass(Duration::from_millis(10));
+    }
+    assert_eq!(link.numbers(1), [99]);
+}
+
+#[test]
 fn after_a_clock_was_set_back_handshakes_count_once_the_tunnel_is_cleared() {
     let mut link = Link::new(Duration::from_millis(20), 0);
     link.sides[0].ahead = Duration::from_hours(1);
