@@ -1,13 +1,14 @@
-//! What a thousand peers cost in memory.
+//! What a thousand peers cost in memory, and that packets cost none.
 #![allow(clippy::unwrap_used)]
 
 use std::alloc::System;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cap::Cap;
+use epsilon_mesh::shard::offload::Coalescer;
 use epsilon_mesh::shard::{
     AdmitAll, Command, Config, Lane, Output, Path, Prefix, Shard, Target, WireGuard,
 };
@@ -96,7 +97,51 @@ fn carry(shards: [&mut Shard; 2], numbers: [u32; 2], packet: &[u8], out: &mut Ou
     }
 }
 
+/// One after the other: they look at the one allocator.
 #[test]
+fn a_packet_costs_no_memory_and_a_thousand_peers_little() {
+    no_packet_costs_an_allocation();
+    a_thousand_peers_fit_in_little_memory();
+}
+
+fn no_packet_costs_an_allocation() {
+    let (mut one, mut other) = (shard(1), shard(2));
+    admit(&mut one, 2);
+    admit(&mut other, 1);
+    let mut out = Output::new();
+    let packet = packet(1, 2, 1000);
+    carry([&mut one, &mut other], [1, 2], &packet, &mut out);
+    let now = Instant(Duration::from_secs(1));
+    let mut coalescer = Coalescer::default();
+    let mut wires = vec![vec![0; 2000]; 64];
+    let mut round = |delivered: &mut usize| {
+        for _ in 0..wires.len() {
+            one.handle_packet(&packet, now, &mut out);
+        }
+        let mut count = 0;
+        for ((_, bytes), wire) in out.network.iter().zip(&mut wires) {
+            wire[..bytes.len()].copy_from_slice(bytes);
+            count = bytes.len();
+        }
+        out.network.clear();
+        for wire in &wires {
+            other.handle_datagram(outer(1), 0, &wire[..count], now, &mut out);
+        }
+        *delivered += coalescer.coalesce(&mut out.host).count();
+        out.host.clear();
+        out.network.clear();
+    };
+    let mut delivered = 0;
+    // Buffers grow to what they stay at.
+    round(&mut delivered);
+    let before = ALLOCATOR.total_allocated();
+    for _ in 0..100 {
+        round(&mut delivered);
+    }
+    assert_eq!(ALLOCATOR.total_allocated(), before);
+    assert_eq!(delivered, 101 * 64);
+}
+
 fn a_thousand_peers_fit_in_little_memory() {
     let mut hub = shard(0);
     let mut out = Output::new();

@@ -182,4 +182,40 @@ mod tests {
         }
         assert!(qr_code(&"x".repeat(4000), Palette::PLAIN).is_err());
     }
+
+    /// What a camera reads off a terminal.
+    fn read(drawn: &str, palette: Palette) -> String {
+        const MODULE: usize = 4;
+        let ink = |c: char| match c {
+            ' ' => Some((false, false)),
+            '▀' => Some((true, false)),
+            '▄' => Some((false, true)),
+            '█' => Some((true, true)),
+            _ => None,
+        };
+        // Without colours a terminal writes light on dark.
+        let writes_dark = palette == Palette::COLOURED;
+        let mut rows = Vec::new();
+        for line in drawn.lines() {
+            let halves: Vec<_> = line.chars().filter_map(ink).collect();
+            rows.push(halves.iter().map(|half| half.0 == writes_dark).collect::<Vec<bool>>());
+            rows.push(halves.iter().map(|half| half.1 == writes_dark).collect());
+        }
+        let (width, height) = (rows[0].len() * MODULE, rows.len() * MODULE);
+        let mut image = rqrr::PreparedImage::prepare_from_greyscale(width, height, |x, y| {
+            if rows[y / MODULE][x / MODULE] { 0 } else { 255 }
+        });
+        let grids = image.detect_grids();
+        assert_eq!(grids.len(), 1);
+        grids[0].decode().unwrap().1
+    }
+
+    #[test]
+    fn what_is_drawn_can_be_read_again() {
+        let config = "[Interface]\nPrivateKey = mO3vM0k2Fv4pZgX0Zq4Qm8xq0b8o2bJj3m0y5p4c3Xk=\n\
+                      Address = 10.77.3.4/32\n[Peer]\nEndpoint = [2001:db8::7]:7755\n";
+        for palette in [Palette::PLAIN, Palette::COLOURED] {
+            assert_eq!(read(&qr_code(config, palette).unwrap(), palette), config);
+        }
+    }
 }

@@ -73,7 +73,11 @@ async fn stop(daemons: &[Daemon]) {
 /// What it says of itself.
 pub(crate) async fn version(kind: Kind, host: &Host, program: &Path) -> String {
     let (name, argument) = match kind {
-        Kind::Epsilon => return text(host, program, &["--version"]).await,
+        Kind::Epsilon => {
+            let version = text(host, program, &["--version"]).await;
+            let commit = text(host, "git", &["describe", "--always", "--dirty"]).await;
+            return format!("{version}, commit {commit}");
+        }
         Kind::WireGuardGo => ("wireguard-go", "--version"),
         Kind::BoringTun => ("boringtun-cli", "--version"),
         Kind::Nebula => ("nebula", "-version"),

@@ -82,8 +82,17 @@ async fn bench() {
     let mut report = Report::new(rounds, length);
     for round in 1..=rounds {
         for kind in &rivals {
-            let own = turn(Kind::Epsilon, hosts, &meshd, length).await;
+            // Each begins as often as the other, but for one.
+            let early = if round % 2 == 1 {
+                Some(turn(Kind::Epsilon, hosts, &meshd, length).await)
+            } else {
+                None
+            };
             let other = turn(*kind, hosts, &tools, length).await;
+            let own = match early {
+                Some(own) => own,
+                None => turn(Kind::Epsilon, hosts, &meshd, length).await,
+            };
             eprintln!("round {round} of {rounds}: epsilon {own}");
             eprintln!("round {round} of {rounds}: {} {other}", kind.name());
             report.add(*kind, own, other);

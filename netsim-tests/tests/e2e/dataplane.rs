@@ -91,8 +91,9 @@ async fn one_busy_peer_does_not_starve_another() {
         assert!(sent > 20_000, "only {sent} datagrams");
         let received = ran.stdout.split(" received").next().unwrap().rsplit(' ').next().unwrap();
         let received: u32 = received.parse().unwrap();
-        // The thread itself has to wait for a core that other tests are using.
-        assert!(received >= 28, "{from} floods {to} with {length} bytes: {ran:?}");
+        // Without shares a fifth of them is lost, and more; the thread itself may have
+        // to wait for a core that other tests are using.
+        assert!(received >= 36, "{from} floods {to} with {length} bytes: {ran:?}");
         assert!(travelled.longest_stall < Duration::from_secs(6), "{from}: {travelled:?}");
     }
     // What was too much of what it sends was the flood's.
@@ -264,7 +265,7 @@ async fn junk_costs_a_transfer_little_more_than_at_any_socket() {
     assert!(messages.len() > 50, "only {} messages were recorded", messages.len());
     for (kind, datagrams) in kinds_of_junk(&Dice::shown(), messages) {
         let before = counted(&second).await.unwrap();
-        let mut ratios = Vec::new();
+        let (mut ratios, mut junk) = (Vec::new(), 0);
         for _ in 0..5 {
             let speed = |port| {
                 let flood =
@@ -275,6 +276,7 @@ async fn junk_costs_a_transfer_little_more_than_at_any_socket() {
             let (beside, _) = speed(port);
             let (under, sent) = speed(DEFAULT_PORT);
             assert!(sent > 0, "{kind}");
+            junk += sent;
             ratios.push(under / beside);
         }
         ratios.sort_by(f64::total_cmp);
@@ -284,7 +286,8 @@ async fn junk_costs_a_transfer_little_more_than_at_any_socket() {
             let now = counted(&second).await?;
             let grown = ["kernel", "unknown", "unopened"]
                 .map(|reason| dropped(&now, reason) - dropped(&before, reason));
-            holds(grown.iter().sum::<u64>() > 100, (kind, now.dropped))
+            let seen = grown[1] + grown[2];
+            holds(seen > 100 && seen + grown[0] >= junk / 2, (kind, junk, now.dropped))
         })
         .await;
     }

@@ -1,7 +1,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::net::UdpSocket;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use nix::libc;
 
@@ -99,4 +99,40 @@ fn datagrams_that_are_too_long_for_one_message_go_one_by_one() {
     let datagrams = (0..4).map(|_| Datagram { address: target, ecn: 0, bytes: &payload });
     Sender::default().send(|_| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
     assert_eq!(received(&to, 4).len(), 4);
+}
+
+/// A kernel that cuts up no messages: it leaves out the checksums of this socket,
+/// and refuses to cut up what has none.
+fn without_segments(socket: &UdpSocket) {
+    let on: libc::c_int = 1;
+    // SAFETY: the option's value is one int, which lives during the call.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NO_CHECK,
+            (&raw const on).cast(),
+            size_of_val(&on) as _,
+        )
+    };
+    assert_eq!(set, 0);
+}
+
+#[test]
+fn where_the_kernel_cuts_up_no_messages_datagrams_go_one_by_one_from_then_on() {
+    let (from, to) = pair("127.0.0.1:0");
+    without_segments(&from);
+    let target = to.local_addr().unwrap();
+    let payloads: Vec<Vec<u8>> = (0..20).map(|number| vec![number; 1000]).collect();
+    let mut sender = Sender::default();
+    for round in 1..=3 {
+        let datagrams = payloads.iter().map(|bytes| Datagram { address: target, ecn: 0, bytes });
+        sender.send(|_| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
+        assert!(!sender.segments());
+        let got: Vec<Vec<u8>> = received(&to, 20).into_iter().map(|one| one.2).collect();
+        assert!(got == payloads, "round {round}");
+    }
+    assert_eq!((sender.carried().messages, sender.carried().packets), (60, 60));
+    // In the first round one by one, after the refusal; then all in one call.
+    assert_eq!(sender.carried().calls, 20 + 2);
 }

@@ -1,5 +1,6 @@
 //! wireguard-go, as Debian has it, on the other side.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -113,6 +114,7 @@ fn take_numbers(socket: &UdpSocket) -> u64 {
 /// handshake.
 fn numbers_flow(begins_here: bool) {
     static SENT_THERE: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+    static SENT_HERE: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
     static BEGUN: [AtomicBool; 2] = [AtomicBool::new(false), AtomicBool::new(false)];
     let test = usize::from(begins_here);
     linked(
@@ -130,8 +132,11 @@ fn numbers_flow(begins_here: bool) {
                     BEGUN[test].store(true, Ordering::Release);
                 }
                 let arrived = take_numbers(&sockets[1]);
-                assert!(arrived > 10, "{arrived}");
                 SENT_THERE[test].store(sender.join().unwrap(), Ordering::Release);
+                while SENT_HERE[test].load(Ordering::Acquire) == 0 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                assert_eq!(arrived, SENT_HERE[test].load(Ordering::Acquire));
                 Box::new(other) as Box<dyn Any + Send>
             }) as Serve
         },
@@ -147,9 +152,19 @@ fn numbers_flow(begins_here: bool) {
                 }
             }
             let sender = std::thread::spawn(move || send_numbers(V6[0], V6[1], length()));
+            let mut handshakes = BTreeSet::new();
+            while !sender.is_finished() {
+                let peers = started.handle.stats().shard.peers;
+                handshakes.extend(peers.first().and_then(|peer| peer.last_handshake));
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
             let arrived = take_numbers(&socket);
             let sent = sender.join().unwrap();
             assert!(sent > 10, "{sent}");
+            SENT_HERE[test].store(sent, Ordering::Release);
+            // Keys are new every two minutes.
+            let rekeys = length().as_secs() / 130;
+            assert!(handshakes.len() as u64 > rekeys, "handshakes at {handshakes:?}");
             while SENT_THERE[test].load(Ordering::Acquire) == 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
