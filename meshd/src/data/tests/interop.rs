@@ -153,12 +153,13 @@ fn numbers_flow(begins_here: bool) {
             }
             let sender = std::thread::spawn(move || send_numbers(V6[0], V6[1], length()));
             let mut handshakes = BTreeSet::new();
+            let taker = std::thread::spawn(move || take_numbers(&socket));
             while !sender.is_finished() {
                 let peers = started.handle.stats().shard.peers;
                 handshakes.extend(peers.first().and_then(|peer| peer.last_handshake));
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
-            let arrived = take_numbers(&socket);
+            let arrived = taker.join().unwrap();
             let sent = sender.join().unwrap();
             assert!(sent > 10, "{sent}");
             SENT_HERE[test].store(sent, Ordering::Release);
