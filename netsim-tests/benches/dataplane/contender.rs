@@ -75,8 +75,13 @@ pub(crate) async fn version(kind: Kind, host: &Host, program: &Path) -> String {
     let (name, argument) = match kind {
         Kind::Epsilon => {
             let version = text(host, program, &["--version"]).await;
-            let commit = text(host, "git", &["describe", "--always", "--dirty"]).await;
-            return format!("{version}, commit {commit}");
+            // Of an unpacked archive there is none.
+            let git = std::process::Command::new("git")
+                .args(["describe", "--always", "--dirty"])
+                .current_dir(env!("CARGO_MANIFEST_DIR"))
+                .output();
+            let commit = git.map(|git| String::from_utf8_lossy(&git.stdout).into_owned());
+            return format!("{version}, commit {}", commit.unwrap_or_default().trim());
         }
         Kind::WireGuardGo => ("wireguard-go", "--version"),
         Kind::BoringTun => ("boringtun-cli", "--version"),

@@ -80,6 +80,10 @@ async fn bench() {
 
     let rivals = rivals();
     let mut report = Report::new(rounds, length);
+    for kind in [Kind::Epsilon].into_iter().chain(rivals.iter().copied()) {
+        let program = if kind == Kind::Epsilon { &meshd } else { &tools };
+        report.version(kind, contender::version(kind, hosts[0], program).await);
+    }
     for round in 1..=rounds {
         for kind in &rivals {
             // Each begins as often as the other, but for one.
@@ -97,10 +101,6 @@ async fn bench() {
             eprintln!("round {round} of {rounds}: {} {other}", kind.name());
             report.add(*kind, own, other);
         }
-    }
-    for kind in [Kind::Epsilon].into_iter().chain(rivals) {
-        let program = if kind == Kind::Epsilon { &meshd } else { &tools };
-        report.version(kind, contender::version(kind, hosts[0], program).await);
     }
     lab.end().expect("end of the lab");
     if number("BENCH_CROWD", 1) > 0 {
