@@ -4,4 +4,6 @@
 //! replayable from a seed. Tier 2, real daemons in lab hosts, lives in
 //! `tests/`.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod sim;

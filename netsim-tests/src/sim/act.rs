@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use epsilon_mesh::control::Output;
 use epsilon_mesh::shard::Report;
-use epsilon_proto::id::NodeId;
 
-use super::world::{Event, Input, World};
+use super::nat::Protocol;
+use super::topology::Arrived;
+use super::world::{Event, Input, Probe, World};
 
 /// A disk needs so long for a durable transaction.
 const COMMIT: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(8));
@@ -59,7 +60,7 @@ impl World {
                 self.look_at_command(machine, &command);
                 let run = self.machines[machine].run;
                 if let Some((node, to, transaction)) = self.machines[machine].plane.obey(command) {
-                    self.send_probe(machine, run, node, to, transaction);
+                    self.send_probe(Probe { from: machine, run, node, to, transaction });
                 }
             }
             Output::Addresses { ipv4, ipv6 } => {
@@ -89,6 +90,7 @@ impl World {
         self.count(machine, datagram.len());
         for other in first..last {
             let is_there = other != machine
+                && self.machines[other].network == self.machines[machine].network
                 && self.machines[other].is_up()
                 && self.is_reachable(machine, other)
                 && !self.random.chance(self.options.loss);
@@ -101,32 +103,41 @@ impl World {
         }
     }
 
-    fn send_probe(
+    /// Something goes from a machine's port to an address: where it arrives, if
+    /// anybody is there and nothing is lost.
+    pub(crate) fn carry(
         &mut self,
+        protocol: Protocol,
         from: usize,
-        run: u64,
-        node: NodeId,
+        port: u16,
         to: SocketAddr,
-        transaction: u64,
-    ) {
-        let Some(target) = self.by_address.get(&to).copied() else { return };
-        if self.is_reachable(from, target) && !self.random.chance(self.options.loss) {
-            let delay = self.delay(from, target);
-            self.queue.after(delay, Event::Probe { from, run, node, to, transaction });
+    ) -> Option<Arrived> {
+        let (now, one) = (self.now(), &self.machines[from]);
+        let ends = (SocketAddr::new(one.address.ip(), port), to);
+        self.topology
+            .carry(protocol, one.network, ends, now, &mut self.random)
+            .filter(|arrived| self.machines[arrived.machine].address == arrived.to)
+    }
+
+    fn carry_datagram(&mut self, from: usize, to: SocketAddr) -> Option<Arrived> {
+        let port = self.machines[from].address.port();
+        let arrived = self.carry(Protocol::Udp, from, port, to)?;
+        let is_there =
+            self.is_reachable(from, arrived.machine) && !self.random.chance(self.options.loss);
+        is_there.then_some(arrived)
+    }
+
+    fn send_probe(&mut self, probe: Probe) {
+        if let Some(arrived) = self.carry_datagram(probe.from, probe.to) {
+            let delay = self.delay(probe.from, arrived.machine);
+            self.queue.after(delay, Event::Probe(probe, arrived));
         }
     }
 
     /// A probe is at its target.
-    pub(crate) fn probe(
-        &mut self,
-        from: usize,
-        run: u64,
-        node: NodeId,
-        to: SocketAddr,
-        transaction: u64,
-    ) {
-        let Some(target) = self.by_address.get(&to).copied() else { return };
-        let (asker, observed) = (self.machines[from].node, self.machines[from].address);
+    pub(crate) fn probe(&mut self, probe: &Probe, arrived: &Arrived) {
+        let Probe { from, run, node, to, transaction } = *probe;
+        let (asker, observed, target) = (self.machines[from].node, arrived.from, arrived.machine);
         let sent = self.machines[from].plane.peers.get(&node).and_then(|peer| peer.indices);
         let second = self.now().as_secs();
         let one = &mut self.machines[target];
@@ -145,7 +156,9 @@ impl World {
             let report = Report::ProbeReceived { node: asker, from: observed };
             self.input(target, Input::Report(report));
         }
-        if self.is_reachable(target, from) && !self.random.chance(self.options.loss) {
+        let Some(back) = self.carry_datagram(target, observed) else { return };
+        // An answer from elsewhere does not count.
+        if back.machine == from && back.from == to {
             let delay = self.delay(target, from);
             let rtt = (delay * 2).min(PROBE_TIMEOUT);
             let report = Report::ProbeAnswered { node, transaction, to, observed, rtt };

@@ -8,6 +8,8 @@ use std::time::Duration;
 use epsilon_mesh::control::ExchangeId;
 use epsilon_proto::id::NodeId;
 
+use super::topology::{Arrived, NatId};
+
 /// Tells a connection from others.
 pub(crate) type ConnectionId = usize;
 
@@ -68,6 +70,10 @@ pub(crate) struct Connection {
     pub(crate) attempt: u64,
     pub(crate) expected: Option<NodeId>,
     pub(crate) address: SocketAddr,
+    /// From where the listener sees it come.
+    pub(crate) seen: SocketAddr,
+    /// Through which NATs it goes.
+    pub(crate) nats: Vec<NatId>,
     /// With which of its secrets the dialler greets.
     pub(crate) secret: usize,
     /// The gate did not open.
@@ -82,11 +88,10 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(
-        dialler: (usize, u64, NodeId),
-        listener: (usize, u64, NodeId),
+        ends: [(usize, u64, NodeId); 2],
         attempt: u64,
         expected: Option<NodeId>,
-        address: SocketAddr,
+        (address, arrived): (SocketAddr, Arrived),
         secret: usize,
     ) -> Self {
         let end = |(machine, run, node)| End {
@@ -100,12 +105,13 @@ impl Connection {
             arrival: Duration::ZERO,
             held: VecDeque::new(),
         };
-        let ends = [end(dialler), end(listener)];
         Self {
-            ends,
+            ends: ends.map(end),
             attempt,
             expected,
             address,
+            seen: arrived.from,
+            nats: arrived.nats,
             secret,
             shut: false,
             spell: 0,

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::connection::{ConnectionId, Message, Side, Stage};
+use super::topology::NatId;
 use super::world::{Event, World};
 
 /// Silent death is noticed after a time in here.
@@ -36,6 +37,24 @@ impl World {
                     let silence = self.random.between(SILENCE.0, SILENCE.1);
                     self.queue.after(silence, Event::Silence(connection, side, spell));
                 }
+            }
+        }
+    }
+
+    /// A NAT is started again: it forgets everything, and with that the
+    /// connections that go through it.
+    pub fn restart_nat(&mut self, nat: NatId) {
+        self.topology.nat(nat).forget();
+        let all = self.connections.iter().filter(|(_, open)| open.nats.contains(&nat));
+        let lost: Vec<ConnectionId> = all.map(|(connection, _)| *connection).collect();
+        for connection in lost {
+            let Some(open) = self.connections.get_mut(&connection) else { continue };
+            open.spell += 1;
+            (open.stalled, open.dead) = (true, true);
+            let spell = open.spell;
+            for side in [0, 1] {
+                let silence = self.random.between(SILENCE.0, SILENCE.1);
+                self.queue.after(silence, Event::Silence(connection, side, spell));
             }
         }
     }

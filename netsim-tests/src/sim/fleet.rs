@@ -20,6 +20,7 @@ use epsilon_proto::trust::{Distribution, Roles};
 
 use super::machine::Traffic;
 use super::store::Store;
+use super::topology::{NetworkId, Topology};
 use super::world::{Input, World};
 
 /// How a daemon dies.
@@ -185,6 +186,26 @@ impl World {
         copy.key = key;
         copy.store = store;
         copy.hostname = hostname;
+    }
+
+    /// The networks that there are.
+    pub fn topology(&mut self) -> &mut Topology {
+        &mut self.topology
+    }
+
+    /// Puts a machine, which is off or will learn of it by itself, at an address
+    /// of a network.
+    pub fn place(&mut self, machine: usize, network: NetworkId, address: IpAddr) {
+        let one = &mut self.machines[machine];
+        self.topology.detach(one.network, one.address.ip());
+        one.network = network;
+        one.address.set_ip(address);
+        self.topology.attach(machine, network, address);
+        let now = one.now(self.queue.now());
+        if let Some(control) = &mut one.control {
+            control.handle_local_addresses(vec![(address, 24)], now);
+            self.drain(machine);
+        }
     }
 
     /// Sets a machine's wall clock off by so many milliseconds.

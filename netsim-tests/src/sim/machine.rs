@@ -15,6 +15,7 @@ use epsilon_proto::name::NodeName;
 use super::connection::{ConnectionId, Side};
 use super::plane::Plane;
 use super::store::Store;
+use super::topology::{INTERNET, NetworkId};
 
 /// What true clocks show when a run begins: 2026-01-01.
 const EPOCH: u64 = 1_767_225_600_000;
@@ -34,6 +35,8 @@ pub(crate) struct Machine {
     pub(crate) key: SecretKey,
     pub(crate) node: NodeId,
     pub(crate) address: SocketAddr,
+    /// In which of the topology's networks that is.
+    pub(crate) network: NetworkId,
     pub(crate) lan: usize,
     pub(crate) hostname: NodeName,
     /// How far its wall clock is off, in milliseconds.
@@ -78,6 +81,7 @@ impl Machine {
             node: key.node(),
             key,
             address,
+            network: INTERNET,
             lan,
             hostname: NodeName::from_hostname(&hostname).unwrap_or_else(|| unreachable!()),
             skew: 0,

@@ -12,6 +12,7 @@ use epsilon_mesh::control::{AdmissionInput, Control};
 use epsilon_proto::id::NodeId;
 
 use super::connection::{Connection, ConnectionId, Message, Side, Stage};
+use super::nat::Protocol;
 use super::world::{Event, Input, World};
 
 /// From the first segment to the end of the key exchange.
@@ -65,18 +66,22 @@ impl World {
         secret: usize,
     ) {
         let run = self.machines[machine].run;
-        let Some(listener) = self.by_address.get(&address).copied() else {
+        self.last_connection += 1;
+        let connection = self.last_connection;
+        // A passing port.
+        let port = 40_000 + (connection % 20_000) as u16;
+        let Some(arrived) = self.carry(Protocol::Tcp, machine, port, address) else {
             let failed = Event::Input(machine, run, Input::DialEnded(attempt, false));
             self.queue.after(DIAL, failed);
             return;
         };
-        self.last_connection += 1;
-        let connection = self.last_connection;
+        let listener = arrived.machine;
         let end = |machine: usize| {
             let one = &self.machines[machine];
             (machine, one.run, one.node)
         };
-        let open = Connection::new(end(machine), end(listener), attempt, node, address, secret);
+        let ends = [end(machine), end(listener)];
+        let open = Connection::new(ends, attempt, node, (address, arrived), secret);
         self.connections.insert(connection, open);
         let delay = self.segment_delay(machine, listener);
         self.queue.after(delay, Event::Arrive(connection));
@@ -229,15 +234,10 @@ impl World {
         }
     }
 
-    /// The other end, as an end sees it: a listener sees a passing port.
+    /// The other end, as an end sees it.
     fn remote(&self, connection: ConnectionId, side: Side) -> SocketAddr {
-        let dialler = &self.connections[&connection].ends[0];
-        if side == 0 {
-            return self.connections[&connection].address;
-        }
-        let mut remote = self.machines[dialler.machine].address;
-        remote.set_port(40_000 + (connection % 20_000) as u16);
-        remote
+        let open = &self.connections[&connection];
+        if side == 0 { open.address } else { open.seen }
     }
 
     /// Of several connections between two nodes each closes those that it

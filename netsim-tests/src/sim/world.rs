@@ -15,6 +15,7 @@ use super::connection::{Connection, ConnectionId, Message, Side};
 use super::machine::Machine;
 use super::queue::Queue;
 use super::random::Random;
+use super::topology::{Arrived, INTERNET, Topology};
 use super::trace::Trace;
 
 /// What a run is made of.
@@ -77,6 +78,15 @@ pub(crate) enum Input {
     Report(Report),
 }
 
+/// A probe on its way.
+pub(crate) struct Probe {
+    pub(crate) from: usize,
+    pub(crate) run: u64,
+    pub(crate) node: NodeId,
+    pub(crate) to: SocketAddr,
+    pub(crate) transaction: u64,
+}
+
 /// What is scheduled.
 pub(crate) enum Event {
     Timer(usize, u64),
@@ -93,7 +103,7 @@ pub(crate) enum Event {
     Silence(ConnectionId, Side, u64),
     Gossip(ConnectionId, Side, Rc<[u8]>),
     RequestTimeout(usize, u64, u64),
-    Probe { from: usize, run: u64, node: NodeId, to: SocketAddr, transaction: u64 },
+    Probe(Probe, Arrived),
 }
 
 /// Everything.
@@ -104,7 +114,7 @@ pub struct World {
     pub(crate) trace: Trace,
     pub(crate) check: Remembering,
     pub(crate) machines: Vec<Machine>,
-    pub(crate) by_address: BTreeMap<SocketAddr, usize>,
+    pub(crate) topology: Topology,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     pub(crate) last_connection: ConnectionId,
     /// The side of the divide on which a machine stands.
@@ -124,7 +134,10 @@ impl World {
                 Machine::new(key, number / options.lan, number % options.lan + 1, number)
             })
             .collect();
-        let by_address = machines.iter().enumerate().map(|(n, one)| (one.address, n)).collect();
+        let mut topology = Topology::default();
+        for (number, one) in machines.iter().enumerate() {
+            topology.attach(number, INTERNET, one.address.ip());
+        }
         let mut world = Self {
             options,
             random,
@@ -132,7 +145,7 @@ impl World {
             trace: Trace::new(),
             check: Remembering::default(),
             machines,
-            by_address,
+            topology,
             connections: BTreeMap::new(),
             last_connection: 0,
             divide: None,
@@ -231,9 +244,7 @@ impl World {
                     self.feed(machine, Input::Response(id, None));
                 }
             }
-            Event::Probe { from, run, node, to, transaction } => {
-                self.probe(from, run, node, to, transaction);
-            }
+            Event::Probe(probe, arrived) => self.probe(&probe, &arrived),
         }
     }
 
