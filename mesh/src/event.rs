@@ -1,10 +1,12 @@
 //! What happened, for people and for whoever watches.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 use epsilon_proto::id::{BootId, DeviceId, Digest, NodeId, PublicKey};
 use epsilon_proto::message::Refusal;
 use epsilon_proto::name::NodeName;
+
+use crate::shard::Path;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +56,7 @@ pub enum Event {
     /// A new gate secret is in force.
     GateChanged(u32),
     /// The path to a peer moved.
-    PathMoved(NodeId, SocketAddr),
+    PathMoved(NodeId, Path),
     /// Two machines run with this identity: this node's own, or a peer's.
     Cloned {
         /// Whose identity.

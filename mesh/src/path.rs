@@ -5,10 +5,12 @@
 //! same network, then round trip, with hysteresis.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use epsilon_proto::clock::Instant;
+
+use crate::shard::Path;
 
 /// An address that never answered gets so many probes per [`SILENT_WINDOW`].
 const SILENT_PROBES: usize = 3;
@@ -38,8 +40,8 @@ struct Candidate {
 /// The paths to one peer.
 #[derive(Debug, Default)]
 pub struct Paths {
-    candidates: BTreeMap<SocketAddr, Candidate>,
-    active: Option<SocketAddr>,
+    candidates: BTreeMap<Path, Candidate>,
+    active: Option<Path>,
     /// Whether the active address ever answered a probe.
     proven: bool,
 }
@@ -65,7 +67,7 @@ pub fn is_within(address: IpAddr, (base, length): LocalPrefix) -> bool {
 
 impl Paths {
     /// The address in use.
-    pub fn active(&self) -> Option<SocketAddr> {
+    pub fn active(&self) -> Option<Path> {
         self.active
     }
 
@@ -76,7 +78,7 @@ impl Paths {
 
     /// An address at which the peer may be; probed when it is new. Says
     /// whether it is now in use because nothing better was.
-    pub fn add(&mut self, address: SocketAddr) -> bool {
+    pub fn add(&mut self, address: Path) -> bool {
         if !self.candidates.contains_key(&address) {
             if self.candidates.len() >= MAX_CANDIDATES && !self.drop_worst() {
                 return false;
@@ -94,7 +96,7 @@ impl Paths {
 
     /// Like [`Paths::add`] for an address at which the peer just was: used at
     /// once unless the one in use is proven.
-    pub fn prefer(&mut self, address: SocketAddr) -> bool {
+    pub fn prefer(&mut self, address: Path) -> bool {
         if self.add(address) {
             return true;
         }
@@ -128,7 +130,7 @@ impl Paths {
     }
 
     /// Wants one address probed anew.
-    pub fn probe(&mut self, address: SocketAddr) {
+    pub fn probe(&mut self, address: Path) {
         self.add(address);
         if let Some(candidate) = self.candidates.get_mut(&address) {
             candidate.wanted = true;
@@ -138,7 +140,7 @@ impl Paths {
     /// A probe of the peer came from an address. Worth one in return unless
     /// that address answered before: two nodes that probe because they were
     /// probed would never end.
-    pub fn probed_from(&mut self, address: SocketAddr) {
+    pub fn probed_from(&mut self, address: Path) {
         self.add(address);
         if let Some(candidate) = self.candidates.get_mut(&address) {
             candidate.wanted |= candidate.answered.is_none();
@@ -146,7 +148,7 @@ impl Paths {
     }
 
     /// The next address to which a probe goes now.
-    pub fn next_probe(&mut self, now: Instant) -> Option<SocketAddr> {
+    pub fn next_probe(&mut self, now: Instant) -> Option<Path> {
         let wanted = self.candidates.iter_mut().filter(|(_, candidate)| candidate.wanted);
         for (address, candidate) in wanted {
             candidate.unanswered.retain(|sent| now.since(*sent) < SILENT_WINDOW);
@@ -171,7 +173,7 @@ impl Paths {
     /// An answer came to a probe. Says whether the path moved.
     pub fn answered(
         &mut self,
-        address: SocketAddr,
+        address: Path,
         rtt: Duration,
         now: Instant,
         local: &[LocalPrefix],
@@ -197,15 +199,11 @@ impl Paths {
         better
     }
 
-    fn is_better(
-        &self,
-        address: SocketAddr,
-        rtt: Duration,
-        active: SocketAddr,
-        local: &[LocalPrefix],
-    ) -> bool {
-        let near =
-            |address: SocketAddr| local.iter().any(|prefix| is_within(address.ip(), *prefix));
+    fn is_better(&self, address: Path, rtt: Duration, active: Path, local: &[LocalPrefix]) -> bool {
+        let near = |path: Path| match path {
+            Path::Direct(to) => local.iter().any(|prefix| is_within(to.ip(), *prefix)),
+            Path::Relayed(..) => false,
+        };
         match (near(address), near(active)) {
             (true, false) => true,
             (false, true) => false,
@@ -244,10 +242,12 @@ impl Candidate {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
-    fn address(last: u8) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, last], 7755))
+    fn address(last: u8) -> Path {
+        Path::Direct(SocketAddr::from(([192, 0, 2, last], 7755)))
     }
     fn at(millis: u64) -> Instant {
         Instant(Duration::from_millis(millis))
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn the_same_network_wins_over_a_shorter_round_trip() {
         let mut paths = Paths::default();
-        let far = SocketAddr::from(([203, 0, 113, 1], 7755));
+        let far = Path::Direct(SocketAddr::from(([203, 0, 113, 1], 7755)));
         let local = [(IpAddr::from([192, 0, 2, 0]), 24)];
         paths.add(far);
         paths.add(address(1));

@@ -20,6 +20,7 @@ use crate::limit::Limit;
 use crate::membership::Word;
 use crate::path::Paths;
 use crate::saved::Write;
+use crate::shard::Path;
 
 /// A link that broke may come back so long before the peer counts as down.
 const GRACE: Duration = Duration::from_millis(1500);
@@ -50,7 +51,7 @@ pub(super) struct Peer {
     /// Its paths.
     pub(super) paths: Paths,
     /// Probes under way: transaction and address.
-    pub(super) probes: VecDeque<(u64, SocketAddr)>,
+    pub(super) probes: VecDeque<(u64, Path)>,
     /// The link, when there is one.
     pub(super) link: Option<Link>,
     /// Until when its link is waited for: its first, or one that comes back.

@@ -55,7 +55,7 @@ use crate::event::Event;
 use crate::membership::{Membership, Refused};
 use crate::path::LocalPrefix;
 use crate::saved::{IdentityState, Saved, Settings, Write};
-use crate::shard;
+use crate::shard::{self, Path};
 use crate::trust::{Trust, TrustError};
 
 pub use admission::{AdmissionInput, ExchangeId};
@@ -167,7 +167,7 @@ pub enum Output {
         /// Which one.
         transaction: u64,
         /// From where.
-        from: SocketAddr,
+        from: Path,
         /// The round trip.
         rtt: Duration,
     },

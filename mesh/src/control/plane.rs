@@ -170,21 +170,22 @@ impl Control {
         if self.members.is_inside(address.ip()) {
             return;
         }
-        if self.peer(node).paths.add(address) {
-            self.set_path(node, address);
+        if self.peer(node).paths.add(Path::Direct(address)) {
+            self.set_path(node, Path::Direct(address));
         }
     }
 
     /// An address at which a peer just was: used until a probe says better.
     pub(super) fn prefer_path(&mut self, node: NodeId, address: SocketAddr) {
-        if !self.members.is_inside(address.ip()) && self.peer(node).paths.prefer(address) {
-            self.set_path(node, address);
+        let path = Path::Direct(address);
+        if !self.members.is_inside(address.ip()) && self.peer(node).paths.prefer(path) {
+            self.set_path(node, path);
         }
     }
 
-    fn set_path(&mut self, node: NodeId, address: SocketAddr) {
+    fn set_path(&mut self, node: NodeId, path: Path) {
         if self.plane.installed.contains_key(&node) {
-            let path = Some(Path::Direct(address));
+            let path = Some(path);
             self.outputs.push_back(Output::Shard(Command::SetPath { node, path }));
         }
     }
@@ -208,18 +209,20 @@ impl Control {
                     self.set_path(node, to);
                     self.event(Event::PathMoved(node, to));
                 }
-                self.observed_at(node, observed);
+                if let Path::Direct(_) = to {
+                    self.observed_at(node, observed);
+                }
                 self.advance_own(now);
             }
             Report::ProbeReceived { node, from } => {
-                if !self.members.is_inside(from.ip())
+                if !self.members.is_inside(from.address().ip())
                     && let Some(peer) = self.peers.get_mut(&node)
                 {
                     peer.paths.probed_from(from);
                 }
             }
             Report::NewSource { node, from } => {
-                if !self.members.is_inside(from.ip())
+                if !self.members.is_inside(from.address().ip())
                     && let Some(peer) = self.peers.get_mut(&node)
                 {
                     peer.paths.probe(from);
@@ -245,7 +248,7 @@ impl Control {
     /// answer with the transaction given back here. `None` when there is no
     /// path, or nothing to seal a probe with because the peer was not linked
     /// in this run.
-    pub fn ping(&mut self, node: NodeId) -> Option<(u64, SocketAddr)> {
+    pub fn ping(&mut self, node: NodeId) -> Option<(u64, Path)> {
         let to = self.peers.get(&node)?.paths.active()?;
         if !self.plane.keyed.contains_key(&node) {
             return None;
@@ -258,7 +261,7 @@ impl Control {
         Some((transaction, to))
     }
 
-    fn send_probe(&mut self, node: NodeId, to: SocketAddr) -> Option<u64> {
+    fn send_probe(&mut self, node: NodeId, to: Path) -> Option<u64> {
         let peer = self.peers.get_mut(&node)?;
         self.plane.last_transaction += 1;
         let transaction = self.plane.last_transaction;

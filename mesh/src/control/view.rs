@@ -11,6 +11,7 @@ use epsilon_proto::record::{Endpoint, Label};
 use epsilon_proto::trust::{Distribution, NetworkBlock, Roles};
 
 use super::Control;
+use crate::shard::Path;
 
 /// Something that is wrong until somebody acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,7 +62,7 @@ pub struct MemberView {
     /// Where it says it can be reached.
     pub endpoints: Vec<Endpoint>,
     /// Where its data travels.
-    pub path: Option<SocketAddr>,
+    pub path: Option<Path>,
     /// The round trip of the last answered probe.
     pub rtt: Option<Duration>,
     /// Where it is linked.

@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use epsilon_proto::datagram::HEADROOM;
-
 use super::command::Path;
 use super::lane::{Lane, Passed};
 
@@ -72,10 +70,10 @@ impl Output {
     /// Room for some of the largest and several hundred usual datagrams each
     /// way.
     pub fn of(lane: Lane) -> Self {
-        let capacity = 12 * (MAX_DATAGRAM + HEADROOM);
+        let capacity = 12 * (MAX_DATAGRAM + HOST_HEADROOM);
         let passed = if lane.count() > 1 { capacity } else { 0 };
         Self {
-            network: Batch::new(capacity, HEADROOM),
+            network: Batch::new(capacity, 0),
             host: Batch::new(capacity, HOST_HEADROOM),
             passed: Batch::new(passed, 0),
         }
@@ -103,6 +101,25 @@ impl Output {
 impl Default for Output {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl SendBatch {
+    /// [`Batch::push`], and makes what was written fit its path.
+    pub(super) fn send(
+        &mut self,
+        target: impl Into<Target>,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> usize,
+    ) -> bool {
+        let target = target.into();
+        self.push(target, length, |into| {
+            let written = fill(into);
+            if let Path::Relayed(_, channel) = target.path {
+                channel.mark(into);
+            }
+            written
+        })
     }
 }
 

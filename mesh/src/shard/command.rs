@@ -1,19 +1,50 @@
 //! What Control tells a shard, and what a shard tells Control.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use epsilon_proto::datagram::Channel;
 use epsilon_proto::id::NodeId;
 use epsilon_proto::key::AgreementKey;
 
 use super::probe::ProbeKey;
+use super::prober::canonical;
 use super::routes::Prefix;
 
 /// A way to a peer. Every datagram that a shard sends names one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Path {
     /// Straight to an address of the underlay.
     Direct(SocketAddr),
+    /// To the address of a member that passes it on.
+    Relayed(SocketAddr, Channel),
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct(address) => address.fmt(f),
+            Self::Relayed(address, _) => write!(f, "the relay at {address}"),
+        }
+    }
+}
+
+impl Path {
+    /// The address of the underlay to which datagrams go.
+    pub fn address(self) -> SocketAddr {
+        match self {
+            Self::Direct(address) | Self::Relayed(address, _) => address,
+        }
+    }
+
+    /// The same with the one form of an address that can be compared.
+    pub(super) fn canonical(self) -> Self {
+        match self {
+            Self::Direct(address) => Self::Direct(canonical(address)),
+            Self::Relayed(address, channel) => Self::Relayed(canonical(address), channel),
+        }
+    }
 }
 
 /// Somebody with whom a shard has sessions.
@@ -115,51 +146,75 @@ pub enum Command {
         /// The peer.
         node: NodeId,
     },
+    /// Passes datagrams on between two others from now on, whose addresses they have
+    /// proven to this node; or their addresses are others than before.
+    SetChannel {
+        /// The number by which they come.
+        channel: Channel,
+        /// The two.
+        ends: [SocketAddr; 2],
+    },
+    /// Passes nothing on any more on a channel.
+    RemoveChannel {
+        /// Its number.
+        channel: Channel,
+    },
+    /// How much may be passed on.
+    SetRelaying(Relaying),
     /// Sends one probe. Without keys nothing is sent; an answer that comes
     /// within [`super::PROBE_TIMEOUT`] is reported.
     SendProbe {
         /// The peer.
         node: NodeId,
-        /// The address to try.
-        to: SocketAddr,
+        /// The path to try.
+        to: Path,
         /// Comes back in [`Report::ProbeAnswered`]. Unique per peer.
         transaction: u64,
     },
+}
+
+/// How much a node passes on for others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Relaying {
+    /// On each channel, both ways together, in bytes per second.
+    pub each: u64,
+    /// On all of them.
+    pub all: u64,
 }
 
 /// What a shard saw. Reports can be lost when Control does not keep up; none
 /// is the only way to learn something.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Report {
-    /// The peer answered a probe from the very address the probe went to.
+    /// The peer answered a probe by the very path that the probe took.
     ProbeAnswered {
         /// The peer.
         node: NodeId,
         /// As given in [`Command::SendProbe`].
         transaction: u64,
-        /// Where the probe was sent and the answer came from.
-        to: SocketAddr,
-        /// This node's address as the peer saw it.
+        /// How the probe was sent and the answer came.
+        to: Path,
+        /// This node's address as the peer saw it; the relay's where it was relayed.
         observed: SocketAddr,
         /// From sending the probe to its answer.
         rtt: Duration,
     },
-    /// An authenticated probe of the peer came from this address, which may
+    /// An authenticated probe of the peer came by this path, which may
     /// be worth a probe of our own. At most a few a second per peer.
     ProbeReceived {
         /// The peer.
         node: NodeId,
-        /// The source of the probe.
-        from: SocketAddr,
+        /// The way back.
+        from: Path,
     },
-    /// An authenticated data packet of the peer came from an address that is
+    /// An authenticated data packet of the peer came by a way that is
     /// not its path. The path has not moved: only an answered probe may move
     /// it. At most once a second per peer.
     NewSource {
         /// The peer.
         node: NodeId,
-        /// The source of the packet.
-        from: SocketAddr,
+        /// The way back.
+        from: Path,
     },
     /// A device is there: it sent something in a new session, or packets where it
     /// is not served. Once a session, and then once a second.

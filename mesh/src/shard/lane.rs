@@ -6,9 +6,7 @@
 //! front, gets what has no index of a session (first messages of handshakes,
 //! beacons), and alone sends and answers probes.
 
-use std::net::SocketAddr;
-
-use super::command::PeerId;
+use super::command::{Path, PeerId};
 
 /// Which of how many shards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,8 +31,8 @@ pub enum Kind {
     Packet,
     /// A datagram of one of its peers.
     Datagram {
-        /// Where it came from.
-        from: SocketAddr,
+        /// How it came.
+        from: Path,
         /// The ECN bits of its IP header.
         mark: u8,
     },

@@ -43,6 +43,7 @@ mod probe;
 mod prober;
 mod routes;
 mod stats;
+mod transit;
 mod unreachable;
 mod wireguard;
 
@@ -52,7 +53,7 @@ mod tests;
 pub use batch::{
     Batch, HOST_HEADROOM, HostBatch, MAX_DATAGRAM, Output, PassedBatch, SendBatch, Target,
 };
-pub use command::{Command, Path, PeerId, Report};
+pub use command::{Command, Path, PeerId, Relaying, Report};
 pub use engine::{BEACONS_PER_SECOND, Config, Shard};
 pub use filter::{AdmitAll, ReceiveFilter};
 pub use lane::{Kind, Lane, Passed};

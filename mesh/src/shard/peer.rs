@@ -1,7 +1,6 @@
 //! One peer of a shard: its session, what waits for it, and its silence.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use epsilon_proto::clock::Instant;
@@ -226,7 +225,7 @@ impl Peer {
     fn seal(&mut self, path: Path, packet: &[u8], context: &mut Context<'_>) {
         let (length, now) = (sealed_length(packet.len()), context.now);
         let target = Target { path, ecn: ecn::of(packet) };
-        if context.network.push(target, length, |into| self.tunnel.seal(packet, now, into)) {
+        if context.network.send(target, length, |into| self.tunnel.seal(packet, now, into)) {
             self.sent.count(packet.len());
             self.unreturned = None;
             self.asked(context.now);
@@ -254,7 +253,7 @@ impl Peer {
         let (tunnel, now) = (&mut self.tunnel, context.now);
         let wireguard = &mut *context.wireguard;
         let begin = |into: &mut [u8]| tunnel.initiate(again, wireguard, now, into);
-        if context.network.push(path, HANDSHAKE_LENGTH, begin) {
+        if context.network.send(path, HANDSHAKE_LENGTH, begin) {
             self.asked(now);
         }
     }
@@ -263,7 +262,7 @@ impl Peer {
     /// what it is sent; the answer goes where it came from.
     pub(super) fn answer(
         &mut self,
-        from: SocketAddr,
+        from: Path,
         opened: Opened,
         sender: u32,
         context: &mut Context<'_>,
@@ -271,7 +270,7 @@ impl Peer {
         let now = context.now;
         let (tunnel, wireguard) = (&mut self.tunnel, &*context.wireguard);
         let mut outcome = Handshake::Refused;
-        context.network.push(Path::Direct(from), HANDSHAKE_LENGTH, |into| {
+        context.network.send(from, HANDSHAKE_LENGTH, |into| {
             outcome = tunnel.answer(opened, sender, wireguard, now, into);
             outcome.length()
         });
@@ -286,17 +285,12 @@ impl Peer {
 
     /// Takes another message of a handshake; what it brings about goes where
     /// it came from.
-    pub(super) fn handshake(
-        &mut self,
-        from: SocketAddr,
-        datagram: &[u8],
-        context: &mut Context<'_>,
-    ) {
+    pub(super) fn handshake(&mut self, from: Path, datagram: &[u8], context: &mut Context<'_>) {
         let now = context.now;
         let (tunnel, wireguard) = (&mut self.tunnel, &mut *context.wireguard);
         let mut outcome = Handshake::Refused;
-        context.network.push(Path::Direct(from), HANDSHAKE_LENGTH, |into| {
-            outcome = wireguard.reply(tunnel, from, datagram, now, into);
+        context.network.send(from, HANDSHAKE_LENGTH, |into| {
+            outcome = wireguard.reply(tunnel, from.address(), datagram, now, into);
             outcome.length()
         });
         match outcome {
@@ -311,12 +305,12 @@ impl Peer {
         }
     }
 
-    /// Something came in a session from an address that is not the path.
-    fn moved(&mut self, from: SocketAddr, is_outside: bool, context: &mut Context<'_>) {
+    /// Something came in a session by a way that is not the path.
+    fn moved(&mut self, from: Path, is_outside: bool, context: &mut Context<'_>) {
         match self.id {
             // A forged or repeated message does not get here. One that came
             // through the mesh would lead into it again.
-            PeerId::Device(_) if is_outside => self.path = Some(Path::Direct(from)),
+            PeerId::Device(_) if is_outside => self.path = Some(from),
             PeerId::Device(_) => {}
             PeerId::Node(node) => {
                 if self.new_source.allows(context.now) {
@@ -342,7 +336,7 @@ impl Peer {
     /// `admit` says so; gives back to which peer that goes.
     pub(super) fn open(
         &mut self,
-        (from, mark): (SocketAddr, u8),
+        (from, mark): (Path, u8),
         datagram: &[u8],
         (host, forwarded): (&mut HostBatch, &mut Vec<u8>),
         admit: impl FnOnce(&[u8]) -> Result<Next, Refusal>,
@@ -377,7 +371,7 @@ impl Peer {
             return None;
         };
         self.heard(context.now);
-        if self.path != Some(Path::Direct(from)) {
+        if self.path != Some(from) {
             self.moved(from, is_outside(), context);
         }
         if let PeerId::Device(key) = self.id
@@ -422,7 +416,7 @@ impl Peer {
             self.unreturned = None;
             if let Some(path) = self.path {
                 let tunnel = &mut self.tunnel;
-                context.network.push(path, HANDSHAKE_LENGTH, |into| tunnel.seal(&[], now, into));
+                context.network.send(path, HANDSHAKE_LENGTH, |into| tunnel.seal(&[], now, into));
             }
         }
         if let Some(since) = self.unanswered
@@ -448,7 +442,7 @@ impl Peer {
             return;
         };
         let act = |into: &mut [u8]| tunnel.handle_timeout(wireguard, now, into);
-        if context.network.push(path, HANDSHAKE_LENGTH, act) {
+        if context.network.send(path, HANDSHAKE_LENGTH, act) {
             self.asked(now);
         }
     }

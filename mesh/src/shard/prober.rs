@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use epsilon_proto::clock::Instant;
 
+use super::command::Path;
 use super::probe::{Probe, ProbeKey, Window};
 
 /// How long an answer to a probe is waited for.
@@ -34,7 +35,7 @@ struct Keys {
 
 struct Outstanding {
     transaction: u64,
-    to: SocketAddr,
+    to: Path,
     sent: Instant,
 }
 
@@ -86,7 +87,7 @@ impl Prober {
     }
 
     /// Notes that a probe was sent.
-    pub(super) fn sent(&mut self, transaction: u64, to: SocketAddr, now: Instant) {
+    pub(super) fn sent(&mut self, transaction: u64, to: Path, now: Instant) {
         if self.outstanding.len() == OUTSTANDING {
             self.outstanding.pop_front();
         }
@@ -95,12 +96,7 @@ impl Prober {
 
     /// Opens a probe of the peer; `None` for everything that is not to be
     /// believed.
-    pub(super) fn open(
-        &mut self,
-        from: SocketAddr,
-        datagram: &[u8],
-        now: Instant,
-    ) -> Option<Heard> {
+    pub(super) fn open(&mut self, from: Path, datagram: &[u8], now: Instant) -> Option<Heard> {
         let keys = self.keys()?;
         let (counter, probe) = super::probe::open(&keys.receive, datagram)?;
         if !keys.window.admit(counter) {

@@ -3,6 +3,7 @@
 use std::ops::AddAssign;
 
 use epsilon_proto::clock::Instant;
+use epsilon_proto::datagram::Channel;
 
 use super::command::{Path, PeerId};
 
@@ -27,8 +28,21 @@ impl Traffic {
 pub struct Stats {
     /// In the order of their ids.
     pub peers: Vec<PeerStats>,
+    /// What is passed on for others, by channel.
+    pub channels: Vec<ChannelStats>,
     /// Dropped by reason.
     pub dropped: Dropped,
+}
+
+/// The counters of a channel on which this node passes on what two others send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChannelStats {
+    /// Which.
+    pub channel: Channel,
+    /// Datagrams that were passed on, both ways.
+    pub passed: Traffic,
+    /// Those that were too much.
+    pub dropped: u64,
 }
 
 /// One peer's counters since it was admitted.
@@ -86,6 +100,9 @@ pub struct Dropped {
     pub unroutable: u64,
     /// Beacons beyond the rate.
     pub beacons: u64,
+    /// To be passed on as a relay, but more than was agreed, or than there was room
+    /// for.
+    pub relayed: u64,
     /// For another lane, which does not keep up.
     pub passed: u64,
     /// Reports that Control did not take in time.
@@ -98,6 +115,7 @@ impl AddAssign for Dropped {
         self.unsendable += other.unsendable;
         self.unroutable += other.unroutable;
         self.beacons += other.beacons;
+        self.relayed += other.relayed;
         self.passed += other.passed;
         self.reports += other.reports;
     }

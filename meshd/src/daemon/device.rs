@@ -218,7 +218,7 @@ fn device(view: &DeviceView, snapshot: &Snapshot) -> Device {
         fallbacks: view.fallbacks.iter().map(|node| node_ref(*node, snapshot)).collect(),
         added_at: render::time(view.added),
         served_here,
-        endpoint: stats.and_then(|stats| stats.path).map(|Path::Direct(address)| address),
+        endpoint: stats.and_then(|stats| stats.path).map(Path::address),
         last_handshake: stats
             .and_then(|stats| stats.last_handshake)
             .map(|instant| render::time(wall_time(instant))),

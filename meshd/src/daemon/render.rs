@@ -1,10 +1,9 @@
 //! What the engine knows, in the types of the local API.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use epsilon_mesh::control::{Condition, InviteView, MemberView, PeerState};
-use epsilon_mesh::shard::PeerId;
+use epsilon_mesh::shard::{self, PeerId};
 use epsilon_proto::address::Ipv6Range;
 use epsilon_proto::api::{
     Admin, AdminState, Alarm, Certificate, Finding, Health, InterfaceStatus, Introduction, Invite,
@@ -50,9 +49,13 @@ fn state(member: &MemberView) -> ApiState {
     }
 }
 
-pub(super) fn path_to(endpoint: Option<SocketAddr>) -> Path {
-    let kind = if endpoint.is_some() { PathKind::Direct } else { PathKind::None };
-    Path { kind, endpoint, relay: None }
+pub(super) fn path_to(path: Option<shard::Path>) -> Path {
+    let kind = match path {
+        Some(shard::Path::Direct(_)) => PathKind::Direct,
+        Some(shard::Path::Relayed(..)) => PathKind::Relayed,
+        None => PathKind::None,
+    };
+    Path { kind, endpoint: path.map(shard::Path::address), relay: None }
 }
 
 pub(super) fn own(snapshot: &Snapshot) -> OwnNode {

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use super::outlet::Outlet;
 use super::overload::{BYTES, MORE_BYTES, MORE_PACKETS, Overload, PACKETS};
 use super::parcel::Inbox;
+use super::socket::Use;
 use super::{DataStats, Error};
 use crate::clock;
 
@@ -216,10 +217,11 @@ impl Carrier {
         let mut round = Round::default();
         for index in 0.. {
             let now = clock::instant();
-            let Some((socket, is_data)) = self.outlet.sockets.nth(index) else { break };
-            let most = if is_data { usize::MAX } else { ASIDE };
+            let Some((socket, used)) = self.outlet.sockets.nth(index) else { break };
+            let most = if used == Use::Aside { ASIDE } else { usize::MAX };
             let received = self.receiver.receive(socket, most);
-            round.is_behind |= is_data && received.as_ref().is_ok_and(|count| *count == MESSAGES);
+            round.is_behind |=
+                used != Use::Aside && received.as_ref().is_ok_and(|count| *count == MESSAGES);
             // An error is one that an earlier datagram brought back: asking for
             // it has cleared it.
             if received.is_ok() {
@@ -351,6 +353,8 @@ impl Carrier {
             socket(1),
             socket(2),
             socket(3),
+            socket(4),
+            socket(5),
         ]
         .map(|fd| PollFd::new(fd.unwrap_or(self.wake.as_fd()), PollFlags::POLLIN));
         match poll(&mut fds, timeout) {

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use epsilon_mesh::shard::offload::Segments;
-use epsilon_mesh::shard::{Lane, Output, Path};
+use epsilon_mesh::shard::{Lane, Output};
 use epsilon_sys::udp::{Datagram, Sender};
 
 use super::delivery::Delivery;
@@ -60,9 +60,10 @@ impl Outlet {
     pub(super) fn flush(&mut self) {
         if !self.out.network.is_empty() {
             let sockets = &self.sockets;
-            let datagrams = self.out.network.iter().map(|(target, bytes)| {
-                let Path::Direct(address) = target.path;
-                Datagram { address, ecn: target.ecn, bytes }
+            let datagrams = self.out.network.iter().map(|(target, bytes)| Datagram {
+                address: target.path.address(),
+                ecn: target.ecn,
+                bytes,
             });
             let failures = &mut self.network;
             self.sender.send(

@@ -118,7 +118,7 @@ pub(super) fn hand_over(batch: &PassedBatch, doors: &[Door]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use epsilon_mesh::shard::{Batch, Passed};
+    use epsilon_mesh::shard::{Batch, Passed, Path};
     use nix::sys::eventfd::EfdFlags;
 
     use super::*;
@@ -128,7 +128,8 @@ mod tests {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
         let (doors, mut inboxes): (Vec<_>, Vec<_>) =
             (0..3).map(|_| Door::new(Arc::clone(&wake))).unzip();
-        let datagram = Kind::Datagram { from: "192.0.2.1:7".parse().unwrap(), mark: 0 };
+        let from = Path::Direct("192.0.2.1:7".parse().unwrap());
+        let datagram = Kind::Datagram { from, mark: 0 };
         let mut batch: PassedBatch = Batch::new(4096, 0);
         for (lane, kind, text) in [
             (1, Kind::Packet, "a"),

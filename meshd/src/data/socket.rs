@@ -1,7 +1,8 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use epsilon_sys::udp::{Receiver, steer};
+use epsilon_proto::datagram::{DATA, RELAYED_DATA};
+use epsilon_sys::udp::{Receiver, Steering, steer};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -15,22 +16,31 @@ const BUFFER: usize = 8 << 20;
 /// The same for what is no data: handshakes, probes, beacons.
 const ASIDE: usize = 256 << 10;
 
-/// The first byte of WireGuard's data messages.
-const DATA: u8 = 4;
-
 /// How often another port is tried when any will do and the one that the
 /// kernel chose is taken in the other family.
 const ATTEMPTS: usize = 16;
 
 /// The sockets of the data port for one lane: one for IPv4, and one for IPv6
 /// where the host has it, with the same port. The first lane has those for what is
-/// no data, too.
+/// no data, and for what is passed on, too.
 #[derive(Debug)]
 pub struct Sockets {
     v4: UdpSocket,
     v6: Option<UdpSocket>,
     asides: Vec<UdpSocket>,
+    transits: Vec<UdpSocket>,
     port: u16,
+}
+
+/// What comes to a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Use {
+    /// Data of peers.
+    Data,
+    /// Handshakes, probes, beacons, and junk.
+    Aside,
+    /// What others send to others by this node.
+    Transit,
 }
 
 impl Sockets {
@@ -50,14 +60,14 @@ impl Sockets {
 
     fn try_open(port: u16, lanes: u8) -> Result<Vec<Self>, Error> {
         let failed = |family| move |source| Error::Port { port, family, source };
-        let (v4s, aside) =
-            bind((Ipv4Addr::UNSPECIFIED, port).into(), lanes).map_err(failed("IPv4"))?;
-        let bound = aside.local_addr().map_err(failed("IPv4"))?.port();
-        let mut asides = vec![aside];
+        let v4 = bind((Ipv4Addr::UNSPECIFIED, port).into(), lanes).map_err(failed("IPv4"))?;
+        let bound = v4.aside.local_addr().map_err(failed("IPv4"))?.port();
+        let (mut asides, mut transits) = (vec![v4.aside], vec![v4.transit]);
         let v6s = match bind((Ipv6Addr::UNSPECIFIED, bound).into(), lanes) {
-            Ok((sockets, aside)) => {
-                asides.push(aside);
-                sockets
+            Ok(v6) => {
+                asides.push(v6.aside);
+                transits.push(v6.transit);
+                v6.lanes
             }
             Err(source)
                 if matches!(
@@ -70,27 +80,31 @@ impl Sockets {
             Err(source) => return Err(Error::Port { port: bound, family: "IPv6", source }),
         };
         let mut v6s = v6s.into_iter();
-        let sockets = v4s.into_iter().map(|v4| Self {
+        let sockets = v4.lanes.into_iter().map(|v4| Self {
             v4,
             v6: v6s.next(),
             asides: std::mem::take(&mut asides),
+            transits: std::mem::take(&mut transits),
             port: bound,
         });
         Ok(sockets.collect())
     }
 
-    /// One after the other, and whether data comes to it.
-    pub(super) fn nth(&self, index: usize) -> Option<(&UdpSocket, bool)> {
-        let with_data = 1 + usize::from(self.v6.is_some());
-        Some((self.all().nth(index)?, index < with_data))
+    /// One after the other, and what comes to it.
+    pub(super) fn nth(&self, index: usize) -> Option<(&UdpSocket, Use)> {
+        let families = 1 + usize::from(self.v6.is_some());
+        let uses = [Use::Data, Use::Aside, Use::Transit];
+        Some((self.all().nth(index)?, *uses.get(index / families)?))
     }
 
     /// Called on the first lane's: from now on data comes to the sockets of the
     /// lane that it is for, by the highest byte of the index in it, which counts up
-    /// from `first` with the lanes; all that can be no data for this node comes to
-    /// sockets of its own, so that a flood of it displaces no data.
+    /// from `first` with the lanes; relayed data for others comes to sockets of its own,
+    /// and so does all that can be no data for this node, so that a flood of either
+    /// displaces no data.
     pub(super) fn keep_data_apart(&self, first: u8, lanes: u8) -> io::Result<()> {
-        self.asides.iter().try_for_each(|aside| steer(aside, (0, DATA), 7, first, lanes))
+        let steering = Steering { near: DATA, far: RELAYED_DATA, at: 7, first, count: lanes };
+        self.asides.iter().try_for_each(|aside| steer(aside, steering))
     }
 
     /// The port.
@@ -120,15 +134,19 @@ impl Sockets {
 
     /// All of them, those for data first.
     pub(super) fn all(&self) -> impl Iterator<Item = &UdpSocket> {
-        [Some(&self.v4), self.v6.as_ref()].into_iter().flatten().chain(&self.asides)
+        let data = [Some(&self.v4), self.v6.as_ref()].into_iter().flatten();
+        data.chain(&self.asides).chain(&self.transits)
     }
 
     /// The same sockets for another owner, which may join groups on them and
     /// send, but leaves receiving to the data thread.
     pub fn try_clone(&self) -> io::Result<Self> {
         let v6 = self.v6.as_ref().map(UdpSocket::try_clone).transpose()?;
-        let asides = self.asides.iter().map(UdpSocket::try_clone).collect::<Result<_, _>>()?;
-        Ok(Self { v4: self.v4.try_clone()?, v6, asides, port: self.port })
+        let all = |sockets: &[UdpSocket]| sockets.iter().map(UdpSocket::try_clone).collect();
+        let (asides, transits) = (all(&self.asides), all(&self.transits));
+        let (asides, transits): (io::Result<_>, io::Result<_>) = (asides, transits);
+        let v4 = self.v4.try_clone()?;
+        Ok(Self { v4, v6, asides: asides?, transits: transits?, port: self.port })
     }
 
     /// Sends one datagram by the socket of the target's family.
@@ -144,8 +162,15 @@ impl Sockets {
     }
 }
 
-/// A socket for the data of each lane, and one for the rest.
-fn bind(address: SocketAddr, lanes: u8) -> io::Result<(Vec<UdpSocket>, UdpSocket)> {
+/// The sockets of one family.
+struct Bound {
+    /// For the data of each lane.
+    lanes: Vec<UdpSocket>,
+    aside: UdpSocket,
+    transit: UdpSocket,
+}
+
+fn bind(address: SocketAddr, lanes: u8) -> io::Result<Bound> {
     // Sockets that share a port say nothing when others have it.
     let alone = open(address, BUFFER)?;
     alone.bind(&address.into())?;
@@ -163,11 +188,12 @@ fn bind(address: SocketAddr, lanes: u8) -> io::Result<(Vec<UdpSocket>, UdpSocket
     };
     // In this order, which the program that spreads datagrams goes by.
     let aside = bind(ASIDE)?;
-    let sockets: Vec<UdpSocket> = (0..lanes).map(|_| bind(BUFFER)).collect::<io::Result<_>>()?;
+    let lanes: Vec<UdpSocket> = (0..lanes).map(|_| bind(BUFFER)).collect::<io::Result<_>>()?;
+    let transit = bind(BUFFER)?;
     // What goes to a group comes to every socket of the port unless told
     // otherwise; groups are joined on the one for the rest. Where the kernel knows
     // no such option (IPv6 before Linux 4.20) beacons are heard several times.
-    for deaf in &sockets {
+    for deaf in lanes.iter().chain([&transit]) {
         let deaf = SockRef::from(deaf);
         let _ = if address.is_ipv4() {
             deaf.set_multicast_all_v4(false)
@@ -175,7 +201,7 @@ fn bind(address: SocketAddr, lanes: u8) -> io::Result<(Vec<UdpSocket>, UdpSocket
             deaf.set_multicast_all_v6(false)
         };
     }
-    Ok((sockets, aside))
+    Ok(Bound { lanes, aside, transit })
 }
 
 fn open(address: SocketAddr, buffer: usize) -> io::Result<Socket> {
@@ -219,14 +245,21 @@ mod tests {
         lanes[0].keep_data_apart(0xfe, 3).unwrap();
         let data = |tag| [4, 0, 0, 0, 1, 2, 3, tag, 0, 0, 0, 0];
         for (family, host) in ["127.0.0.1", "::1"].into_iter().enumerate() {
-            let Some((_, true)) = lanes[0].nth(family) else { break };
-            let (aside, false) = lanes[0].nth(lanes[0].all().count() / 2 + family).unwrap() else {
-                panic!("the second half is for the rest");
-            };
+            let families = lanes[0].all().count() / 3;
+            if family == families {
+                break;
+            }
+            let of = |place| lanes[0].nth(place * families + family).unwrap();
+            let [(_, data_use), (aside, aside_use), (transit, transit_use)] = [of(0), of(1), of(2)];
+            let uses = [data_use, aside_use, transit_use];
+            assert_eq!(uses, [Use::Data, Use::Aside, Use::Transit]);
             let sender = UdpSocket::bind((host, 0)).unwrap();
             sender.connect((host, lanes[0].port())).unwrap();
             let junk = [&data(0xfd)[..], &data(1), &[1; 148], &[4], &[0x80; 64], &[]];
-            let tagged = [0xfe, 0xff, 0xff, 0, 0, 0].map(data);
+            let relayed = |tag| [RELAYED_DATA, 7, 7, 7, 1, 2, 3, tag, 0, 0, 0, 0];
+            let far = [relayed(0xfd), relayed(1), relayed(2)];
+            let tagged = [0xfe, 0xff, 0, 0, 0].map(data).into_iter().chain([relayed(0xff)]);
+            let tagged: Vec<_> = tagged.chain(far).collect();
             for datagram in tagged.iter().map(|data| &data[..]).chain(junk) {
                 sender.send(datagram).unwrap();
             }
@@ -238,6 +271,7 @@ mod tests {
             let with_data: Vec<usize> =
                 lanes.iter().map(|lane| taken(lane.nth(family).unwrap().0)).collect();
             assert_eq!((with_data, taken(aside)), (vec![1, 2, 3], 6), "{host}");
+            assert_eq!(taken(transit), 3, "{host}");
         }
     }
 

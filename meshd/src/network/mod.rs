@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use epsilon_mesh::control::{InviteView, Operation, OperationError, Outcome, StartError, View};
 use epsilon_mesh::saved::Settings;
+use epsilon_mesh::shard;
 use epsilon_proto::clock::Timestamp;
 use epsilon_proto::id::{NodeId, PublicKey};
 use epsilon_proto::message::Refusal;
@@ -149,7 +150,7 @@ enum Order {
 #[derive(Debug, Clone, Copy)]
 pub struct Pong {
     /// Where the probe went.
-    pub to: SocketAddr,
+    pub to: shard::Path,
     /// The round trip.
     pub rtt: Option<Duration>,
 }

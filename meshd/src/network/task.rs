@@ -42,7 +42,7 @@ const QUEUE: usize = 256;
 
 struct Waiting {
     operations: BTreeMap<OperationId, oneshot::Sender<Result<Outcome, OperationError>>>,
-    pings: BTreeMap<u64, (oneshot::Sender<Option<Pong>>, SocketAddr, Instant)>,
+    pings: BTreeMap<u64, (oneshot::Sender<Option<Pong>>, shard::Path, Instant)>,
     joins: Vec<oneshot::Sender<Result<Joined, JoinError>>>,
     admissions: HashMap<ExchangeId, oneshot::Sender<AdmissionStep>>,
 }

@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use epsilon_mesh::control::{AdmissionInput, Config, Control, Output, Ticket};
-use epsilon_mesh::shard::Report;
+use epsilon_mesh::shard::{Path, Report};
 use epsilon_proto::beacon::Beacon;
 use epsilon_proto::clock::{Instant, Now, Timestamp};
+use epsilon_proto::datagram::Channel;
 use epsilon_proto::id::{BootId, NodeId};
 use epsilon_proto::message::{Change, Claims, Newest, Request, Response, Taken, Verdict};
 use epsilon_proto::wire;
@@ -158,16 +159,20 @@ impl Scene {
             }
             12 => self.now.wall = Timestamp(u64::from(choice) << 34),
             _ => {
-                let (node, from) = (node(choice), remote(choice));
+                let (node, way) = (node(choice), remote(choice));
+                let way = match choice & 4 {
+                    0 => Path::Direct(way),
+                    _ => Path::Relayed(way, Channel::new(u32::from(choice))),
+                };
                 let report = match script.byte()? % 5 {
-                    0 => Report::ProbeReceived { node, from },
-                    1 => Report::NewSource { node, from },
+                    0 => Report::ProbeReceived { node, from: way },
+                    1 => Report::NewSource { node, from: way },
                     2 => Report::Silent { node },
                     3 => Report::NoPath { node },
                     _ => Report::ProbeAnswered {
                         node,
                         transaction: u64::from(choice),
-                        to: from,
+                        to: way,
                         observed: remote(choice ^ 1),
                         rtt: Duration::from_millis(u64::from(choice)),
                     },

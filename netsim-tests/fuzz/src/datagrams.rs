@@ -12,10 +12,10 @@ use boringtun::noise::{Tunn, TunnResult};
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
 use epsilon_mesh::shard::{
-    Command, MAX_DATAGRAM, Output, Path, ProbeKey, Report, Shard, Target, probe_keys,
+    Command, MAX_DATAGRAM, Output, Path, ProbeKey, Relaying, Report, Shard, Target, probe_keys,
 };
 use epsilon_proto::clock::Instant;
-use epsilon_proto::datagram::{BEACON, PROBE, RELAY, SPLIT};
+use epsilon_proto::datagram::{BEACON, Channel, PROBE, RELAYED_DATA, SPLIT};
 use epsilon_proto::id::{BootId, NetworkId, NodeId};
 use hkdf::Hkdf;
 use sha2::Sha256;
@@ -82,6 +82,8 @@ struct Scene {
     counter: u64,
     /// The ECN bits of what is delivered.
     mark: u8,
+    /// The channel on which it comes, if it does.
+    channel: Option<Channel>,
     /// What the member sent, to be sent again with changes.
     sent: Vec<Vec<u8>>,
     /// What the shard sent last.
@@ -104,12 +106,16 @@ impl Scene {
             probe: ChaCha20Poly1305::new(&KEYS.with(|keys| keys.member).into()),
             counter: 0,
             mark: 0,
+            channel: None,
             sent: Vec::new(),
             answer: Vec::new(),
             paths: [1, 2].map(|node| UNDERLAY[node].parse().ok()),
             heard: None,
         };
         let (send, receive) = KEYS.with(|keys| keys.own.clone());
+        let ends = [1, 2].map(|node| UNDERLAY[node].parse().unwrap());
+        scene.command(Command::SetRelaying(Relaying { each: 1 << 20, all: 1 << 20 }));
+        scene.command(Command::SetChannel { channel: Channel::new(0), ends });
         scene.command(Command::SetProbeKeys {
             node: node(1),
             send,
@@ -126,23 +132,31 @@ impl Scene {
     }
 
     fn deliver(&mut self, from: SocketAddr, datagram: &[u8]) {
-        let datagram = &datagram[..datagram.len().min(MAX_DATAGRAM)];
+        let mut datagram = datagram[..datagram.len().min(MAX_DATAGRAM)].to_vec();
+        if let Some(channel) = self.channel {
+            channel.mark(&mut datagram);
+        }
         if let Some(heard) = &mut self.heard {
             heard.insert(from);
         }
-        self.shard.handle_datagram(from, self.mark, datagram, self.now, &mut self.out);
-        self.look(Some((from, datagram.len())));
+        self.shard.handle_datagram(from, self.mark, &datagram, self.now, &mut self.out);
+        self.look(Some((from, &datagram)));
     }
 
     /// What must hold after every step.
-    fn look(&mut self, cause: Option<(SocketAddr, usize)>) {
-        for (Target { path: Path::Direct(to), .. }, bytes) in self.out.network.iter() {
-            let is_path = self.paths.contains(&Some(*to));
+    fn look(&mut self, cause: Option<(SocketAddr, &[u8])>) {
+        let ends: [SocketAddr; 2] = [1, 2].map(|node| UNDERLAY[node].parse().unwrap());
+        for (Target { path, .. }, bytes) in self.out.network.iter() {
+            let to = path.address();
+            let is_path = self.paths.contains(&Some(to));
             let is_answer =
-                cause.is_some_and(|(from, length)| *to == from && bytes.len() <= length);
-            let was_there = self.heard.as_ref().is_some_and(|heard| heard.contains(to));
+                cause.is_some_and(|(from, datagram)| to == from && bytes.len() <= datagram.len());
+            let is_passed_on = cause.is_some_and(|(from, datagram)| {
+                from != to && ends.contains(&from) && ends.contains(&to) && bytes == datagram
+            });
+            let was_there = self.heard.as_ref().is_some_and(|heard| heard.contains(&to));
             assert!(
-                is_path || is_answer || was_there,
+                is_path || is_answer || was_there || is_passed_on,
                 "{} bytes to {to} for {cause:?}",
                 bytes.len()
             );
@@ -160,7 +174,7 @@ impl Scene {
         self.out.clear_all();
         while let Some(report) = self.shard.poll_report() {
             if let Report::ProbeAnswered { to, .. } = report {
-                assert_eq!(cause.map(|(from, _)| from), Some(to));
+                assert_eq!(cause.map(|(from, _)| from), Some(to.address()));
             }
         }
     }
@@ -206,6 +220,8 @@ impl Scene {
         let operation = script.byte()?;
         let source = script.byte()?;
         self.mark = source >> 6;
+        // The first one is the shard's own to pass on.
+        self.channel = (source & 0x20 != 0).then(|| Channel::new(u32::from(source & 0x10)));
         let from = match source & 3 {
             near @ 0..=2 => UNDERLAY[usize::from(near)].parse().unwrap(),
             _ => SocketAddr::from(([198, 51, 100, source], 9)),
@@ -250,7 +266,7 @@ impl Scene {
                 let is_cut = source & 4 != 0;
                 let member = 1 + usize::from(source & 1);
                 let path = path(member).filter(|_| !is_cut);
-                self.paths[member - 1] = path.map(|Path::Direct(to)| to);
+                self.paths[member - 1] = path.map(Path::address);
                 self.command(Command::SetPath { node: node(member), path });
             }
             8 => self.command(Command::ResetSession { node: node(1) }),
@@ -267,8 +283,8 @@ impl Scene {
                 });
             }
             10 => {
-                let to = path(1).map(|Path::Direct(to)| to)?;
-                self.paths[0] = Some(to);
+                let to = path(1)?;
+                self.paths[0] = Some(to.address());
                 let transaction = u64::from(source);
                 self.command(Command::SendProbe { node: node(1), to, transaction });
             }
@@ -303,7 +319,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let mut answer = vec![0; 32];
     answer[0] = 2;
     answer[24] = 9;
-    let junk = [1, 2, 3, 4, PROBE, RELAY, BEACON, SPLIT].map(|kind| step(0, 3, &[kind; 148]));
+    let junk =
+        [1, 2, 3, 4, PROBE, RELAYED_DATA, BEACON, SPLIT].map(|kind| step(0, 3, &[kind; 148]));
     vec![
         junk.concat(),
         // A session, packets both ways, a replay, an altered replay.
@@ -337,6 +354,17 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
             step(2, 2, &packet(1, 2, 1, b"hello, other")),
             step(11, 0, &packet(0, 1, 0, b"and to you")),
             vec![5, 3, 2, 0, 0],
+        ]
+        .concat(),
+        // Over a relay, and to be passed on.
+        [
+            vec![1, 0x31],
+            step(2, 0x31, &packet(1, 0, 0, b"hello")),
+            step(11, 0, &packet(0, 1, 0, b"and to you")),
+            step(3, 0x31, &request),
+            step(0, 0x21, &[4; 148]),
+            step(0, 0x22, &[4; 148]),
+            step(0, 0x20, &[4; 148]),
         ]
         .concat(),
         [

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use epsilon_mesh::control::Output;
-use epsilon_mesh::shard::Report;
+use epsilon_mesh::shard::{Path, Report};
 
 use super::nat::Protocol;
 use super::topology::Arrived;
@@ -128,7 +128,7 @@ impl World {
     }
 
     fn send_probe(&mut self, probe: Probe) {
-        if let Some(arrived) = self.carry_datagram(probe.from, probe.to) {
+        if let Some(arrived) = self.carry_datagram(probe.from, probe.to.address()) {
             let delay = self.delay(probe.from, arrived.machine);
             self.queue.after(delay, Event::Probe(probe, arrived));
         }
@@ -153,12 +153,12 @@ impl World {
         let reported = if peer.reported.0 == second { peer.reported.1 } else { 0 };
         peer.reported = (second, reported + 1);
         if reported < REPORTS_PER_SECOND {
-            let report = Report::ProbeReceived { node: asker, from: observed };
+            let report = Report::ProbeReceived { node: asker, from: Path::Direct(observed) };
             self.input(target, Input::Report(report));
         }
         let Some(back) = self.carry_datagram(target, observed) else { return };
         // An answer from elsewhere does not count.
-        if back.machine == from && back.from == to {
+        if back.machine == from && back.from == to.address() {
             let delay = self.delay(target, from);
             let rtt = (delay * 2).min(PROBE_TIMEOUT);
             let report = Report::ProbeAnswered { node, transaction, to, observed, rtt };

@@ -35,7 +35,7 @@ pub(crate) struct Plane {
 
 impl Plane {
     /// Takes a command; a probe to send is given back.
-    pub(crate) fn obey(&mut self, command: Command) -> Option<(NodeId, std::net::SocketAddr, u64)> {
+    pub(crate) fn obey(&mut self, command: Command) -> Option<(NodeId, Path, u64)> {
         match command {
             Command::SetOwn { addresses, .. } => self.own = addresses,
             Command::SetPeer { node, prefixes, .. } => {
@@ -70,7 +70,10 @@ impl Plane {
                     peer.indices = None;
                 }
             }
-            Command::ResetSession { .. } => {}
+            Command::ResetSession { .. }
+            | Command::SetChannel { .. }
+            | Command::RemoveChannel { .. }
+            | Command::SetRelaying(_) => {}
             Command::SendProbe { node, to, transaction } => {
                 self.probes += 1;
                 return Some((node, to, transaction));

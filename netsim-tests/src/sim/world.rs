@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use epsilon_mesh::control::{AdmissionInput, Control, ExchangeId, Ticket};
 use epsilon_mesh::saved::Write;
-use epsilon_mesh::shard::Report;
+use epsilon_mesh::shard::{Path, Report};
 use epsilon_proto::id::{Digest, NodeId};
 
 use super::check::Remembering;
@@ -83,7 +83,7 @@ pub(crate) struct Probe {
     pub(crate) from: usize,
     pub(crate) run: u64,
     pub(crate) node: NodeId,
-    pub(crate) to: SocketAddr,
+    pub(crate) to: Path,
     pub(crate) transaction: u64,
 }
 

@@ -3,33 +3,50 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::libc;
 
-/// Spreads what comes to a port over sockets that share it (`SO_REUSEPORT`): a
-/// datagram that has `byte` at its place `at`, and at the place `choice` one of
-/// `count` numbers from `first` on (modulo 256), goes to the socket that was bound so
-/// many after the second; all others go to the one that was bound first. Called on
-/// any, once all are bound. What the kernel joined goes where the first datagram of
-/// it does.
-pub fn steer(
-    socket: &impl AsFd,
-    (at, byte): (u32, u8),
-    choice: u32,
-    first: u8,
-    count: u8,
-) -> io::Result<()> {
+/// Which datagrams go to which of the sockets that share a port:
+///
+/// | first byte | byte at `at` | socket |
+/// |---|---|---|
+/// | `near` or `far` | `first` and the next, modulo 256 | the second, and the next |
+/// | `far` | another | the one after those |
+/// | another | | the one that was bound first |
+#[derive(Debug, Clone, Copy)]
+pub struct Steering {
+    /// The first byte of what is for one of several.
+    pub near: u8,
+    /// The same of what may be for none of them.
+    pub far: u8,
+    /// The place of the byte that says for which.
+    pub at: u32,
+    /// That of the first.
+    pub first: u8,
+    /// How many there are.
+    pub count: u8,
+}
+
+/// Spreads what comes to a port over sockets that share it (`SO_REUSEPORT`).
+/// Called on any, once all are bound. What the kernel joined goes where the first
+/// datagram of it does.
+pub fn steer(socket: &impl AsFd, steering: Steering) -> io::Result<()> {
+    let Steering { near, far, at, first, count } = steering;
     // Classic BPF (linux/bpf_common.h). A place beyond the datagram ends the
     // program with 0.
     let instruction = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut program = [
-        instruction(0x30, 0, 0, at),               // A = byte at `at`
-        instruction(0x15, 0, 5, u32::from(byte)),  // unless it is the one: to the end
-        instruction(0x30, 0, 0, choice),           // A = byte at `choice`
-        instruction(0x14, 0, 0, u32::from(first)), // A -= first
-        instruction(0x54, 0, 0, 0xff),             // A &= 255
-        instruction(0x35, 1, 0, u32::from(count)), // if A >= count: to the end
-        instruction(0x05, 0, 0, 1),                // over it
-        instruction(0x06, 0, 0, 0),                // return 0
-        instruction(0x04, 0, 0, 1),                // A += 1
-        instruction(0x16, 0, 0, 0),                // return A
+        instruction(0x30, 0, 0, 0),                    // A = the first byte
+        instruction(0x15, 1, 0, u32::from(near)),      // if near: over the next
+        instruction(0x15, 0, 6, u32::from(far)),       // unless far: to "return 0"
+        instruction(0x30, 0, 0, at),                   // A = byte at `at`
+        instruction(0x14, 0, 0, u32::from(first)),     // A -= first
+        instruction(0x54, 0, 0, 0xff),                 // A &= 255
+        instruction(0x35, 3, 0, u32::from(count)),     // if A >= count: to "whose else"
+        instruction(0x04, 0, 0, 1),                    // A += 1
+        instruction(0x16, 0, 0, 0),                    // return A
+        instruction(0x06, 0, 0, 0),                    // return 0
+        instruction(0x30, 0, 0, 0),                    // whose else: A = the first byte
+        instruction(0x15, 0, 1, u32::from(far)),       // unless far: over the next
+        instruction(0x06, 0, 0, u32::from(count) + 1), // return count + 1
+        instruction(0x06, 0, 0, 0),                    // return 0
     ];
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: the kernel reads the program, which lives during the call, and as

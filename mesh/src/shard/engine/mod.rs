@@ -8,11 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use epsilon_proto::clock::Instant;
-use epsilon_proto::datagram::Kind as DatagramKind;
+use epsilon_proto::datagram::{Channel, DATA, Kind as DatagramKind};
 use epsilon_proto::id::NodeId;
 use epsilon_proto::key::AgreementKey;
 
-use super::batch::Output;
+use super::batch::{Output, Target};
 use super::command::{Command, Path, PeerId, Report};
 use super::filter::ReceiveFilter;
 use super::inner::{self, Addresses};
@@ -21,6 +21,7 @@ use super::peer::{Context, Next, Peer, Refusal, Reports};
 use super::prober::canonical;
 use super::routes::{Prefix, Routes};
 use super::stats::{Dropped, Stats};
+use super::transit::{Transit, Verdict};
 use super::unreachable;
 use super::wireguard::{HANDSHAKE_LENGTH, Indices, Initiator, SLOTS, WireGuard};
 use crate::limit::Limit;
@@ -30,11 +31,22 @@ use seat::Seat;
 /// Beacons handed to Control per second, from all sources together.
 pub const BEACONS_PER_SECOND: u32 = 64;
 
+/// The longest datagram besides data: no probe is longer.
+const MAX_ASIDE: usize = 1500;
+
 /// ICMP errors per second to the host's own programs.
 const UNREACHABLE_PER_SECOND: u32 = 100;
 
 /// Where a peer sits.
 type Slot = usize;
+
+/// Where a message belongs.
+enum Place {
+    /// To the peer in this slot.
+    Here(Slot),
+    /// To another lane, which has it now.
+    Passed,
+}
 
 /// Addresses of this node.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,6 +87,8 @@ pub struct Shard {
     probe_counter: u64,
     /// The packet that is being forwarded.
     forwarded: Vec<u8>,
+    /// In the front alone.
+    transit: Transit,
     reports: Reports,
     beacons: Limit,
     unreachable: Limit,
@@ -108,6 +122,7 @@ impl Shard {
             own: Routes::new(),
             probe_counter: 0,
             forwarded: Vec::new(),
+            transit: Transit::default(),
             reports: Reports::default(),
             beacons: per_second(BEACONS_PER_SECOND),
             unreachable: per_second(UNREACHABLE_PER_SECOND),
@@ -170,7 +185,7 @@ impl Shard {
             Command::RemovePeer { node } => self.remove_peer(PeerId::Node(node)),
             Command::RemoveDevice { key } => self.remove_peer(PeerId::Device(key)),
             Command::SetPath { node, path } => {
-                let path = path.map(|Path::Direct(to)| Path::Direct(canonical(to)));
+                let path = path.map(Path::canonical);
                 self.with_node(node, now, out, |peer, context| peer.set_path(path, context));
             }
             Command::ResetSession { node } => {
@@ -179,9 +194,14 @@ impl Shard {
             Command::SetProbeKeys { node, send, receive, local_index, remote_index } => {
                 self.set_probe_keys(node, (send, receive), (local_index, remote_index));
             }
+            Command::SetChannel { channel, ends } => {
+                self.transit.set(channel, ends.map(canonical));
+            }
+            Command::RemoveChannel { channel } => self.transit.remove(channel),
+            Command::SetRelaying(relaying) => self.transit.limit(relaying),
             Command::ClearProbeKeys { node } => self.clear_probe_keys(node),
             Command::SendProbe { node, to, transaction } => {
-                self.ask(node, canonical(to), transaction, now, out);
+                self.ask(node, to.canonical(), transaction, now, out);
             }
         }
     }
@@ -307,6 +327,8 @@ impl Shard {
     fn pass(&mut self, lane: u8, kind: Kind, bytes: &[u8], out: &mut Output) {
         let copy = |into: &mut [u8]| {
             into.copy_from_slice(bytes);
+            // Its path says what was over those bytes.
+            Channel::unmark(into);
             bytes.len()
         };
         if !out.passed.push(Passed { lane, kind }, bytes.len(), copy) {
@@ -325,16 +347,67 @@ impl Shard {
     ) {
         self.changes += 1;
         let from = canonical(from);
-        if !self.lane.is_front() && datagram.first() != Some(&4) {
+        let Some((channel, first)) = Channel::of(datagram) else {
+            return self.handle_straight(Path::Direct(from), mark, datagram, now, out);
+        };
+        match self.transit.next(channel, from, datagram.len(), now) {
+            Verdict::To(to) => {
+                let target = Target { path: Path::Direct(to), ecn: mark };
+                return self.pass_on(target, datagram, out);
+            }
+            Verdict::TooMuch => {
+                self.dropped.relayed += 1;
+                return;
+            }
+            Verdict::Unknown => {}
+        }
+        let from = Path::Relayed(from, channel);
+        if first == DATA {
+            // What is seen of it is not in its first bytes.
+            let taken = self.handle_data((from, mark), datagram, now, out);
+            self.dropped.unknown += u64::from(taken.is_none());
+            return;
+        }
+        let mut whole = [0; MAX_ASIDE];
+        let Some(whole) = whole.get_mut(..datagram.len()) else {
+            self.dropped.unknown += 1;
+            return;
+        };
+        whole.copy_from_slice(datagram);
+        Channel::unmark(whole);
+        self.handle_straight(from, mark, whole, now, out);
+    }
+
+    /// Passes a datagram on as it is.
+    fn pass_on(&mut self, target: Target, datagram: &[u8], out: &mut Output) {
+        let copy = |into: &mut [u8]| {
+            into.copy_from_slice(datagram);
+            datagram.len()
+        };
+        if !out.network.push(target, datagram.len(), copy) {
+            self.dropped.relayed += 1;
+        }
+    }
+
+    /// Takes a datagram that came straight, or as if it had.
+    fn handle_straight(
+        &mut self,
+        from: Path,
+        mark: u8,
+        datagram: &[u8],
+        now: Instant,
+        out: &mut Output,
+    ) {
+        if !self.lane.is_front() && datagram.first() != Some(&DATA) {
             // The kernel does not tell what is data.
             return self.pass(0, Kind::Datagram { from, mark }, datagram, out);
         }
-        let taken = match DatagramKind::of(datagram) {
-            Some(DatagramKind::WireGuard) => {
+        let taken = match (DatagramKind::of(datagram), from) {
+            (Some(DatagramKind::WireGuard), _) => {
                 self.handle_wireguard((from, mark), datagram, now, out)
             }
-            Some(DatagramKind::Probe) => self.handle_probe(from, datagram, now, out),
-            Some(DatagramKind::Beacon) => {
+            (Some(DatagramKind::Probe), _) => self.handle_probe(from, datagram, now, out),
+            (Some(DatagramKind::Beacon), Path::Direct(from)) => {
                 if self.beacons.allows(now) {
                     self.reports.push(Report::Beacon { from, datagram: datagram.to_vec() });
                 } else {
@@ -342,8 +415,8 @@ impl Shard {
                 }
                 Some(())
             }
-            // Nobody has agreed to relay or to split with this node.
-            Some(DatagramKind::Relay | DatagramKind::Split) | None => None,
+            // Nobody has agreed to split with this node.
+            (Some(DatagramKind::Beacon | DatagramKind::Split) | None, _) => None,
         };
         if taken.is_none() {
             self.dropped.unknown += 1;
@@ -353,14 +426,14 @@ impl Shard {
     /// Takes what another lane passed on as [`Kind::Datagram`].
     pub fn handle_passed(
         &mut self,
-        from: SocketAddr,
+        from: Path,
         mark: u8,
         datagram: &[u8],
         now: Instant,
         out: &mut Output,
     ) {
         if self.lane.is_front() {
-            return self.handle_datagram(from, mark, datagram, now, out);
+            return self.handle_straight(from, mark, datagram, now, out);
         }
         self.changes += 1;
         let taken = if datagram.first() == Some(&1) {
@@ -378,7 +451,7 @@ impl Shard {
     /// `None` where there is nobody whom it could be from.
     fn handle_wireguard(
         &mut self,
-        (from, mark): (SocketAddr, u8),
+        (from, mark): (Path, u8),
         datagram: &[u8],
         now: Instant,
         out: &mut Output,
@@ -386,26 +459,53 @@ impl Shard {
         if datagram.get(1..4)? != [0; 3] {
             return None;
         }
-        let receiver_at = match datagram.first()? {
+        let receiver_at = match *datagram.first()? {
             1 => return self.handle_initiation(from, datagram, now, out),
             2 => 8,
-            _ => 4,
+            3 => 4,
+            _ => return self.handle_data((from, mark), datagram, now, out),
         };
+        let slot = match self.place_of((from, mark), datagram, receiver_at, out)? {
+            Place::Here(slot) => slot,
+            Place::Passed => return Some(()),
+        };
+        self.with_peer(slot, now, out, |peer, context| {
+            peer.handshake(from, datagram, context);
+        })
+    }
+
+    /// Whose session a message is of, by the index in it.
+    fn place_of(
+        &mut self,
+        (from, mark): (Path, u8),
+        datagram: &[u8],
+        receiver_at: usize,
+        out: &mut Output,
+    ) -> Option<Place> {
         let receiver = u32::from_le_bytes(*datagram.get(receiver_at..)?.first_chunk()?);
         let lane = self.indices.lane(receiver)?;
-        if lane != self.lane.number() {
-            if !self.wireguard.may_be(datagram) {
-                return None;
-            }
-            self.pass(lane, Kind::Datagram { from, mark }, datagram, out);
-            return Some(());
+        if lane == self.lane.number() {
+            return Some(Place::Here(self.indices.slot(receiver)));
         }
-        let slot = self.indices.slot(receiver);
-        if datagram.first() != Some(&4) {
-            return self.with_peer(slot, now, out, |peer, context| {
-                peer.handshake(from, datagram, context);
-            });
+        if !self.wireguard.may_be(datagram) {
+            return None;
         }
+        self.pass(lane, Kind::Datagram { from, mark }, datagram, out);
+        Some(Place::Passed)
+    }
+
+    /// Takes a data message, whose first four bytes may be a channel.
+    fn handle_data(
+        &mut self,
+        (from, mark): (Path, u8),
+        datagram: &[u8],
+        now: Instant,
+        out: &mut Output,
+    ) -> Option<()> {
+        let slot = match self.place_of((from, mark), datagram, 4, out)? {
+            Place::Here(slot) => slot,
+            Place::Passed => return Some(()),
+        };
         let peer = self.slots.get_mut(slot)?.as_mut()?.here()?;
         let mut context = Context {
             now,
@@ -429,7 +529,12 @@ impl Shard {
             let next = next.filter(|next| *next != Next::Peer(slot)).ok_or(Refusal::Destination)?;
             if filter.admits(id, packet) { Ok(next) } else { Err(Refusal::Filtered) }
         };
-        let is_outside = || routes.owner(from.ip()).is_none() && own.owner(from.ip()).is_none();
+        let is_outside = || match from {
+            Path::Direct(from) => {
+                routes.owner(from.ip()).is_none() && own.owner(from.ip()).is_none()
+            }
+            Path::Relayed(..) => false,
+        };
         let into = (&mut out.host, &mut self.forwarded);
         let to = peer.open((from, mark), datagram, into, admit, is_outside, &mut context);
         self.timeout = earlier(self.timeout, peer.next_timeout());
@@ -463,14 +568,14 @@ impl Shard {
 
     fn handle_initiation(
         &mut self,
-        from: SocketAddr,
+        from: Path,
         datagram: &[u8],
         now: Instant,
         out: &mut Output,
     ) -> Option<()> {
         let mut initiator = Initiator::Unknown;
-        out.network.push(Path::Direct(from), HANDSHAKE_LENGTH, |into| {
-            initiator = self.wireguard.initiator(from, datagram, now, into);
+        out.network.send(from, HANDSHAKE_LENGTH, |into| {
+            initiator = self.wireguard.initiator(from.address(), datagram, now, into);
             if let Initiator::Challenged(length) = initiator { length } else { 0 }
         });
         self.handle_initiator(initiator, from, datagram, now, out)
@@ -479,7 +584,7 @@ impl Shard {
     fn handle_initiator(
         &mut self,
         initiator: Initiator,
-        from: SocketAddr,
+        from: Path,
         datagram: &[u8],
         now: Instant,
         out: &mut Output,
@@ -543,7 +648,8 @@ impl Shard {
                 _ => None,
             })
             .collect();
-        Stats { peers, dropped: Dropped { reports: self.reports.lost, ..self.dropped } }
+        let channels = self.transit.stats();
+        Stats { peers, channels, dropped: Dropped { reports: self.reports.lost, ..self.dropped } }
     }
 }
 

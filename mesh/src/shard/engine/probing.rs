@@ -1,6 +1,5 @@
 //! Sending probes, and answering them: the front alone does.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use epsilon_proto::clock::Instant;
@@ -49,7 +48,7 @@ impl Shard {
     pub(super) fn ask(
         &mut self,
         node: NodeId,
-        to: SocketAddr,
+        to: Path,
         transaction: u64,
         now: Instant,
         out: &mut Output,
@@ -72,7 +71,7 @@ impl Shard {
 
     pub(super) fn handle_probe(
         &mut self,
-        from: SocketAddr,
+        from: Path,
         datagram: &[u8],
         now: Instant,
         out: &mut Output,
@@ -84,7 +83,7 @@ impl Shard {
                 if probed.received.allows(now) {
                     self.reports.push(Report::ProbeReceived { node, from });
                 }
-                let answer = Probe::Answer { transaction, observed: from };
+                let answer = Probe::Answer { transaction, observed: from.address() };
                 self.send_probe(node, from, datagram.len(), answer, out);
             }
             Heard::Answer { transaction, observed, rtt } => {
@@ -98,7 +97,7 @@ impl Shard {
     fn send_probe(
         &mut self,
         node: NodeId,
-        to: SocketAddr,
+        to: Path,
         length: usize,
         probe: Probe,
         out: &mut Output,
@@ -107,7 +106,6 @@ impl Shard {
         let Some((key, index)) = probed.prober.sealing() else { return false };
         let counter = self.probe_counter;
         self.probe_counter += 1;
-        out.network
-            .push(Path::Direct(to), length, |into| probe::seal(key, index, counter, probe, into))
+        out.network.send(to, length, |into| probe::seal(key, index, counter, probe, into))
     }
 }

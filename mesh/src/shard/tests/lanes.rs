@@ -142,7 +142,8 @@ impl World {
             }
             take(&mut self.node, lane, &out, &mut due);
         }
-        for (Path::Direct(to), bytes) in sent {
+        for (path, bytes) in sent {
+            let to = path.address();
             if let Some(peer) = (0..PEERS).find(|peer| underlay(*peer) == to) {
                 let from = OWN_UNDERLAY.parse().unwrap();
                 self.at_peer(peer, &mut |shard, now, out| {
@@ -290,7 +291,7 @@ fn probes_are_sent_and_answered_by_the_front_wherever_they_arrive() {
             shard.handle_command(keys, now, out);
         });
         world.turn = (arrives_at + LANES - 1) % LANES;
-        world.order(&Command::SendProbe { node, to: underlay(peer), transaction: 5 });
+        world.order(&Command::SendProbe { node, to: Path::Direct(underlay(peer)), transaction: 5 });
         let reports: Vec<(usize, Report)> = world
             .node
             .lanes

@@ -15,6 +15,7 @@ use super::*;
 
 mod devices;
 mod lanes;
+mod relay;
 
 const NETWORK: NetworkId = NetworkId([9; 32]);
 const V4: [&str; 3] = ["10.77.1.1", "10.77.1.2", "10.77.1.3"];
@@ -175,7 +176,7 @@ impl Fleet {
         out.network
             .iter()
             .map(|(target, bytes)| {
-                let Path::Direct(to) = target.path;
+                let to = target.path.address();
                 Wire { from: node.at, to, ecn: target.ecn, bytes: bytes.to_vec() }
             })
             .collect()
@@ -259,7 +260,11 @@ impl Fleet {
     }
 
     fn give_probe_keys(&mut self) {
-        for (own, peer) in [(0, 1), (1, 0)] {
+        self.give_probe_keys_to(0, 1);
+    }
+
+    fn give_probe_keys_to(&mut self, one: usize, other: usize) {
+        for (own, peer) in [(one, other), (other, one)] {
             let boots = (BootId([own as u8; 16]), BootId([peer as u8; 16]));
             let (send, receive) =
                 probe_keys(&self.nodes[own].key, self.id(peer), NETWORK, boots.0, boots.1).unwrap();
@@ -405,7 +410,7 @@ fn a_removed_peer_is_cut_off_in_both_directions() {
     fleet.send(0, &packet(V4[0], V4[1], b"let me in"));
     fleet.give_probe_keys();
     let node = fleet.id(1);
-    fleet.command(0, Command::SendProbe { node, to: address(1), transaction: 1 });
+    fleet.command(0, Command::SendProbe { node, to: Path::Direct(address(1)), transaction: 1 });
     fleet.send(1, &packet(V4[1], V4[0], b"hello"));
     let answers: Vec<_> =
         fleet.log[said_so_far..].iter().filter(|wire| wire.from == address(1)).collect();
@@ -480,7 +485,10 @@ fn data_from_elsewhere_is_taken_and_reported_and_moves_no_path() {
         fleet.deliver(&Wire { from, ..sent[0].clone() });
     }
     assert_eq!(fleet.received(1), [&moved[..], &moved, &moved]);
-    assert_eq!(fleet.reports(1), [Report::NewSource { node: fleet.id(0), from }]);
+    assert_eq!(
+        fleet.reports(1),
+        [Report::NewSource { node: fleet.id(0), from: Path::Direct(from) }]
+    );
     assert_eq!(fleet.stats(1, 0).path, Some(Path::Direct(address(0))));
 }
 
@@ -508,18 +516,26 @@ fn an_answered_probe_tells_the_address_seen_and_the_round_trip() {
     fleet.give_probe_keys();
     let (node, to) = (fleet.id(1), address(1));
     let request = fleet.with_output(0, |shard, now, out| {
-        shard.handle_command(Command::SendProbe { node, to, transaction: 42 }, now, out);
+        shard.handle_command(
+            Command::SendProbe { node, to: Path::Direct(to), transaction: 42 },
+            now,
+            out,
+        );
     });
     // A translator gives the request another source.
     let observed: SocketAddr = "203.0.113.9:4242".parse().unwrap();
     let answer = fleet.deliver(&Wire { from: observed, ..request[0].clone() });
     assert_eq!(answer[0].to, observed);
     assert_eq!(answer[0].bytes.len(), request[0].bytes.len());
-    assert_eq!(fleet.reports(1), [Report::ProbeReceived { node: fleet.id(0), from: observed }]);
+    assert_eq!(
+        fleet.reports(1),
+        [Report::ProbeReceived { node: fleet.id(0), from: Path::Direct(observed) }]
+    );
     fleet.now = fleet.now + Duration::from_millis(30);
     fleet.deliver(&Wire { to: address(0), ..answer[0].clone() });
     let rtt = Duration::from_millis(30);
-    let answered = Report::ProbeAnswered { node, transaction: 42, to, observed, rtt };
+    let answered =
+        Report::ProbeAnswered { node, transaction: 42, to: Path::Direct(to), observed, rtt };
     assert_eq!(fleet.reports(0), [answered]);
     // Once is enough.
     fleet.deliver(&Wire { to: address(0), ..answer[0].clone() });
@@ -531,7 +547,8 @@ fn an_answer_from_another_address_or_too_late_is_none() {
     for (from, delay) in [("198.51.100.1:1", 0), ("192.0.2.2:7755", 5)] {
         let mut fleet = Fleet::of(2);
         fleet.give_probe_keys();
-        let command = Command::SendProbe { node: fleet.id(1), to: address(1), transaction: 42 };
+        let command =
+            Command::SendProbe { node: fleet.id(1), to: Path::Direct(address(1)), transaction: 42 };
         let request = fleet.with_output(0, |shard, now, out| {
             shard.handle_command(command, now, out);
         });
@@ -547,7 +564,7 @@ fn forged_and_repeated_probes_are_not_answered() {
     let mut fleet = Fleet::of(2);
     fleet.give_probe_keys();
     let node = fleet.id(1);
-    fleet.command(0, Command::SendProbe { node, to: address(1), transaction: 1 });
+    fleet.command(0, Command::SendProbe { node, to: Path::Direct(address(1)), transaction: 1 });
     let request = fleet.log[0].clone();
     assert_eq!(fleet.log.len(), 2);
     assert!(fleet.deliver(&request).is_empty());
@@ -574,9 +591,15 @@ fn without_probe_keys_none_is_sent_or_answered() {
     let mut fleet = Fleet::of(2);
     fleet.give_probe_keys();
     fleet.command(1, Command::ClearProbeKeys { node: fleet.id(0) });
-    fleet.command(0, Command::SendProbe { node: fleet.id(1), to: address(1), transaction: 1 });
+    fleet.command(
+        0,
+        Command::SendProbe { node: fleet.id(1), to: Path::Direct(address(1)), transaction: 1 },
+    );
     assert_eq!(fleet.log.len(), 1);
-    fleet.command(1, Command::SendProbe { node: fleet.id(0), to: address(0), transaction: 1 });
+    fleet.command(
+        1,
+        Command::SendProbe { node: fleet.id(0), to: Path::Direct(address(0)), transaction: 1 },
+    );
     assert_eq!(fleet.log.len(), 1);
 }
 
@@ -857,7 +880,7 @@ proptest! {
                 Event::Introduce => fleet.introduce(node),
                 Event::Probe => {
                     let to = address(peer);
-                    fleet.command(node, Command::SendProbe { node: id, to, transaction: 1 });
+                    fleet.command(node, Command::SendProbe { node: id, to: Path::Direct(to), transaction: 1 });
                 }
                 Event::Pass(seconds) => fleet.pass(Duration::from_secs(seconds)),
                 Event::Cut(cut) => fleet.cut = cut,
