@@ -56,7 +56,7 @@ pub enum Event {
     /// A new gate secret is in force.
     GateChanged(u32),
     /// The path to a peer moved.
-    PathMoved(NodeId, Path),
+    PathMoved(NodeId, Option<Path>),
     /// Two machines run with this identity: this node's own, or a peer's.
     Cloned {
         /// Whose identity.

@@ -120,10 +120,15 @@ pub(crate) fn entry(
                 "this happens when a divided network comes together; remove the device and add it again",
             ),
         ),
-        Event::PathMoved(node, address) => (
+        Event::PathMoved(node, path) => (
             EventKind::PathChanged,
             Some(*node),
-            format!("packets to {} travel to {address}", called(*node)),
+            match path {
+                Some(path) => format!("packets to {} travel to {path}", called(*node)),
+                None => {
+                    format!("there is no open way to {}; one is made when needed", called(*node))
+                }
+            },
             None,
         ),
         Event::Cloned { node, boots: [one, other] } => (

@@ -186,7 +186,7 @@ impl Control {
             self.outputs.push_back(Output::Disconnect(node));
         }
         if is_new_run {
-            self.peer(node).paths.probe_all();
+            self.peer(node).paths.probe_all(now.instant);
             self.peer_restarted(node);
         }
         if restarted {
@@ -214,7 +214,7 @@ impl Control {
         if outbound && self.contacts.insert(node, remote) != Some(remote) {
             self.persist(vec![Write::contact(node, remote)], None);
         }
-        if let Some(port) = port {
+        if let Some(port) = port.filter(|_| outbound) {
             let mut address = remote;
             address.set_port(port);
             self.prefer_path(node, address);
@@ -227,7 +227,7 @@ impl Control {
         }
         self.vouch_for_orphans(now);
         self.advance_own(now);
-        self.send_probes(now);
+        self.advance_paths(now);
     }
 
     /// The last control connection with a node is gone.
@@ -323,7 +323,7 @@ impl Control {
             }
         };
         self.advance_own(now);
-        self.send_probes(now);
+        self.advance_paths(now);
         self.make_calls(now);
         match taken {
             Taken::New => Some(true),

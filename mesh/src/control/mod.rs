@@ -384,11 +384,11 @@ impl Control {
         self.beacon_due = now.instant;
         self.dialer.hurry(now.instant);
         for peer in self.peers.values_mut() {
-            peer.paths.probe_all();
+            peer.paths.probe_all(now.instant);
         }
         self.own_record.touch();
         self.advance_own(now);
-        self.send_probes(now);
+        self.advance_paths(now);
     }
 
     /// What the shell must do next.
@@ -406,7 +406,7 @@ impl Control {
             self.judging_due(),
             Some(self.sync.due()),
             self.near().filter_map(|(_, peer)| peer.due()).min(),
-            self.probes_due(now),
+            self.paths_due(now),
             self.retry_storage,
         ]
         .into_iter()
@@ -434,7 +434,7 @@ impl Control {
         self.advance_own(now);
         self.advance_devices(now);
         self.advance_sync(now);
-        self.send_probes(now);
+        self.advance_paths(now);
         self.make_calls(now);
     }
 

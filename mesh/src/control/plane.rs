@@ -11,6 +11,7 @@ use epsilon_proto::record::EndpointSource;
 
 use super::{Control, Output};
 use crate::event::Event;
+use crate::path::Step;
 use crate::shard::{self, Command, Path, Prefix, Report};
 
 /// How many probes of one peer may be under way.
@@ -65,7 +66,7 @@ impl Control {
             }
         }
         self.make_calls(now);
-        self.send_probes(now);
+        self.advance_paths(now);
     }
 
     fn refresh_peer(&mut self, node: NodeId) {
@@ -77,16 +78,7 @@ impl Control {
             return;
         };
         let key = member.key;
-        let endpoints: Vec<_> = member
-            .record
-            .endpoints
-            .iter()
-            .filter(|endpoint| {
-                endpoint.source != EndpointSource::Observed
-                    || !self.is_own_address(endpoint.address)
-            })
-            .map(|endpoint| endpoint.address)
-            .collect();
+        let endpoints: Vec<_> = member.record.endpoints.clone();
         let prefixes = self.prefixes_of(node);
         let is_new = !self.plane.installed.contains_key(&node);
         if self.plane.installed.get(&node) != Some(&prefixes) {
@@ -94,10 +86,14 @@ impl Control {
             self.outputs.push_back(Output::Shard(Command::SetPeer { node, key, prefixes }));
         }
         if is_new && let Some(active) = self.peer(node).paths.active() {
-            self.set_path(node, active);
+            self.set_path(node, Some(active));
         }
         for endpoint in endpoints {
-            self.add_path(node, endpoint);
+            let is_observed = endpoint.source == EndpointSource::Observed;
+            let is_own = is_observed && self.is_own_address(endpoint.address);
+            if !is_own && !self.members.is_inside(endpoint.address.ip()) {
+                self.peer(node).paths.add(Path::Direct(endpoint.address), !is_observed);
+            }
         }
         self.give_probe_keys(node);
     }
@@ -165,27 +161,15 @@ impl Control {
         }
     }
 
-    /// An address at which a peer may be.
-    pub(super) fn add_path(&mut self, node: NodeId, address: SocketAddr) {
-        if self.members.is_inside(address.ip()) {
-            return;
-        }
-        if self.peer(node).paths.add(Path::Direct(address)) {
-            self.set_path(node, Path::Direct(address));
-        }
-    }
-
     /// An address at which a peer just was: used until a probe says better.
     pub(super) fn prefer_path(&mut self, node: NodeId, address: SocketAddr) {
-        let path = Path::Direct(address);
-        if !self.members.is_inside(address.ip()) && self.peer(node).paths.prefer(path) {
-            self.set_path(node, path);
+        if !self.members.is_inside(address.ip()) {
+            self.peer(node).paths.prefer(Path::Direct(address));
         }
     }
 
-    fn set_path(&mut self, node: NodeId, path: Path) {
+    fn set_path(&mut self, node: NodeId, path: Option<Path>) {
         if self.plane.installed.contains_key(&node) {
-            let path = Some(path);
             self.outputs.push_back(Output::Shard(Command::SetPath { node, path }));
         }
     }
@@ -205,43 +189,38 @@ impl Control {
                 if self.plane.pings.remove(&transaction) {
                     self.outputs.push_back(Output::Pong { transaction, from: to, rtt });
                 }
-                if peer.paths.answered(to, rtt, now.instant, &local) {
-                    self.set_path(node, to);
-                    self.event(Event::PathMoved(node, to));
-                }
+                peer.paths.answered(to, rtt, now.instant, &local);
                 if let Path::Direct(_) = to {
                     self.observed_at(node, observed);
                 }
                 self.advance_own(now);
             }
-            Report::ProbeReceived { node, from } => {
+            Report::ProbeReceived { node, from } | Report::NewSource { node, from } => {
                 if !self.members.is_inside(from.address().ip())
                     && let Some(peer) = self.peers.get_mut(&node)
                 {
-                    peer.paths.probed_from(from);
+                    peer.paths.seen(from);
                 }
             }
-            Report::NewSource { node, from } => {
-                if !self.members.is_inside(from.address().ip())
-                    && let Some(peer) = self.peers.get_mut(&node)
-                {
-                    peer.paths.probe(from);
-                }
-            }
-            Report::Silent { node } => {
+            Report::Unanswered { node } => {
                 if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.paths.silent();
+                    peer.paths.doubt(now.instant);
                 }
             }
-            Report::NoPath { node } => {
+            Report::Busy { node } | Report::NoPath { node } => {
                 if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.paths.probe_all();
+                    peer.paths.busy(now.instant);
+                }
+            }
+            Report::Idle { node } => {
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.paths.idle(now.instant);
                 }
             }
             Report::DeviceHeard { key } => self.device_heard(key, now),
             Report::Beacon { from, datagram } => self.handle_beacon(from, &datagram, now),
         }
-        self.send_probes(now);
+        self.advance_paths(now);
     }
 
     /// Sends one probe over the path in use; [`Output::Pong`] carries the
@@ -273,23 +252,31 @@ impl Control {
         Some(transaction)
     }
 
-    /// When the next probe is due.
-    pub(super) fn probes_due(&self, now: Instant) -> Option<Instant> {
+    /// When something is due for a path.
+    pub(super) fn paths_due(&self, now: Instant) -> Option<Instant> {
         let keyed = self.plane.keyed.keys().filter_map(|node| self.peers.get(node));
         keyed.filter_map(|peer| peer.paths.due(now)).min()
     }
 
-    pub(super) fn send_probes(&mut self, now: Now) {
+    /// Does for paths what is due.
+    pub(super) fn advance_paths(&mut self, now: Now) {
         let mut due = Vec::new();
         for node in self.plane.keyed.keys() {
             if let Some(peer) = self.peers.get_mut(node) {
                 due.extend(
-                    std::iter::from_fn(|| peer.paths.next_probe(now.instant)).map(|to| (*node, to)),
+                    std::iter::from_fn(|| peer.paths.next(now.instant)).map(|step| (*node, step)),
                 );
             }
         }
-        for (node, to) in due {
-            self.send_probe(node, to);
+        for (node, step) in due {
+            match step {
+                Step::Probe(to) => drop(self.send_probe(node, to)),
+                Step::Use(path) => {
+                    self.set_path(node, path);
+                    self.event(Event::PathMoved(node, path));
+                }
+                Step::Call | Step::Relay => {}
+            }
         }
     }
 }

@@ -141,7 +141,7 @@ impl Control {
             Request::Gate(newest) => Response::Gate(Box::new(self.welcome(node, newest.gate))),
         };
         self.advance_own(now);
-        self.send_probes(now);
+        self.advance_paths(now);
         self.make_calls(now);
         Some(wire::encode(&response))
     }
@@ -188,7 +188,7 @@ impl Control {
             (Asked::Compare | Asked::Exchange, _) => drop(self.sync.active.remove(&node)),
         }
         self.advance_own(now);
-        self.send_probes(now);
+        self.advance_paths(now);
         self.make_calls(now);
     }
 

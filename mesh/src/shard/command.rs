@@ -223,8 +223,20 @@ pub enum Report {
         key: AgreementKey,
     },
     /// Packets or handshakes went to the peer, and nothing came back for
-    /// [`super::SILENCE`]. Said once, until the peer is heard again.
-    Silent {
+    /// [`super::UNANSWERED`]. Again in every such time in which something was sent:
+    /// what flows one way only is answered every ten seconds.
+    Unanswered {
+        /// The peer.
+        node: NodeId,
+    },
+    /// Something is sent to the peer, for the first time since it was admitted or
+    /// idle.
+    Busy {
+        /// The peer.
+        node: NodeId,
+    },
+    /// Nothing was sent to the peer, or heard of it, for [`super::IDLE`].
+    Idle {
         /// The peer.
         node: NodeId,
     },

@@ -57,7 +57,7 @@ pub use command::{Command, Path, PeerId, Relaying, Report};
 pub use engine::{BEACONS_PER_SECOND, Config, Shard};
 pub use filter::{AdmitAll, ReceiveFilter};
 pub use lane::{Kind, Lane, Passed};
-pub use peer::SILENCE;
+pub use peer::{IDLE, UNANSWERED};
 pub use probe::{ProbeKey, probe_keys};
 pub use prober::PROBE_TIMEOUT;
 pub use routes::Prefix;

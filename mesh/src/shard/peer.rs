@@ -1,4 +1,4 @@
-//! One peer of a shard: its session, what waits for it, and its silence.
+//! One peer of a shard: its session, what waits for it, and whether it replies.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,10 +17,11 @@ use super::wireguard::{
 };
 use crate::limit::Limit;
 
-/// How long after something was sent to a peer, and nothing was heard, it is
-/// reported as silent: a bit more than the 10 s after which a peer that has
-/// nothing to say sends a keepalive.
-pub const SILENCE: Duration = Duration::from_secs(11);
+/// After so long without a reply it is reported that there is none.
+pub const UNANSWERED: Duration = Duration::from_secs(1);
+/// After so long without a word either way a peer is idle: mappings of NATs do not
+/// last much longer.
+pub const IDLE: Duration = Duration::from_secs(15);
 
 /// A session is in use until nothing was sent or heard for so long.
 const ACTIVE: Duration = Duration::from_secs(30);
@@ -83,9 +84,10 @@ pub(super) struct Peer {
     /// When something was last sent or heard.
     used: Option<Instant>,
     waiting: VecDeque<(Instant, Vec<u8>)>,
-    /// The first thing sent since the peer was last heard.
+    /// When it is reported that what was sent had no reply.
     unanswered: Option<Instant>,
-    silence_reported: bool,
+    /// Whether something was sent lately.
+    is_busy: bool,
     /// The first packet received since one was last sent.
     unreturned: Option<Instant>,
     no_path: Limit,
@@ -109,7 +111,7 @@ impl Peer {
             used: None,
             waiting: VecDeque::new(),
             unanswered: None,
-            silence_reported: false,
+            is_busy: false,
             unreturned: None,
             no_path: Limit::new(1, Duration::from_secs(1)),
             new_source: Limit::new(1, Duration::from_secs(1)),
@@ -139,7 +141,6 @@ impl Peer {
     pub(super) fn close(&mut self) {
         self.tunnel.clear();
         self.unanswered = None;
-        self.silence_reported = false;
         self.unreturned = None;
     }
 
@@ -166,7 +167,6 @@ impl Peer {
         }
         self.path = path;
         self.unanswered = None;
-        self.silence_reported = false;
         if self.tunnel.is_ready(context.now) {
             self.flush(context);
         } else if self.tunnel.is_beginning() || !self.waiting.is_empty() {
@@ -228,16 +228,21 @@ impl Peer {
         if context.network.send(target, length, |into| self.tunnel.seal(packet, now, into)) {
             self.sent.count(packet.len());
             self.unreturned = None;
-            self.asked(context.now);
+            self.asked(context);
         } else {
             self.dropped.no_room += 1;
         }
     }
 
     /// Something left for the peer to which it has to react.
-    fn asked(&mut self, now: Instant) {
-        self.used = Some(now);
-        self.unanswered.get_or_insert(now);
+    fn asked(&mut self, context: &mut Context<'_>) {
+        self.used = Some(context.now);
+        self.unanswered.get_or_insert(context.now + UNANSWERED);
+        if let PeerId::Node(node) = self.id
+            && !std::mem::replace(&mut self.is_busy, true)
+        {
+            context.reports.push(Report::Busy { node });
+        }
     }
 
     /// Something authentic and new came from the peer.
@@ -245,7 +250,6 @@ impl Peer {
         self.used = Some(now);
         self.last_received = Some(now);
         self.unanswered = None;
-        self.silence_reported = false;
     }
 
     fn initiate(&mut self, again: bool, context: &mut Context<'_>) {
@@ -254,7 +258,7 @@ impl Peer {
         let wireguard = &mut *context.wireguard;
         let begin = |into: &mut [u8]| tunnel.initiate(again, wireguard, now, into);
         if context.network.send(path, HANDSHAKE_LENGTH, begin) {
-            self.asked(now);
+            self.asked(context);
         }
     }
 
@@ -419,15 +423,17 @@ impl Peer {
                 context.network.send(path, HANDSHAKE_LENGTH, |into| tunnel.seal(&[], now, into));
             }
         }
-        if let Some(since) = self.unanswered
-            && now.since(since) >= SILENCE
-            && !self.silence_reported
-        {
-            self.silence_reported = true;
+        if self.unanswered.take_if(|due| *due <= now).is_some()
             // Of a device there is nothing to try.
-            if let PeerId::Node(node) = self.id {
-                context.reports.push(Report::Silent { node });
-            }
+            && let PeerId::Node(node) = self.id
+        {
+            context.reports.push(Report::Unanswered { node });
+        }
+        if self.idle_due().is_some_and(|due| due <= now)
+            && let PeerId::Node(node) = self.id
+        {
+            self.is_busy = false;
+            context.reports.push(Report::Idle { node });
         }
         self.expire_waiting(now);
         self.next_timeout()
@@ -443,16 +449,20 @@ impl Peer {
         };
         let act = |into: &mut [u8]| tunnel.handle_timeout(wireguard, now, into);
         if context.network.send(path, HANDSHAKE_LENGTH, act) {
-            self.asked(now);
+            self.asked(context);
         }
     }
 
     /// When something is due.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let keepalive = self.unreturned.map(|since| since + KEEPALIVE_TIMEOUT);
-        let silence =
-            self.unanswered.filter(|_| !self.silence_reported).map(|since| since + SILENCE);
         let waiting = self.waiting.front().map(|(since, _)| *since + WAITING_TIME);
-        [self.tunnel.poll_timeout(), keepalive, silence, waiting].into_iter().flatten().min()
+        let all =
+            [self.tunnel.poll_timeout(), keepalive, waiting, self.unanswered, self.idle_due()];
+        all.into_iter().flatten().min()
+    }
+
+    fn idle_due(&self) -> Option<Instant> {
+        self.used.filter(|_| self.is_busy).map(|used| used + IDLE)
     }
 }

@@ -164,10 +164,12 @@ impl Scene {
                     0 => Path::Direct(way),
                     _ => Path::Relayed(way, Channel::new(u32::from(choice))),
                 };
-                let report = match script.byte()? % 5 {
+                let report = match script.byte()? % 7 {
                     0 => Report::ProbeReceived { node, from: way },
                     1 => Report::NewSource { node, from: way },
-                    2 => Report::Silent { node },
+                    2 => Report::Unanswered { node },
+                    4 => Report::Busy { node },
+                    5 => Report::Idle { node },
                     3 => Report::NoPath { node },
                     _ => Report::ProbeAnswered {
                         node,

@@ -237,7 +237,16 @@ impl Fleet {
         self.now = end;
     }
 
+    /// What a node reported, but for who is busy and what has no reply yet.
     fn reports(&mut self, node: usize) -> Vec<Report> {
+        let mut all = self.all_reports(node);
+        all.retain(|report| {
+            !matches!(report, Report::Busy { .. } | Report::Idle { .. } | Report::Unanswered { .. })
+        });
+        all
+    }
+
+    fn all_reports(&mut self, node: usize) -> Vec<Report> {
         std::iter::from_fn(|| self.nodes[node].shard.poll_report()).collect()
     }
 
@@ -604,23 +613,54 @@ fn without_probe_keys_none_is_sent_or_answered() {
 }
 
 #[test]
-fn silence_is_reported_once_until_the_peer_is_heard() {
+fn what_has_no_reply_is_reported_every_second_in_which_something_is_sent() {
     let mut fleet = Fleet::connected(2);
-    fleet.send(0, &packet(V4[0], V4[1], b"hello"));
     let node = fleet.id(1);
+    let ask = packet(V4[0], V4[1], b"hello?");
+    fleet.send(0, &ask);
+    assert_eq!(fleet.all_reports(0), [Report::Busy { node }]);
+    fleet.send(1, &packet(V4[1], V4[0], b"yes"));
     for _ in 0..2 {
         fleet.cut = true;
-        fleet.send(0, &packet(V4[0], V4[1], b"hello?"));
-        fleet.pass(Duration::from_millis(10_999));
-        assert!(fleet.reports(0).is_empty());
-        fleet.send(0, &packet(V4[0], V4[1], b"hello?"));
-        fleet.pass(Duration::from_millis(2));
-        assert_eq!(fleet.reports(0), [Report::Silent { node }]);
-        fleet.pass(Duration::from_secs(20));
-        assert!(fleet.reports(0).is_empty());
+        fleet.send(0, &ask);
+        fleet.pass(Duration::from_millis(999));
+        assert!(fleet.all_reports(0).is_empty());
+        fleet.pass(Duration::from_millis(1));
+        assert_eq!(fleet.all_reports(0), [Report::Unanswered { node }]);
+        fleet.pass(Duration::from_secs(5));
+        assert!(fleet.all_reports(0).is_empty(), "nothing was sent");
+        fleet.send(0, &ask);
+        fleet.pass(Duration::from_secs(1));
+        assert_eq!(fleet.all_reports(0), [Report::Unanswered { node }]);
         fleet.cut = false;
         fleet.send(1, &packet(V4[1], V4[0], b"here I am"));
     }
+}
+
+#[test]
+fn a_peer_is_idle_when_nothing_is_sent_or_heard_and_busy_when_something_is_sent() {
+    let mut fleet = Fleet::connected(2);
+    let (one, other) = (fleet.id(0), fleet.id(1));
+    fleet.send(0, &packet(V4[0], V4[1], b"hello"));
+    fleet.send(1, &packet(V4[1], V4[0], b"hello"));
+    assert_eq!(fleet.all_reports(0), [Report::Busy { node: other }]);
+    assert_eq!(fleet.all_reports(1), [Report::Busy { node: one }]);
+    // Whoever spoke last has no reply for ten seconds.
+    let unanswered = Report::Unanswered { node: one };
+    for _ in 0..5 {
+        fleet.pass(Duration::from_secs(14));
+        fleet.send(0, &packet(V4[0], V4[1], b"still there"));
+        fleet.send(1, &packet(V4[1], V4[0], b"yes"));
+        assert_eq!(fleet.all_reports(1), std::slice::from_ref(&unanswered));
+    }
+    assert!(fleet.all_reports(0).is_empty());
+    fleet.pass(IDLE + Duration::from_secs(10));
+    assert_eq!(fleet.all_reports(0), [Report::Idle { node: other }]);
+    assert_eq!(fleet.all_reports(1), [unanswered, Report::Idle { node: one }]);
+    fleet.pass(Duration::from_mins(10));
+    assert!(fleet.all_reports(0).is_empty() && fleet.all_reports(1).is_empty());
+    fleet.send(1, &packet(V4[1], V4[0], b"again"));
+    assert_eq!(fleet.all_reports(1), [Report::Busy { node: one }]);
 }
 
 #[test]

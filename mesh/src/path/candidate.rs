@@ -1,0 +1,92 @@
+//! A way at which a peer may be reached, and how often it may be tried.
+
+use std::time::Duration;
+
+use epsilon_proto::clock::Instant;
+
+/// A way that never answered gets so many probes per [`SILENT_WINDOW`].
+pub(super) const SILENT_PROBES: usize = 3;
+/// The window for [`SILENT_PROBES`].
+pub(super) const SILENT_WINDOW: Duration = Duration::from_mins(10);
+/// So many more after the peer asked to be probed.
+pub(super) const CALLED_PROBES: usize = 10;
+/// Between two probes to one address.
+pub(super) const RETRY: Duration = Duration::from_millis(300);
+
+/// A way to a peer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Candidate {
+    /// When probes went there that were not answered yet.
+    unanswered: Vec<Instant>,
+    /// When it answered last.
+    pub(super) answered: Option<Instant>,
+    pub(super) rtt: Option<Duration>,
+    /// So many probes are wanted.
+    wanted: usize,
+    /// So many more than otherwise are allowed.
+    granted: usize,
+    /// Whether it stays open while nothing is sent.
+    pub(super) is_lasting: bool,
+}
+
+impl Candidate {
+    /// One that is to be tried.
+    pub(super) fn new(is_lasting: bool) -> Self {
+        Self { is_lasting, wanted: SILENT_PROBES, ..Self::default() }
+    }
+
+    /// Wants it tried anew.
+    pub(super) fn want(&mut self) {
+        self.wanted = SILENT_PROBES;
+    }
+
+    /// Wants it tried once.
+    pub(super) fn want_one(&mut self) {
+        self.wanted = self.wanted.max(1);
+    }
+
+    /// The peer asked to be tried here.
+    pub(super) fn grant(&mut self) {
+        self.granted = CALLED_PROBES;
+    }
+
+    /// It answered.
+    pub(super) fn answer(&mut self, rtt: Duration, now: Instant) {
+        self.unanswered.clear();
+        (self.wanted, self.granted) = (0, 0);
+        self.answered = Some(now);
+        self.rtt = Some(rtt);
+    }
+
+    /// How many probes were sent in vain.
+    pub(super) fn silence(&self) -> usize {
+        self.unanswered.len()
+    }
+
+    /// When a probe may go there that is wanted.
+    pub(super) fn due(&self) -> Option<Instant> {
+        if self.wanted == 0 {
+            return None;
+        }
+        let Some(last) = self.unanswered.last() else { return Some(Instant::default()) };
+        let is_spent =
+            self.answered.is_none() && self.granted == 0 && self.unanswered.len() >= SILENT_PROBES;
+        if is_spent {
+            let oldest = self.unanswered[self.unanswered.len() - SILENT_PROBES];
+            return Some(oldest + SILENT_WINDOW);
+        }
+        Some(*last + RETRY)
+    }
+
+    /// A probe is sent there.
+    pub(super) fn sent(&mut self, now: Instant) {
+        self.wanted -= 1;
+        if self.answered.is_none() && self.unanswered.len() >= SILENT_PROBES {
+            self.granted = self.granted.saturating_sub(1);
+        }
+        self.unanswered.push(now);
+        // Those before tell nothing more.
+        let excess = self.unanswered.len().saturating_sub(SILENT_PROBES);
+        self.unanswered.drain(..excess);
+    }
+}

@@ -1,0 +1,412 @@
+//! By which way a peer's data travels.
+//!
+//! ```text
+//!  records, calls, probes of the peer ─► candidates ─┐          ┌─► Probe
+//!  packets wait, flow, stop, get no reply ───────────┼─► Paths ─┼─► Call, Relay
+//!  answers to probes ────────────────────────────────┘          └─► Use
+//! ```
+//!
+//! Only an authenticated answer moves a path. Order: same network, direct,
+//! relayed; then round trip, with hysteresis. While packets flow and there is
+//! nothing better than a relay, the two call each other again and again, less and
+//! less often. A direct way that gets no reply is doubted after a second: if it does
+//! not answer, whatever does takes over. Who sends nothing keeps no way open: then
+//! the next packet takes one that lasts.
+
+mod candidate;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use epsilon_proto::clock::Instant;
+
+use crate::shard::Path;
+use candidate::Candidate;
+
+/// How many ways to one peer are known at most.
+const MAX_CANDIDATES: usize = 24;
+/// Another path must be better by this share of the round trip, and by
+/// [`MARGIN`].
+const HYSTERESIS: f64 = 0.2;
+/// See [`HYSTERESIS`].
+const MARGIN: Duration = Duration::from_millis(3);
+/// A way that is doubted has so long to answer.
+const DOUBT: Duration = Duration::from_millis(900);
+/// What answered so lately is not doubted.
+const SURE: Duration = Duration::from_secs(1);
+/// After each call without a direct way, when to call again.
+const CALLS: [Duration; 7] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(15),
+    Duration::from_secs(30),
+    Duration::from_mins(1),
+];
+/// How often a way is probed that has to stay open: mappings of NATs last 20 s and
+/// more.
+const KEEP: Duration = Duration::from_secs(15);
+
+/// A prefix of one of the own interfaces: what lies in it is on the same
+/// network.
+pub type LocalPrefix = (IpAddr, u8);
+
+/// Whether an address lies within a prefix.
+pub fn is_within(address: IpAddr, (base, length): LocalPrefix) -> bool {
+    match (address, base) {
+        (IpAddr::V4(address), IpAddr::V4(base)) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0);
+            (u32::from(address) ^ u32::from(base)) & mask == 0
+        }
+        (IpAddr::V6(address), IpAddr::V6(base)) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(length.min(128))).unwrap_or(0);
+            (u128::from(address) ^ u128::from(base)) & mask == 0
+        }
+        _ => false,
+    }
+}
+
+/// What is to be done for a peer's paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Send a probe.
+    Probe(Path),
+    /// Tell the peer where this node is, and that it shall probe that.
+    Call,
+    /// Ask for a channel of a relay.
+    Relay,
+    /// Send data this way from now on, or let it wait.
+    Use(Option<Path>),
+}
+
+/// The order of ways, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Near,
+    Direct,
+    Relayed,
+}
+
+/// The paths to one peer.
+#[derive(Debug, Default)]
+pub struct Paths {
+    candidates: BTreeMap<Path, Candidate>,
+    active: Option<Path>,
+    /// Whether the way in use answered since it was last doubted.
+    is_proven: bool,
+    /// Since when the way in use has to answer, or else.
+    doubted: Option<Instant>,
+    /// Whether packets flow, or wait.
+    is_busy: bool,
+    /// How many calls were made in vain, and when the next is due.
+    calls: usize,
+    next_call: Option<Instant>,
+    /// Whether a way has to stay open, and when it is probed next.
+    kept: Option<Instant>,
+    steps: VecDeque<Step>,
+}
+
+impl Paths {
+    /// The way in use.
+    pub fn active(&self) -> Option<Path> {
+        self.active
+    }
+
+    /// Whether it answered, and was not found silent since.
+    pub fn is_proven(&self) -> bool {
+        self.active.is_some() && self.is_proven
+    }
+
+    /// The round trip of the way in use, when it answered a probe.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.candidates.get(&self.active?)?.rtt
+    }
+
+    /// The direct way that answered last, if any did.
+    pub fn direct(&self) -> Option<Path> {
+        let direct = self.candidates.iter().filter(|(path, _)| matches!(path, Path::Direct(_)));
+        let answered = direct.filter_map(|(path, one)| Some((one.answered?, *path)));
+        answered.max().map(|(_, path)| path)
+    }
+
+    /// A way by which the peer may be reached; probed when it is new.
+    pub fn add(&mut self, path: Path, is_lasting: bool) {
+        if let Some(known) = self.candidates.get_mut(&path) {
+            known.is_lasting |= is_lasting;
+            return;
+        }
+        if self.candidates.len() >= MAX_CANDIDATES && !self.drop_worst() {
+            return;
+        }
+        self.candidates.insert(path, Candidate::new(is_lasting));
+    }
+
+    /// A way that leads nowhere any more: the relay said so.
+    pub fn remove(&mut self, path: Path, now: Instant) {
+        self.candidates.remove(&path);
+        if self.active == Some(path) {
+            self.is_proven = false;
+            self.fall_back(now);
+        }
+    }
+
+    /// Makes room among the ways that never answered.
+    fn drop_worst(&mut self) -> bool {
+        let worst = self
+            .candidates
+            .iter()
+            .filter(|(path, candidate)| candidate.answered.is_none() && Some(**path) != self.active)
+            .max_by_key(|(_, candidate)| candidate.silence())
+            .map(|(path, _)| *path);
+        worst.is_some_and(|path| self.candidates.remove(&path).is_some())
+    }
+
+    /// Like [`Paths::add`] for a way by which the peer just was reached otherwise:
+    /// used at once where there is none that is proven.
+    pub fn prefer(&mut self, path: Path) {
+        self.add(path, true);
+        if !self.is_proven && self.candidates.contains_key(&path) {
+            self.take(path, false);
+        }
+    }
+
+    /// Wants every way probed anew: the peer was started again, or the own network
+    /// changed.
+    pub fn probe_all(&mut self, now: Instant) {
+        for candidate in self.candidates.values_mut() {
+            candidate.want();
+        }
+        self.restart_calls(now);
+    }
+
+    /// Packets flow, or wait for a way.
+    pub fn busy(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.is_busy, true) {
+            self.restart_calls(now);
+        }
+    }
+
+    /// Nothing was sent for a while, or heard: what does not last by itself will
+    /// soon be closed.
+    pub fn idle(&mut self, now: Instant) {
+        self.is_busy = false;
+        self.doubted = None;
+        self.next_call = None;
+        if self.kept.is_some() {
+            return;
+        }
+        let lasts = self.active.is_none_or(|active| self.lasts(active));
+        if !lasts {
+            self.is_proven = false;
+            self.fall_back(now);
+        }
+    }
+
+    fn lasts(&self, path: Path) -> bool {
+        matches!(path, Path::Relayed(..))
+            || self.candidates.get(&path).is_some_and(|candidate| candidate.is_lasting)
+    }
+
+    /// The way in use has to stay open from now on, or no longer.
+    pub fn keep(&mut self, keeps: bool, now: Instant) {
+        if self.kept.is_some() != keeps {
+            self.kept = keeps.then_some(now);
+        }
+    }
+
+    /// What was sent got no reply.
+    pub fn doubt(&mut self, now: Instant) {
+        let Some(active) = self.active else { return self.busy(now) };
+        let answered = self.candidates.get(&active).and_then(|candidate| candidate.answered);
+        let is_sure = self.is_proven && answered.is_some_and(|at| now.since(at) < SURE);
+        if is_sure || self.doubted.is_some() {
+            return;
+        }
+        self.doubted = Some(now);
+        for (path, candidate) in &mut self.candidates {
+            if *path == active || candidate.answered.is_some() {
+                candidate.want();
+            }
+        }
+        if !self.has_relay() {
+            self.steps.push_back(Step::Relay);
+        }
+    }
+
+    fn has_relay(&self) -> bool {
+        self.candidates.keys().any(|path| matches!(path, Path::Relayed(..)))
+    }
+
+    /// The peer asks to be probed.
+    pub fn called(&mut self, now: Instant) {
+        for candidate in self.candidates.values_mut() {
+            candidate.grant();
+            candidate.want();
+        }
+        // This node's own call may have been for nothing.
+        if self.is_busy && self.needs_better() {
+            self.calls = 0;
+            self.next_call = self.next_call.map(|next| next.min(now + CALLS[0]));
+        }
+    }
+
+    /// A probe of the peer came this way, or data. Worth one in return unless it
+    /// answered before: two nodes that probe because they were probed would
+    /// never end.
+    pub fn seen(&mut self, path: Path) {
+        self.add(path, false);
+        if let Some(candidate) = self.candidates.get_mut(&path)
+            && (candidate.answered.is_none() || !self.is_proven)
+        {
+            candidate.want();
+        }
+    }
+
+    /// An answer came to a probe.
+    pub fn answered(&mut self, path: Path, rtt: Duration, now: Instant, local: &[LocalPrefix]) {
+        let Some(candidate) = self.candidates.get_mut(&path) else { return };
+        candidate.answer(rtt, now);
+        if self.active == Some(path) {
+            self.is_proven = true;
+            self.doubted = None;
+            self.settle();
+            return;
+        }
+        let is_better = match self.active {
+            Some(active) if self.is_proven => self.is_better(path, rtt, active, local),
+            _ => true,
+        };
+        if is_better {
+            self.take(path, true);
+        }
+    }
+
+    fn is_better(&self, path: Path, rtt: Duration, than: Path, local: &[LocalPrefix]) -> bool {
+        match rank(path, local).cmp(&rank(than, local)) {
+            std::cmp::Ordering::Less => true,
+            std::cmp::Ordering::Greater => false,
+            std::cmp::Ordering::Equal => {
+                self.candidates.get(&than).and_then(|than| than.rtt).is_some_and(|current| {
+                    rtt.mul_f64(1.0 + HYSTERESIS) < current && rtt + MARGIN < current
+                })
+            }
+        }
+    }
+
+    /// Whether a direct way is looked for.
+    fn needs_better(&self) -> bool {
+        !self.is_proven || !matches!(self.active, Some(Path::Direct(_)))
+    }
+
+    fn take(&mut self, path: Path, is_proven: bool) {
+        self.is_proven = is_proven;
+        self.doubted = None;
+        if self.active != Some(path) {
+            self.active = Some(path);
+            self.steps.push_back(Step::Use(Some(path)));
+        }
+        self.settle();
+    }
+
+    /// No more calls where the way is as good as they could make it.
+    fn settle(&mut self) {
+        if !self.needs_better() {
+            self.next_call = None;
+            self.calls = 0;
+        }
+    }
+
+    fn restart_calls(&mut self, now: Instant) {
+        self.calls = 0;
+        self.next_call = (self.is_busy && self.needs_better()).then_some(now);
+    }
+
+    /// The way in use is none: takes the best that answered since so long, or one
+    /// that lasts.
+    fn fall_back(&mut self, now: Instant) {
+        let since = self.doubted.take();
+        let best = self
+            .candidates
+            .iter()
+            .filter(|(path, candidate)| {
+                let has_answered = candidate.answered >= since && candidate.answered.is_some();
+                Some(**path) != self.active
+                    && match since {
+                        Some(_) => has_answered,
+                        None => self.lasts(**path) && has_answered,
+                    }
+            })
+            .min_by_key(|(path, candidate)| (rank(**path, &[]), candidate.rtt))
+            .map(|(path, _)| *path);
+        match best {
+            Some(path) => self.take(path, since.is_some()),
+            None if since.is_none() && self.active.take().is_some() => {
+                self.steps.push_back(Step::Use(None));
+            }
+            // Until something answers the old way is as good as any.
+            None => {}
+        }
+        self.restart_calls(now);
+    }
+
+    /// Does what is due.
+    fn advance(&mut self, now: Instant) {
+        if self.doubted.is_some_and(|since| now.since(since) >= DOUBT) {
+            self.is_proven = false;
+            self.fall_back(now);
+        }
+        if self.next_call.is_some_and(|due| due <= now) {
+            self.next_call = Some(now + CALLS[self.calls.min(CALLS.len() - 1)]);
+            self.calls += 1;
+            self.steps.push_back(Step::Call);
+            if !self.has_relay() {
+                self.steps.push_back(Step::Relay);
+            }
+            for candidate in self.candidates.values_mut() {
+                candidate.want();
+            }
+        }
+        if self.kept.is_some_and(|due| due <= now) {
+            self.kept = Some(now + KEEP);
+            match self.active.and_then(|active| self.candidates.get_mut(&active)) {
+                Some(active) if active.silence() == 0 => active.want_one(),
+                _ => {
+                    self.is_proven = false;
+                    self.probe_all(now);
+                }
+            }
+        }
+    }
+
+    /// What is to be done next; called until there is nothing.
+    pub fn next(&mut self, now: Instant) -> Option<Step> {
+        self.advance(now);
+        if let Some(step) = self.steps.pop_front() {
+            return Some(step);
+        }
+        let due = |candidate: &Candidate| candidate.due().is_some_and(|due| due <= now);
+        let (path, candidate) = self.candidates.iter_mut().find(|(_, candidate)| due(candidate))?;
+        candidate.sent(now);
+        Some(Step::Probe(*path))
+    }
+
+    /// When [`Paths::next`] has something to do.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        let steps = (!self.steps.is_empty()).then_some(now);
+        let doubt = self.doubted.map(|since| since + DOUBT);
+        let probes = self.candidates.values().filter_map(Candidate::due);
+        probes.chain([steps, doubt, self.next_call, self.kept].into_iter().flatten()).min()
+    }
+}
+
+fn rank(path: Path, local: &[LocalPrefix]) -> Rank {
+    match path {
+        Path::Direct(to) if local.iter().any(|prefix| is_within(to.ip(), *prefix)) => Rank::Near,
+        Path::Direct(_) => Rank::Direct,
+        Path::Relayed(..) => Rank::Relayed,
+    }
+}

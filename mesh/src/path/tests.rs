@@ -1,0 +1,316 @@
+//! Paths among ways that answer or do not, in virtual time.
+
+use std::net::SocketAddr;
+
+use epsilon_proto::datagram::Channel;
+
+use super::candidate::SILENT_PROBES;
+use super::*;
+
+fn direct(last: u8) -> Path {
+    Path::Direct(SocketAddr::from(([192, 0, 2, last], 7755)))
+}
+
+fn relayed(last: u8) -> Path {
+    Path::Relayed(SocketAddr::from(([203, 0, 113, last], 7755)), Channel::new(last.into()))
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn at(time: u64) -> Instant {
+    Instant(millis(time))
+}
+
+/// A network of ways, each of which answers after a time of its own.
+#[derive(Default)]
+struct Scene {
+    paths: Paths,
+    now: u64,
+    open: BTreeMap<Path, u64>,
+    local: Vec<LocalPrefix>,
+    /// Answers under way: when, by which way, sent when.
+    answers: Vec<(u64, Path, u64)>,
+    /// Every step, and when.
+    steps: Vec<(u64, Step)>,
+}
+
+impl Scene {
+    fn with(ways: &[(Path, bool)]) -> Self {
+        let mut scene = Self { now: 1_000_000, ..Self::default() };
+        for (path, is_lasting) in ways {
+            scene.paths.add(*path, *is_lasting);
+        }
+        scene
+    }
+
+    fn do_steps(&mut self) {
+        while let Some(step) = self.paths.next(at(self.now)) {
+            self.steps.push((self.now, step));
+            if let Step::Probe(path) = step
+                && let Some(rtt) = self.open.get(&path)
+            {
+                self.answers.push((self.now + rtt, path, self.now));
+            }
+        }
+    }
+
+    fn pass(&mut self, time: u64) {
+        let end = self.now + time;
+        loop {
+            self.do_steps();
+            let due = self.paths.due(at(self.now)).map(|due| due.0.as_millis() as u64);
+            let answer = self.answers.iter().map(|(when, ..)| *when).min();
+            let Some(next) = due.into_iter().chain(answer).min().filter(|next| *next <= end) else {
+                break;
+            };
+            assert!(next >= self.now && due.is_none_or(|due| due > self.now), "never at rest");
+            self.now = next;
+            let (arrived, left) = self.answers.iter().partition(|(when, ..)| *when <= next);
+            self.answers = left;
+            for (when, path, sent) in arrived {
+                let rtt = millis(when - sent);
+                self.paths.answered(path, rtt, at(self.now), &self.local);
+            }
+        }
+        self.now = end;
+    }
+
+    fn probes(&self, path: Path) -> usize {
+        self.steps.iter().filter(|(_, step)| *step == Step::Probe(path)).count()
+    }
+
+    fn when(&self, step: Step) -> Vec<u64> {
+        self.steps.iter().filter(|(_, one)| *one == step).map(|(when, _)| *when).collect()
+    }
+}
+
+#[test]
+fn the_first_that_answers_is_used_and_a_slightly_better_one_moves_nothing() {
+    let mut scene = Scene::with(&[(direct(1), true), (direct(2), true), (direct(3), true)]);
+    scene.open = BTreeMap::from([(direct(1), 50), (direct(2), 48), (direct(3), 20)]);
+    scene.pass(1_000);
+    assert_eq!(scene.paths.active(), Some(direct(3)));
+    assert_eq!(scene.paths.rtt(), Some(millis(20)));
+    scene.open.insert(direct(2), 18);
+    scene.paths.probe_all(at(scene.now));
+    scene.pass(1_000);
+    assert_eq!(scene.paths.active(), Some(direct(3)));
+    scene.open.insert(direct(2), 10);
+    scene.paths.probe_all(at(scene.now));
+    scene.pass(1_000);
+    assert_eq!(scene.paths.active(), Some(direct(2)));
+}
+
+#[test]
+fn near_comes_before_direct_and_direct_before_relayed_whatever_the_round_trip() {
+    let near = Path::Direct(SocketAddr::from(([10, 0, 0, 7], 7755)));
+    let mut scene = Scene::with(&[(relayed(1), true)]);
+    scene.local = vec![(IpAddr::from([10, 0, 0, 0]), 24)];
+    scene.open = BTreeMap::from([(relayed(1), 1), (direct(1), 30), (near, 60)]);
+    for way in [relayed(1), direct(1), near] {
+        scene.paths.add(way, false);
+        scene.pass(1_000);
+        assert_eq!(scene.paths.active(), Some(way));
+    }
+    scene.paths.probe_all(at(scene.now));
+    scene.pass(1_000);
+    assert_eq!(scene.paths.active(), Some(near));
+}
+
+#[test]
+fn a_way_that_never_answers_gets_three_probes_in_ten_minutes_and_ten_more_when_called() {
+    let mut scene = Scene::with(&[(direct(1), false)]);
+    for _ in 0..590 {
+        scene.paths.probe_all(at(scene.now));
+        scene.pass(1_000);
+    }
+    assert_eq!(scene.probes(direct(1)), SILENT_PROBES);
+    scene.pass(20_000);
+    assert_eq!(scene.probes(direct(1)), 2 * SILENT_PROBES);
+    scene.paths.called(at(scene.now));
+    for _ in 0..60 {
+        scene.paths.probe_all(at(scene.now));
+        scene.pass(1_000);
+    }
+    assert_eq!(scene.probes(direct(1)), 2 * SILENT_PROBES + 10);
+}
+
+#[test]
+fn two_that_probe_each_other_come_to_rest() {
+    let mut scene = Scene::with(&[]);
+    scene.open.insert(direct(1), 10);
+    for _ in 0..100 {
+        scene.paths.seen(direct(1));
+        scene.pass(100);
+    }
+    assert_eq!(scene.probes(direct(1)), 1);
+}
+
+#[test]
+fn while_packets_flow_over_a_relay_the_peer_is_called_less_and_less_often() {
+    let mut scene = Scene::with(&[(direct(1), false), (relayed(1), true)]);
+    scene.open.insert(relayed(1), 40);
+    scene.paths.busy(at(scene.now));
+    let begun = scene.now;
+    scene.pass(130_000);
+    assert_eq!(scene.paths.active(), Some(relayed(1)));
+    let calls: Vec<u64> = scene.when(Step::Call).iter().map(|when| (when - begun) / 1000).collect();
+    assert_eq!(calls, [0, 1, 3, 7, 15, 30, 60, 120]);
+    assert!(scene.when(Step::Relay).is_empty(), "there is one");
+    // The peer is there now, and says so.
+    scene.open.insert(direct(1), 20);
+    scene.paths.called(at(scene.now));
+    scene.pass(100);
+    assert_eq!(scene.paths.active(), Some(direct(1)));
+    let known = scene.steps.len();
+    scene.pass(600_000);
+    assert_eq!(scene.steps.len(), known, "all is well");
+}
+
+#[test]
+fn without_any_way_packets_bring_about_a_call_and_the_search_for_a_relay() {
+    let mut scene = Scene::with(&[]);
+    scene.pass(60_000);
+    assert!(scene.steps.is_empty());
+    for _ in 0..5 {
+        scene.paths.busy(at(scene.now));
+        scene.pass(100);
+    }
+    assert_eq!((scene.when(Step::Call).len(), scene.when(Step::Relay).len()), (1, 1));
+}
+
+#[test]
+fn a_way_that_falls_silent_is_left_within_two_seconds_for_one_that_answers() {
+    let mut scene = Scene::with(&[(direct(1), true), (relayed(1), true)]);
+    scene.open = BTreeMap::from([(direct(1), 20), (relayed(1), 80)]);
+    scene.paths.busy(at(scene.now));
+    scene.pass(10_000);
+    assert_eq!(scene.paths.active(), Some(direct(1)));
+    // What flows one way only gets no reply, and its way is good.
+    for _ in 0..5 {
+        scene.paths.doubt(at(scene.now));
+        scene.pass(2_000);
+    }
+    assert_eq!(scene.paths.active(), Some(direct(1)));
+    scene.open.remove(&direct(1));
+    let begun = scene.now;
+    scene.paths.doubt(at(scene.now));
+    scene.pass(5_000);
+    assert_eq!(scene.paths.active(), Some(relayed(1)));
+    let moved = scene.when(Step::Use(Some(relayed(1)))).last().unwrap() - begun;
+    assert!(moved <= 1_000, "after {moved} ms");
+    // It is looked for, and taken again.
+    scene.open.insert(direct(1), 20);
+    scene.pass(60_000);
+    assert_eq!(scene.paths.active(), Some(direct(1)));
+}
+
+#[test]
+fn without_another_way_the_old_one_is_kept_and_a_relay_is_sought() {
+    let mut scene = Scene::with(&[(direct(1), true)]);
+    scene.open.insert(direct(1), 20);
+    scene.paths.busy(at(scene.now));
+    scene.pass(10_000);
+    scene.open.remove(&direct(1));
+    scene.paths.doubt(at(scene.now));
+    scene.pass(2_000);
+    assert_eq!(scene.paths.active(), Some(direct(1)));
+    assert!(!scene.paths.is_proven());
+    assert!(!scene.when(Step::Relay).is_empty());
+    scene.paths.add(relayed(1), true);
+    scene.open.insert(relayed(1), 50);
+    scene.pass(200);
+    assert_eq!(scene.paths.active(), Some(relayed(1)));
+}
+
+#[test]
+fn who_sends_nothing_is_left_with_a_way_that_lasts() {
+    let mut scene = Scene::with(&[(direct(1), false), (relayed(1), true)]);
+    scene.open = BTreeMap::from([(direct(1), 20), (relayed(1), 80)]);
+    scene.paths.busy(at(scene.now));
+    scene.pass(10_000);
+    assert_eq!(scene.paths.active(), Some(direct(1)));
+    scene.paths.idle(at(scene.now));
+    scene.pass(60_000);
+    assert_eq!(scene.paths.active(), Some(relayed(1)));
+    // The next packet takes that at once, and the direct one is back soon.
+    let begun = scene.now;
+    scene.paths.busy(at(scene.now));
+    scene.pass(1_000);
+    assert_eq!(scene.paths.active(), Some(direct(1)));
+    assert!(scene.when(Step::Use(Some(direct(1)))).last().unwrap() - begun < 100);
+
+    let mut alone = Scene::with(&[(direct(1), false)]);
+    alone.open.insert(direct(1), 20);
+    alone.pass(1_000);
+    alone.paths.idle(at(alone.now));
+    alone.pass(1_000);
+    assert_eq!(alone.paths.active(), None);
+
+    let mut lasting = Scene::with(&[(direct(1), true)]);
+    lasting.open.insert(direct(1), 20);
+    lasting.pass(1_000);
+    lasting.paths.idle(at(lasting.now));
+    lasting.pass(60_000);
+    assert_eq!(lasting.paths.active(), Some(direct(1)));
+}
+
+#[test]
+fn a_way_that_is_kept_open_is_probed_and_found_again_when_it_moves() {
+    let mut scene = Scene::with(&[(direct(1), false), (direct(2), false)]);
+    scene.open.insert(direct(1), 20);
+    scene.paths.keep(true, at(scene.now));
+    scene.pass(3_600_000);
+    let probes = scene.probes(direct(1));
+    assert!((235..=245).contains(&probes), "{probes} in an hour");
+    scene.paths.idle(at(scene.now));
+    scene.open = BTreeMap::from([(direct(2), 20)]);
+    scene.pass(40_000);
+    assert_eq!(scene.paths.active(), Some(direct(2)));
+    scene.paths.keep(false, at(scene.now));
+    scene.pass(1_000);
+    let known = scene.steps.len();
+    scene.pass(600_000);
+    assert_eq!(scene.steps.len(), known);
+}
+
+#[test]
+fn a_channel_that_is_gone_is_left() {
+    let mut scene = Scene::with(&[(relayed(1), true), (relayed(2), true)]);
+    scene.open = BTreeMap::from([(relayed(1), 20), (relayed(2), 50)]);
+    scene.paths.busy(at(scene.now));
+    scene.pass(3_000);
+    assert_eq!(scene.paths.active(), Some(relayed(1)));
+    scene.paths.remove(relayed(1), at(scene.now));
+    scene.pass(100);
+    assert_eq!(scene.paths.active(), Some(relayed(2)));
+    scene.paths.remove(relayed(2), at(scene.now));
+    scene.pass(100);
+    assert_eq!(scene.paths.active(), None);
+}
+
+#[test]
+fn an_answer_from_nowhere_moves_nothing() {
+    let mut scene = Scene::with(&[(direct(1), true)]);
+    scene.open.insert(direct(1), 20);
+    scene.pass(1_000);
+    scene.paths.answered(direct(9), millis(1), at(scene.now), &[]);
+    scene.pass(1_000);
+    assert_eq!(scene.paths.active(), Some(direct(1)));
+}
+
+#[test]
+fn the_number_of_ways_is_bounded() {
+    let mut scene = Scene::with(&[(direct(0), true)]);
+    scene.open.insert(direct(0), 20);
+    scene.pass(1_000);
+    for last in 0..=255 {
+        scene.paths.add(direct(last), false);
+        scene.paths.seen(direct(last));
+    }
+    scene.pass(60_000);
+    assert!(scene.paths.candidates.len() <= MAX_CANDIDATES);
+    assert_eq!(scene.paths.active(), Some(direct(0)));
+}
