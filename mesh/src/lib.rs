@@ -13,6 +13,7 @@ pub mod event;
 pub mod founding;
 mod limit;
 pub mod membership;
+mod pair;
 pub mod path;
 pub mod saved;
 pub mod shard;

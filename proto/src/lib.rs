@@ -19,6 +19,7 @@ pub mod document;
 pub mod gate;
 pub mod id;
 pub mod key;
+pub mod letter;
 pub mod message;
 pub mod name;
 pub mod record;

@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::device::DeviceList;
 use crate::document::{Document, Signed};
 use crate::id::{BootId, Digest, NodeId};
+use crate::letter::Letter;
 use crate::name::NodeName;
 use crate::record::{MAX_INTRODUCTIONS, NodeRecord};
 use crate::sealed::SealedBox;
@@ -28,12 +29,10 @@ pub struct Hello {
     pub clock: Timestamp,
     /// The port of its data plane.
     pub port: u16,
-    /// The index that probes to it must carry.
-    pub probe_index: u32,
     /// The hash of its grants and revocations.
     pub bans: Digest,
 }
-wire_struct!(Hello { 0 => boot, 1 => clock, 2 => port, 3 => probe_index, 4 => bans });
+wire_struct!(Hello { 0 => boot, 1 => clock, 2 => port, 3 => bans });
 
 /// Between the first round and the next, when the two hold different ones:
 /// grants and revocations, before anything else is believed.
@@ -200,6 +199,8 @@ pub enum Request {
     Vouch(Signed<Introduction>),
     /// An epoch came that has no box for me.
     Gate(Newest),
+    /// Here is a letter for you, or for you to pass on.
+    Letter(Letter),
 }
 wire_enum!(Request {
     0 => Compare,
@@ -208,6 +209,7 @@ wire_enum!(Request {
     3 => Introduce,
     4 => Vouch,
     5 => Gate,
+    6 => Letter,
 });
 
 /// The answer to a [`Request`].

@@ -5,13 +5,17 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::address::is_usable_endpoint;
 use crate::document::{Document, Signed};
-use crate::id::BootId;
+use crate::id::{BootId, NodeId};
 use crate::name::{LabelKey, LabelValue, NodeName, Site};
 use crate::trust::{Introduction, MemberCertificate};
 use crate::wire::{WireError, wire_struct, wire_unit_enum};
 
 /// The most endpoints in a record.
 pub const MAX_ENDPOINTS: usize = 8;
+/// The most relays in a record.
+pub const MAX_RELAYS: usize = 2;
+/// The most hubs in a record.
+pub const MAX_HUBS: usize = 4;
 /// The most labels in a record.
 pub const MAX_LABELS: usize = 16;
 /// The most introductions in a record.
@@ -48,6 +52,15 @@ pub struct NodeRecord {
     pub labels: Vec<Label>,
     /// The version of its daemon.
     pub version: String,
+    /// Whether anybody can send it datagrams at its addresses, by what it saw.
+    pub is_open: bool,
+    /// Whether it passes on what others send to each other.
+    pub is_relay: bool,
+    /// The members that pass on to it what others send, best first.
+    pub relays: Vec<NodeId>,
+    /// The members that it is linked with and that others can link to, too: through
+    /// these it is told things.
+    pub hubs: Vec<NodeId>,
 }
 wire_struct!(NodeRecord {
     0 => incarnation,
@@ -61,6 +74,10 @@ wire_struct!(NodeRecord {
     8 => site,
     9 => labels,
     10 => version,
+    11 => is_open,
+    12 => is_relay,
+    13 => relays,
+    14 => hubs,
 } check |record| record.check());
 
 impl Document for NodeRecord {
@@ -89,6 +106,9 @@ impl NodeRecord {
         }
         if self.introductions.len() > MAX_INTRODUCTIONS {
             return refuse("record: too many introductions");
+        }
+        if self.relays.len() > MAX_RELAYS || self.hubs.len() > MAX_HUBS {
+            return refuse("record: too many relays or hubs");
         }
         if !self.endpoints.iter().all(|endpoint| is_usable_endpoint(endpoint.address)) {
             return refuse("record: an endpoint that cannot be one");

@@ -150,7 +150,7 @@ impl Control {
                 if outbound && self.token_addresses.contains(&remote) {
                     self.answered.insert(remote, node);
                 }
-                let hello = self.hello(node, now);
+                let hello = self.hello(now);
                 let admission = Admission {
                     node,
                     stage: Stage::Hello,
@@ -185,12 +185,11 @@ impl Control {
         self.outputs.push_back(Output::Admission { exchange, send, outcome });
     }
 
-    fn hello(&mut self, node: NodeId, now: Now) -> Hello {
+    fn hello(&self, now: Now) -> Hello {
         Hello {
             boot: self.config.boot,
             clock: now.wall,
             port: self.settings.port,
-            probe_index: self.peer(node).probe_index,
             bans: self.trust.bans_digest(),
         }
     }

@@ -9,9 +9,10 @@ use epsilon_proto::id::{BootId, NodeId};
 use epsilon_proto::message::{Change, Hello};
 use epsilon_proto::record::EndpointSource;
 use epsilon_proto::wire;
-use rand_core::Rng as _;
 
 use super::documents::{Source, Taken};
+use super::letters::Correspondence;
+use super::relays::Relayed;
 use super::vouching::Wish;
 use super::{Control, Output};
 use crate::dial::Callee;
@@ -35,10 +36,6 @@ const FORWARD_EVERY: Duration = Duration::from_secs(5);
 const FORWARD_BURST: u32 = 5;
 /// What is known of a peer in this run.
 pub(super) struct Peer {
-    /// The index that its probes to this node carry.
-    pub(super) probe_index: u32,
-    /// The index that probes to it carry.
-    pub(super) remote_index: Option<u32>,
     /// Its current run.
     pub(super) boot: Option<BootId>,
     earlier_boots: VecDeque<BootId>,
@@ -50,6 +47,10 @@ pub(super) struct Peer {
     pub(super) port: Option<u16>,
     /// Its paths.
     pub(super) paths: Paths,
+    /// The relays to it.
+    pub(super) relayed: Relayed,
+    /// The letters to and from it.
+    pub(super) letters: Correspondence,
     /// Probes under way: transaction and address.
     pub(super) probes: VecDeque<(u64, Path)>,
     /// The link, when there is one.
@@ -76,10 +77,8 @@ pub(super) struct Link {
 }
 
 impl Peer {
-    fn new(probe_index: u32) -> Self {
+    fn new() -> Self {
         Self {
-            probe_index,
-            remote_index: None,
             boot: None,
             earlier_boots: VecDeque::new(),
             cloned: None,
@@ -87,6 +86,8 @@ impl Peer {
             said_clock: None,
             port: None,
             paths: Paths::default(),
+            relayed: Relayed::default(),
+            letters: Correspondence::new(),
             probes: VecDeque::new(),
             link: None,
             awaited: None,
@@ -129,8 +130,7 @@ impl Peer {
 
 impl Control {
     pub(super) fn peer(&mut self, node: NodeId) -> &mut Peer {
-        let random = &mut self.random;
-        self.peers.entry(node).or_insert_with(|| Peer::new(random.next_u32()))
+        self.peers.entry(node).or_insert_with(Peer::new)
     }
 
     /// Whether a second machine runs with a peer's identity: a run that had
@@ -167,30 +167,50 @@ impl Control {
     pub(super) fn peer_said_hello(&mut self, node: NodeId, hello: &Hello, now: Now) {
         let peer = self.peer(node);
         let restarted = peer.boot.is_some_and(|boot| boot != hello.boot);
-        let is_new_run = peer.boot != Some(hello.boot);
-        if let Some(ended) = peer.boot.filter(|_| restarted) {
-            peer.earlier_boots.push_back(ended);
-            if peer.earlier_boots.len() > BOOTS {
-                peer.earlier_boots.pop_front();
-            }
-        }
-        peer.boot = Some(hello.boot);
-        peer.earlier_boots.retain(|boot| *boot != hello.boot);
         peer.said_clock = Some((hello.clock, now.instant));
         peer.port = Some(hello.port);
-        peer.remote_index = Some(hello.probe_index);
         let replaces_link = restarted && peer.link.is_some();
         if replaces_link {
             // The earlier run is gone, or it is a second machine: then it
             // calls again, and that tells.
             self.outputs.push_back(Output::Disconnect(node));
         }
-        if is_new_run {
-            self.peer(node).paths.probe_all(now.instant);
-            self.peer_restarted(node);
+        self.learn_run(node, hello.boot, now);
+    }
+
+    /// The present run of a peer's daemon, as it says itself, or as its record does
+    /// while it is not linked.
+    pub(super) fn boot_of(&self, node: NodeId) -> Option<BootId> {
+        let heard = self.peers.get(&node).and_then(|peer| peer.boot);
+        heard.or_else(|| self.members.get(node).map(|member| member.record.boot))
+    }
+
+    /// A peer's daemon runs so: what was agreed with an earlier run is void.
+    pub(super) fn learn_run(&mut self, node: NodeId, boot: BootId, now: Now) {
+        let peer = self.peer(node);
+        let former = peer.boot.replace(boot);
+        if former == Some(boot) {
+            return;
         }
-        if restarted {
+        peer.earlier_boots.retain(|earlier| *earlier != boot);
+        peer.earlier_boots.extend(former);
+        if peer.earlier_boots.len() > BOOTS {
+            peer.earlier_boots.pop_front();
+        }
+        peer.paths.probe_all(now.instant);
+        self.end_channels(node, now);
+        self.peer_restarted(node);
+        if former.is_some() {
             self.event(Event::PeerRestarted(node));
+        }
+    }
+
+    /// A record of a peer that is not linked tells of its run.
+    pub(super) fn learn_run_of_record(&mut self, node: NodeId, now: Now) {
+        let Some(boot) = self.members.get(node).map(|member| member.record.boot) else { return };
+        let peer = self.peer(node);
+        if peer.link.is_none() && !peer.earlier_boots.contains(&boot) {
+            self.learn_run(node, boot, now);
         }
     }
 
@@ -477,11 +497,7 @@ impl Control {
     /// Forgets what was known of a peer in this run.
     fn forget_peer(&mut self, node: NodeId) {
         self.sync.forget(node);
-        let former = self.peers.remove(&node);
-        if let Some(former) = former.filter(|_| self.is_judged(node)) {
-            // It was told already by which index its probes are known.
-            self.peers.insert(node, Peer::new(former.probe_index));
-        }
+        self.peers.remove(&node);
         self.near.remove(&node);
         self.own_record.forget_promise(node);
         if self.contacts.remove(&node).is_some() {

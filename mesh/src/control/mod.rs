@@ -23,10 +23,12 @@ mod devices;
 mod documents;
 mod gate;
 mod judging;
+mod letters;
 mod links;
 mod operations;
 mod own;
 mod plane;
+mod relays;
 mod storage;
 mod sync;
 #[cfg(test)]
@@ -74,6 +76,8 @@ pub struct Config {
     pub version: String,
     /// Checks signatures.
     pub check: Box<dyn SignatureCheck + Send + Sync>,
+    /// Whether it may be a relay for others.
+    pub relays: bool,
     /// Link to these nodes only; the simulator's overlay for large fleets.
     pub overlay: Option<BTreeSet<NodeId>>,
 }
@@ -218,6 +222,9 @@ pub struct Control {
     dialer: Dialer,
     sync: sync::Sync,
     plane: plane::Plane,
+    relays: relays::Relays,
+    /// Counts the letters of this run.
+    last_letter: u64,
     token_addresses: Vec<SocketAddr>,
     /// Who answered at those.
     answered: BTreeMap<SocketAddr, NodeId>,
@@ -323,6 +330,8 @@ impl Control {
             dialer: Dialer::default(),
             sync: sync::Sync::new(now.instant),
             plane: plane::Plane::default(),
+            relays: relays::Relays::default(),
+            last_letter: 0,
             token_addresses: Vec::new(),
             answered: BTreeMap::new(),
             configured: Vec::new(),
@@ -386,6 +395,7 @@ impl Control {
         for peer in self.peers.values_mut() {
             peer.paths.probe_all(now.instant);
         }
+        self.forget_openness();
         self.own_record.touch();
         self.advance_own(now);
         self.advance_paths(now);

@@ -165,14 +165,15 @@ impl Control {
     /// Where a member saw this node's datagrams come from.
     pub(super) fn observed_at(&mut self, by: NodeId, address: SocketAddr) {
         if self.own_record.observed.insert(by, address) != Some(address) {
-            let endpoints = self.endpoints();
+            let endpoints = self.endpoints(MAX_ENDPOINTS);
             if self.members.get(self.own).is_none_or(|own| own.record.endpoints != endpoints) {
                 self.own_record.touch();
             }
         }
     }
 
-    fn endpoints(&self) -> Vec<Endpoint> {
+    /// At most so many of the addresses of this node, best first.
+    pub(super) fn endpoints(&self, most: usize) -> Vec<Endpoint> {
         let local = self
             .local
             .iter()
@@ -183,7 +184,7 @@ impl Control {
             self.own_record.observed.values().map(|address| (EndpointSource::Observed, *address));
         let mut endpoints: Vec<Endpoint> = Vec::new();
         for (source, address) in configured.chain(local).chain(observed) {
-            if endpoints.len() < MAX_ENDPOINTS
+            if endpoints.len() < most
                 && is_usable_endpoint(address)
                 && !self.members.is_inside(address.ip())
                 && !endpoints.iter().any(|known| known.address == address)
@@ -212,10 +213,14 @@ impl Control {
             introductions: self.own_record.introductions(),
             ipv4: self.identity.ipv4,
             name: self.identity.name.clone(),
-            endpoints: self.endpoints(),
+            endpoints: self.endpoints(MAX_ENDPOINTS),
             site: self.settings.site.clone(),
             labels: self.settings.labels.clone(),
             version: self.config.version.clone(),
+            is_open: self.relays.is_open,
+            is_relay: self.is_relay(),
+            relays: self.relays.own.clone(),
+            hubs: self.hubs(),
         };
         let same = self.members.get(self.own).is_some_and(|known| {
             let mut stamped = record.clone();

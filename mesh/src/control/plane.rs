@@ -22,7 +22,7 @@ const MAX_PROBES: usize = 64;
 pub(super) struct Plane {
     touched: BTreeSet<NodeId>,
     installed: BTreeMap<NodeId, Vec<Prefix>>,
-    keyed: BTreeMap<NodeId, (BootId, u32)>,
+    keyed: BTreeMap<NodeId, BootId>,
     own: Option<(Option<Ipv4Addr>, Vec<Ipv6Addr>)>,
     last_transaction: u64,
     /// Probes of [`Control::ping`] under way.
@@ -61,7 +61,7 @@ impl Control {
             if node == self.own {
                 self.announce_addresses();
             } else {
-                self.refresh_peer(node);
+                self.refresh_peer(node, now);
                 self.refresh_calls(node, now);
             }
         }
@@ -69,16 +69,17 @@ impl Control {
         self.advance_paths(now);
     }
 
-    fn refresh_peer(&mut self, node: NodeId) {
+    fn refresh_peer(&mut self, node: NodeId, now: Now) {
         let Some(member) = self.members.get(node) else {
             if self.plane.installed.remove(&node).is_some() {
                 self.plane.keyed.remove(&node);
+                self.end_channels(node, now);
                 self.outputs.push_back(Output::Shard(Command::RemovePeer { node }));
             }
             return;
         };
         let key = member.key;
-        let endpoints: Vec<_> = member.record.endpoints.clone();
+        let (endpoints, is_open) = (member.record.endpoints.clone(), member.record.is_open);
         let prefixes = self.prefixes_of(node);
         let is_new = !self.plane.installed.contains_key(&node);
         if self.plane.installed.get(&node) != Some(&prefixes) {
@@ -92,13 +93,14 @@ impl Control {
             let is_observed = endpoint.source == EndpointSource::Observed;
             let is_own = is_observed && self.is_own_address(endpoint.address);
             if !is_own && !self.members.is_inside(endpoint.address.ip()) {
-                self.peer(node).paths.add(Path::Direct(endpoint.address), !is_observed);
+                self.peer(node).paths.add(Path::Direct(endpoint.address), !is_observed || is_open);
             }
         }
+        self.learn_run_of_record(node, now);
         self.give_probe_keys(node);
     }
 
-    fn is_own_address(&self, address: SocketAddr) -> bool {
+    pub(super) fn is_own_address(&self, address: SocketAddr) -> bool {
         self.local.iter().any(|(ip, _)| *ip == address.ip()) && address.port() == self.settings.port
     }
 
@@ -126,29 +128,16 @@ impl Control {
         (!is_inherited).then_some(derived)
     }
 
-    /// Keys for probes, once both runs and the peer's index are known.
+    /// Keys for probes between the present runs.
     fn give_probe_keys(&mut self, node: NodeId) {
-        let peer = self.peer(node);
-        let (Some(boot), Some(remote_index), local_index) =
-            (peer.boot, peer.remote_index, peer.probe_index)
-        else {
-            return;
-        };
-        if !self.plane.installed.contains_key(&node)
-            || self.plane.keyed.get(&node) == Some(&(boot, remote_index))
-        {
+        let Some(boot) = self.boot_of(node) else { return };
+        if !self.plane.installed.contains_key(&node) || self.plane.keyed.get(&node) == Some(&boot) {
             return;
         }
-        let keys = shard::probe_keys(&self.config.key, node, self.id, self.config.boot, boot);
-        if let Some((send, receive)) = keys {
-            self.plane.keyed.insert(node, (boot, remote_index));
-            self.outputs.push_back(Output::Shard(Command::SetProbeKeys {
-                node,
-                send,
-                receive,
-                local_index,
-                remote_index,
-            }));
+        let boots = (self.config.boot, boot);
+        if let Some(keys) = shard::probe_keys(&self.config.key, node, self.id, boots) {
+            self.plane.keyed.insert(node, boot);
+            self.outputs.push_back(Output::Shard(Command::SetProbeKeys { node, keys }));
         }
     }
 
@@ -176,6 +165,7 @@ impl Control {
 
     /// The data plane reports.
     pub fn handle_report(&mut self, report: Report, now: Now) {
+        let is_probe = matches!(report, Report::ProbeReceived { .. });
         match report {
             Report::ProbeAnswered { node, transaction, to, observed, rtt } => {
                 let local = self.local.clone();
@@ -189,13 +179,24 @@ impl Control {
                 if self.plane.pings.remove(&transaction) {
                     self.outputs.push_back(Output::Pong { transaction, from: to, rtt });
                 }
+                let (direct, was_proven) = (peer.paths.direct(), peer.paths.is_proven());
                 peer.paths.answered(to, rtt, now.instant, &local);
+                let (now_direct, is_proven) = (peer.paths.direct(), peer.paths.is_proven());
                 if let Path::Direct(_) = to {
                     self.observed_at(node, observed);
+                }
+                if direct != now_direct {
+                    self.refresh_channels(node, now);
+                }
+                if was_proven != is_proven {
+                    self.choose_relays(now);
                 }
                 self.advance_own(now);
             }
             Report::ProbeReceived { node, from } | Report::NewSource { node, from } => {
+                if let (Path::Direct(address), true) = (from, is_probe) {
+                    self.came_from(address, now);
+                }
                 if !self.members.is_inside(from.address().ip())
                     && let Some(peer) = self.peers.get_mut(&node)
                 {
@@ -270,12 +271,21 @@ impl Control {
         }
         for (node, step) in due {
             match step {
-                Step::Probe(to) => drop(self.send_probe(node, to)),
+                Step::Probe(to) => {
+                    if let Path::Direct(address) = to {
+                        self.sent_to(address, now.instant);
+                    }
+                    self.send_probe(node, to);
+                }
                 Step::Use(path) => {
                     self.set_path(node, path);
                     self.event(Event::PathMoved(node, path));
+                    if self.relays.own.contains(&node) {
+                        self.choose_relays(now);
+                    }
                 }
-                Step::Call | Step::Relay => {}
+                Step::Call => self.call(node, true),
+                Step::Relay => self.seek_relay(node, now),
             }
         }
     }

@@ -47,6 +47,7 @@ enum Asked {
     Introduce,
     Vouch,
     Gate,
+    Letter,
 }
 
 /// The rounds under way.
@@ -90,6 +91,7 @@ impl Control {
             Request::Introduce(_) => Asked::Introduce,
             Request::Vouch(_) => Asked::Vouch,
             Request::Gate(_) => Asked::Gate,
+            Request::Letter(_) => Asked::Letter,
         };
         self.sync.asked.insert(id, (node, asked));
         self.outputs.push_back(Output::Request { node, id, bytes: wire::encode(request) });
@@ -138,6 +140,10 @@ impl Control {
                 self.take_introduction(node, &introduction);
                 Response::Taken(TakenAnswer::default())
             }
+            Request::Letter(letter) => {
+                self.take_letter(node, letter, now);
+                Response::Taken(TakenAnswer::default())
+            }
             Request::Gate(newest) => Response::Gate(Box::new(self.welcome(node, newest.gate))),
         };
         self.advance_own(now);
@@ -184,7 +190,7 @@ impl Control {
             (Asked::Gate, Some(Response::Gate(welcome))) => {
                 self.take_welcome(node, *welcome, now);
             }
-            (Asked::Vouch | Asked::Gate, _) => {}
+            (Asked::Vouch | Asked::Gate | Asked::Letter, _) => {}
             (Asked::Compare | Asked::Exchange, _) => drop(self.sync.active.remove(&node)),
         }
         self.advance_own(now);

@@ -96,6 +96,7 @@ impl Scene {
             hostname: "host".parse().ok(),
             version: "0.1.0".to_owned(),
             check: Box::new(Strict),
+            relays: true,
             overlay: None,
         };
         let now = Now { instant: Instant(SECOND * 100), wall: WALL };
@@ -179,7 +180,6 @@ impl Scene {
             boot: BootId([9; 16]),
             clock: self.now.wall,
             port: 7755,
-            probe_index: 5,
             bans: self.control.trust.bans_digest(),
         };
         self.admission(exchange, AdmissionInput::Frame(wire::encode(&hello)));
@@ -326,6 +326,10 @@ impl Scene {
             site: None,
             labels: Vec::new(),
             version: String::new(),
+            is_open: false,
+            is_relay: false,
+            relays: Vec::new(),
+            hubs: Vec::new(),
         };
         self.sign(&record, of)
     }

@@ -63,6 +63,8 @@ pub struct MemberView {
     pub endpoints: Vec<Endpoint>,
     /// Where its data travels.
     pub path: Option<Path>,
+    /// The relay, where that goes through one.
+    pub relay: Option<NodeId>,
     /// The round trip of the last answered probe.
     pub rtt: Option<Duration>,
     /// Where it is linked.
@@ -264,6 +266,7 @@ impl Control {
             labels: record.labels.clone(),
             endpoints: record.endpoints.clone(),
             path: peer.and_then(|peer| peer.paths.active()),
+            relay: peer.and_then(|peer| peer.relayed.relay_of(peer.paths.active()?)),
             rtt: peer.and_then(|peer| peer.paths.rtt()),
             link: link.map(|link| link.remote),
             linked_since: link.map(|link| link.since),

@@ -8,7 +8,7 @@ use epsilon_proto::datagram::Channel;
 use epsilon_proto::id::NodeId;
 use epsilon_proto::key::AgreementKey;
 
-use super::probe::ProbeKey;
+use super::probe::ProbeKeys;
 use super::prober::canonical;
 use super::routes::Prefix;
 
@@ -131,15 +131,8 @@ pub enum Command {
     SetProbeKeys {
         /// The peer.
         node: NodeId,
-        /// Seals what this node sends.
-        send: ProbeKey,
-        /// Opens what the peer sends.
-        receive: ProbeKey,
-        /// The index this node issued: what the peer puts into its probes.
-        /// Unique among the peers of this node.
-        local_index: u32,
-        /// The index the peer issued.
-        remote_index: u32,
+        /// The keys.
+        keys: ProbeKeys,
     },
     /// Neither sends nor answers probes of the peer until it has keys again.
     ClearProbeKeys {

@@ -58,7 +58,7 @@ pub use engine::{BEACONS_PER_SECOND, Config, Shard};
 pub use filter::{AdmitAll, ReceiveFilter};
 pub use lane::{Kind, Lane, Passed};
 pub use peer::{IDLE, UNANSWERED};
-pub use probe::{ProbeKey, probe_keys};
+pub use probe::{ProbeKey, ProbeKeys, probe_keys};
 pub use prober::PROBE_TIMEOUT;
 pub use routes::Prefix;
 pub use stats::{Dropped, PeerDropped, PeerStats, Stats, Traffic};

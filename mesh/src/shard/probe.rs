@@ -4,7 +4,7 @@
 //! | 0x80 | 0 0 0 | index u32 | counter u64 | sealed: kind, address, transaction, padding | tag 16 |
 //! ```
 //!
-//! Integers are little-endian, as in WireGuard; the index is the receiver's.
+//! Integers are little-endian, as in WireGuard; the index follows from the keys, as both know.
 //! ChaCha20-Poly1305 with the counter as nonce and the first 16 bytes as
 //! associated data. The sealed part has at least 32 bytes; more is padding,
 //! so that probes can find out how much a path carries. An answer is as long
@@ -17,9 +17,9 @@ use chacha20poly1305::{ChaCha20Poly1305, Nonce};
 use epsilon_proto::datagram::PROBE;
 use epsilon_proto::id::{BootId, NetworkId, NodeId};
 use epsilon_proto::key::SecretKey;
-use hkdf::Hkdf;
-use sha2::Sha256;
 use zeroize::Zeroizing;
+
+use crate::pair::Pair;
 
 const HEADER: usize = 16;
 const SEALED: usize = 32;
@@ -55,45 +55,45 @@ impl ProbeKey {
     }
 }
 
-/// The keys for probes to and from a peer: `(send, receive)`.
-///
-/// HKDF-SHA256 of the X25519 secret that both share, one key per direction
-/// and pair of boot ids, so that no nonce is ever used twice and nothing
-/// recorded before a restart is of use after it. `None` if the peer's key is
-/// not one that an honest node can have.
+/// What probes to and from a peer are sealed with, and known by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProbeKeys {
+    /// Seals what this node sends.
+    pub send: ProbeKey,
+    /// Opens what the peer sends.
+    pub receive: ProbeKey,
+    /// By which index the peer knows what this node sends.
+    pub remote_index: u32,
+    /// By which index this node knows what the peer sends. Two peers may have the
+    /// same one.
+    pub local_index: u32,
+}
+
+/// The keys for probes between two runs of two daemons, without a word between them.
+/// `None` if the peer's key is not one that an honest node can have.
 pub fn probe_keys(
     own: &SecretKey,
     peer: NodeId,
     network: NetworkId,
-    own_boot: BootId,
-    peer_boot: BootId,
-) -> Option<(ProbeKey, ProbeKey)> {
-    let secret = x25519_dalek::StaticSecret::from(*own.agreement_secret());
-    let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(peer.key().agreement()?.0));
-    if !shared.was_contributory() {
-        return None;
-    }
-    let derivation = Hkdf::<Sha256>::new(None, shared.as_bytes());
-    let direction =
-        |sender: NodeId, receiver: NodeId, sender_boot: BootId, receiver_boot: BootId| {
-            let mut key = Zeroizing::new([0; 32]);
-            derivation
-                .expand_multi_info(
-                    &[
-                        b"epsilon/1/probe/",
-                        &network.0,
-                        &sender.0,
-                        &receiver.0,
-                        &sender_boot.0,
-                        &receiver_boot.0,
-                    ],
-                    &mut *key,
-                )
-                .ok()?;
-            Some(ProbeKey(key))
-        };
-    let node = own.node();
-    Some((direction(node, peer, own_boot, peer_boot)?, direction(peer, node, peer_boot, own_boot)?))
+    boots: (BootId, BootId),
+) -> Option<ProbeKeys> {
+    let pair = Pair::new(own, peer, network, boots)?;
+    let key = |is_outbound| {
+        let mut key = Zeroizing::new([0; 32]);
+        pair.secret("probe", is_outbound, &mut *key)?;
+        Some(ProbeKey(key))
+    };
+    let index = |is_outbound| {
+        let mut index = [0; 4];
+        pair.secret("probe-index", is_outbound, &mut index)?;
+        Some(u32::from_le_bytes(index))
+    };
+    Some(ProbeKeys {
+        send: key(true)?,
+        receive: key(false)?,
+        remote_index: index(true)?,
+        local_index: index(false)?,
+    })
 }
 
 /// What a probe says.
@@ -185,32 +185,6 @@ pub(super) fn open(key: &ProbeKey, datagram: &[u8]) -> Option<(u64, Probe)> {
     Some((counter, probe))
 }
 
-/// Lets each counter pass once, and none that is far behind the highest
-/// (RFC 6479's idea for a window of 128).
-#[derive(Debug, Default)]
-pub(super) struct Window {
-    highest: u64,
-    /// Bit n: the counter n below the highest was seen.
-    seen: u128,
-}
-
-impl Window {
-    /// Whether an authenticated counter is new; from then on it is not.
-    pub(super) fn admit(&mut self, counter: u64) -> bool {
-        if counter > self.highest {
-            let ahead = u32::try_from(counter - self.highest).unwrap_or(u32::MAX);
-            self.seen = self.seen.checked_shl(ahead).unwrap_or(0) | 1;
-            self.highest = counter;
-            return true;
-        }
-        let behind = u32::try_from(self.highest - counter).unwrap_or(u32::MAX);
-        let Some(bit) = 1u128.checked_shl(behind) else { return false };
-        let new = self.seen & bit == 0;
-        self.seen |= bit;
-        new
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,43 +196,23 @@ mod tests {
         SecretKey::from_seed(&[seed; 32])
     }
 
-    fn keys(own: u8, peer: u8, own_boot: u8, peer_boot: u8) -> (ProbeKey, ProbeKey) {
+    fn keys(own: u8, peer: u8, own_boot: u8, peer_boot: u8) -> ProbeKeys {
         let boots = (BootId([own_boot; 16]), BootId([peer_boot; 16]));
-        probe_keys(&secret(own), secret(peer).node(), NETWORK, boots.0, boots.1).unwrap()
+        probe_keys(&secret(own), secret(peer).node(), NETWORK, boots).unwrap()
     }
 
     #[test]
     fn what_one_side_sends_with_the_other_receives_with() {
-        let (send, receive) = keys(1, 2, 10, 20);
-        let (other_send, other_receive) = keys(2, 1, 20, 10);
-        assert_eq!(send, other_receive);
-        assert_eq!(receive, other_send);
-        assert_ne!(send, receive);
-    }
-
-    #[test]
-    fn another_network_peer_or_run_of_either_daemon_has_other_keys() {
-        let (send, _) = keys(1, 2, 10, 20);
-        assert_ne!(send, keys(1, 3, 10, 20).0);
-        assert_ne!(send, keys(1, 2, 11, 20).0);
-        assert_ne!(send, keys(1, 2, 10, 21).0);
-        let boots = (BootId([10; 16]), BootId([20; 16]));
-        let other = NetworkId([8; 32]);
-        let elsewhere = probe_keys(&secret(1), secret(2).node(), other, boots.0, boots.1);
-        assert_ne!(send, elsewhere.unwrap().0);
-    }
-
-    #[test]
-    fn a_weak_key_has_no_probe_keys() {
-        let mut identity = [0; 32];
-        identity[0] = 1;
-        let boot = BootId([0; 16]);
-        assert_eq!(probe_keys(&secret(1), NodeId(identity), NETWORK, boot, boot), None);
+        let (one, other) = (keys(1, 2, 10, 20), keys(2, 1, 20, 10));
+        assert!(one.send == other.receive && one.receive == other.send);
+        assert_eq!((one.local_index, one.remote_index), (other.remote_index, other.local_index));
+        assert!(one.send != one.receive && one.local_index != one.remote_index);
+        assert_ne!(one.local_index, keys(1, 2, 11, 20).local_index);
     }
 
     #[test]
     fn a_probe_is_opened_with_its_key_only_and_an_answer_is_no_longer() {
-        let (send, receive) = keys(1, 2, 10, 20);
+        let ProbeKeys { send, receive, .. } = keys(1, 2, 10, 20);
         for observed in ["192.0.2.7:7755", "[2001:db8::7]:1"] {
             let answer = Probe::Answer { transaction: 77, observed: observed.parse().unwrap() };
             for probe in [Probe::Request { transaction: u64::MAX }, answer] {
@@ -276,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_changed_bit_anywhere_is_noticed() {
-        let (send, _) = keys(1, 2, 10, 20);
+        let ProbeKeys { send, .. } = keys(1, 2, 10, 20);
         let mut datagram = [0; LENGTH];
         seal(&send, 7, 3, Probe::Request { transaction: 5 }, &mut datagram);
         for bit in 0..LENGTH * 8 {
@@ -286,36 +240,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn each_counter_passes_once_in_any_order_within_the_window() {
-        let mut window = Window::default();
-        assert!(window.admit(0));
-        assert!(!window.admit(0));
-        for counter in [5, 3, 130, 4, 128, u64::MAX - 1, u64::MAX] {
-            assert!(window.admit(counter), "{counter}");
-            assert!(!window.admit(counter), "{counter}");
-        }
-        assert!(!window.admit(131));
-        assert!(window.admit(u64::MAX - 127));
-        assert!(!window.admit(u64::MAX - 128));
-    }
-
     proptest! {
         #[test]
-        fn no_counter_passes_twice(counters in proptest::collection::vec(0u64..300, 0..200)) {
-            let mut window = Window::default();
-            let mut passed = std::collections::BTreeSet::new();
-            for counter in counters {
-                let highest = passed.last().copied().unwrap_or(0);
-                let admitted = window.admit(counter);
-                prop_assert!(!admitted || passed.insert(counter));
-                prop_assert!(admitted || passed.contains(&counter) || counter + 127 < highest);
-            }
-        }
-
-        #[test]
         fn no_datagram_panics(datagram in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let (send, _) = keys(1, 2, 10, 20);
+            let ProbeKeys { send, .. } = keys(1, 2, 10, 20);
             let _ = index(&datagram);
             prop_assert_eq!(open(&send, &datagram), None);
         }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use epsilon_proto::clock::Instant;
 
 use super::command::Path;
-use super::probe::{Probe, ProbeKey, Window};
+use super::probe::{Probe, ProbeKey, ProbeKeys};
+use crate::pair::Window;
 
 /// How long an answer to a probe is waited for.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,19 +19,12 @@ const OUTSTANDING: usize = 64;
 /// Probing one peer.
 #[derive(Default)]
 pub(super) struct Prober {
-    keys: Option<Keys>,
+    keys: Option<ProbeKeys>,
+    window: Window,
     /// Cleared keys are kept, so that the window outlives it when the same
     /// ones are given again.
     enabled: bool,
     outstanding: VecDeque<Outstanding>,
-}
-
-struct Keys {
-    send: ProbeKey,
-    receive: ProbeKey,
-    local_index: u32,
-    remote_index: u32,
-    window: Window,
 }
 
 struct Outstanding {
@@ -49,21 +43,12 @@ pub(super) enum Heard {
 }
 
 impl Prober {
-    pub(super) fn set(
-        &mut self,
-        send: ProbeKey,
-        receive: ProbeKey,
-        local_index: u32,
-        remote_index: u32,
-    ) {
-        let window = match self.keys.take() {
-            Some(keys) if keys.receive == receive => keys.window,
-            _ => {
-                self.outstanding.clear();
-                Window::default()
-            }
-        };
-        self.keys = Some(Keys { send, receive, local_index, remote_index, window });
+    pub(super) fn set(&mut self, keys: ProbeKeys) {
+        if self.keys.as_ref().is_none_or(|known| known.receive != keys.receive) {
+            self.outstanding.clear();
+            self.window = Window::default();
+        }
+        self.keys = Some(keys);
         self.enabled = true;
     }
 
@@ -72,17 +57,17 @@ impl Prober {
         self.outstanding.clear();
     }
 
-    fn keys(&mut self) -> Option<&mut Keys> {
-        self.keys.as_mut().filter(|_| self.enabled)
+    fn keys(&self) -> Option<&ProbeKeys> {
+        self.keys.as_ref().filter(|_| self.enabled)
     }
 
     /// The index that the peer puts into its probes.
-    pub(super) fn local_index(&mut self) -> Option<u32> {
+    pub(super) fn local_index(&self) -> Option<u32> {
         self.keys().map(|keys| keys.local_index)
     }
 
     /// The key and the index to seal a probe with.
-    pub(super) fn sealing(&mut self) -> Option<(&ProbeKey, u32)> {
+    pub(super) fn sealing(&self) -> Option<(&ProbeKey, u32)> {
         self.keys().map(|keys| (&keys.send, keys.remote_index))
     }
 
@@ -99,7 +84,7 @@ impl Prober {
     pub(super) fn open(&mut self, from: Path, datagram: &[u8], now: Instant) -> Option<Heard> {
         let keys = self.keys()?;
         let (counter, probe) = super::probe::open(&keys.receive, datagram)?;
-        if !keys.window.admit(counter) {
+        if !self.window.admit(counter) {
             return None;
         }
         self.outstanding.retain(|probe| now.since(probe.sent) < PROBE_TIMEOUT);

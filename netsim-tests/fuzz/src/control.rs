@@ -54,6 +54,7 @@ impl Scene {
             hostname: "n1".parse().ok(),
             version: "0.1.0".to_owned(),
             check: Box::new(Holds),
+            relays: true,
             overlay: None,
         };
         let now = Now { instant: Instant(Duration::from_secs(10)), wall: samples::NOW };

@@ -12,7 +12,7 @@ use boringtun::noise::{Tunn, TunnResult};
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
 use epsilon_mesh::shard::{
-    Command, MAX_DATAGRAM, Output, Path, ProbeKey, Relaying, Report, Shard, Target, probe_keys,
+    Command, MAX_DATAGRAM, Output, Path, ProbeKeys, Relaying, Report, Shard, Target, probe_keys,
 };
 use epsilon_proto::clock::Instant;
 use epsilon_proto::datagram::{BEACON, Channel, PROBE, RELAYED_DATA, SPLIT};
@@ -26,7 +26,6 @@ use crate::script::{self, Script};
 
 const NETWORK: NetworkId = NetworkId([9; 32]);
 const BOOTS: [BootId; 2] = [BootId([1; 16]), BootId([2; 16])];
-const PROBE_INDEX: u32 = 70;
 
 fn node(number: usize) -> NodeId {
     packets::identity(number).0
@@ -35,14 +34,14 @@ fn node(number: usize) -> NodeId {
 /// What is dear to compute and the same in every run.
 struct Keys {
     /// The shard's, for probes to and from the member.
-    own: (ProbeKey, ProbeKey),
+    own: ProbeKeys,
     /// The member's, to seal with.
     member: [u8; 32],
 }
 
 thread_local! {
     static KEYS: Keys = Keys {
-        own: probe_keys(&samples::key(1), node(1), NETWORK, BOOTS[0], BOOTS[1]).unwrap(),
+        own: probe_keys(&samples::key(1), node(1), NETWORK, (BOOTS[0], BOOTS[1])).unwrap(),
         member: probe_key(),
     };
 }
@@ -79,6 +78,8 @@ struct Scene {
     /// Another implementation of WireGuard.
     member: Tunn,
     probe: ChaCha20Poly1305,
+    /// By which probes of the member are known.
+    index: u32,
     counter: u64,
     /// The ECN bits of what is delivered.
     mark: u8,
@@ -104,6 +105,7 @@ impl Scene {
             now: Instant(Duration::from_secs(100)),
             member: Tunn::new(secret, public, None, None, 5, None),
             probe: ChaCha20Poly1305::new(&KEYS.with(|keys| keys.member).into()),
+            index: 0,
             counter: 0,
             mark: 0,
             channel: None,
@@ -112,17 +114,12 @@ impl Scene {
             paths: [1, 2].map(|node| UNDERLAY[node].parse().ok()),
             heard: None,
         };
-        let (send, receive) = KEYS.with(|keys| keys.own.clone());
         let ends = [1, 2].map(|node| UNDERLAY[node].parse().unwrap());
         scene.command(Command::SetRelaying(Relaying { each: 1 << 20, all: 1 << 20 }));
         scene.command(Command::SetChannel { channel: Channel::new(0), ends });
-        scene.command(Command::SetProbeKeys {
-            node: node(1),
-            send,
-            receive,
-            local_index: PROBE_INDEX,
-            remote_index: 71,
-        });
+        let keys = KEYS.with(|keys| keys.own.clone());
+        scene.index = keys.local_index;
+        scene.command(Command::SetProbeKeys { node: node(1), keys });
         scene
     }
 
@@ -208,7 +205,7 @@ impl Scene {
 
     fn seal_probe(&self, counter: u64, content: &[u8]) -> Vec<u8> {
         let header =
-            [&[PROBE, 0, 0, 0][..], &PROBE_INDEX.to_le_bytes(), &counter.to_le_bytes()].concat();
+            [&[PROBE, 0, 0, 0][..], &self.index.to_le_bytes(), &counter.to_le_bytes()].concat();
         let mut nonce = [0; 12];
         nonce[4..].copy_from_slice(&counter.to_le_bytes());
         let payload = Payload { msg: content, aad: &header };

@@ -53,13 +53,7 @@ fn welcome() -> Welcome {
 }
 
 pub(crate) fn hello() -> Hello {
-    Hello {
-        boot: BootId([6; 16]),
-        clock: sample::NOW,
-        port: 7755,
-        probe_index: 70_000,
-        bans: Digest([7; 32]),
-    }
+    Hello { boot: BootId([6; 16]), clock: sample::NOW, port: 7755, bans: Digest([7; 32]) }
 }
 
 pub(crate) fn bans() -> Bans {

@@ -163,6 +163,10 @@ pub(crate) fn record() -> NodeRecord {
         site: Some("attic".parse().unwrap()),
         labels: vec![label()],
         version: "0.1.0".to_owned(),
+        is_open: true,
+        is_relay: true,
+        relays: vec![key(5).node()],
+        hubs: vec![key(5).node()],
     }
 }
 

@@ -133,6 +133,7 @@ impl World {
             hostname: Some(one.hostname.clone()),
             version: "0.1.0".to_owned(),
             check,
+            relays: true,
             overlay: one.overlay.clone(),
         };
         let mut control = match Control::new(config, saved, seed, now) {

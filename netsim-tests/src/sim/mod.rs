@@ -20,6 +20,7 @@
 mod act;
 mod check;
 mod connection;
+mod datagram;
 mod faults;
 mod fleet;
 mod gossip;
@@ -36,6 +37,7 @@ mod topology;
 mod trace;
 mod world;
 
+pub use datagram::Conversation;
 pub use fleet::Death;
 pub use machine::Traffic;
 pub use nat::{Behaviour, Dependence, Nat, Protocol};

@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn nat(behaviour: Behaviour) -> (Nat, Random) {
-        (Nat::new(behaviour, "203.0.113.1".parse().unwrap()), Random::new(1))
+        (Nat::new(behaviour, "203.0.113.1".parse().unwrap()), Random::of(1))
     }
 
     fn send(nat: &mut (Nat, Random), to: &str, seconds: u64) -> SocketAddr {

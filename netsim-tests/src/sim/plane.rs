@@ -1,24 +1,44 @@
 //! A declared double of the data plane: who is installed with which prefixes,
-//! and probes that are answered when both ends know each other's keys.
+//! and datagrams between those who know each other's keys: probes, packets, and
+//! what is passed on for others.
 //!
 //! The contract is that of [`epsilon_mesh::shard::Command`] and
-//! [`epsilon_mesh::shard::Report`]; sessions and packets have no place here.
+//! [`epsilon_mesh::shard::Report`]; sessions have no place here: a packet needs a
+//! path, but no handshake.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
 
-use epsilon_mesh::shard::{Command, Path, PeerId, Prefix};
+use epsilon_mesh::shard::{Command, Path, PeerId, Prefix, ProbeKeys};
+use epsilon_proto::datagram::Channel;
 use epsilon_proto::id::NodeId;
 use epsilon_proto::key::AgreementKey;
 
-/// What a shard was told about a peer.
+/// What a shard was told about a peer, and knows of it.
 #[derive(Default)]
 pub(crate) struct Peer {
     pub(crate) prefixes: Vec<Prefix>,
     pub(crate) path: Option<Path>,
-    /// The index that it must use, and the one that this node must use.
-    pub(crate) indices: Option<(u32, u32)>,
+    pub(crate) keys: Option<ProbeKeys>,
     /// How many of its probes were reported in which second.
     pub(crate) reported: (u64, u32),
+    /// Packets that wait for a path, and since when.
+    pub(crate) waiting: VecDeque<(Duration, u64)>,
+    /// When it was said last that there is no path, or that it is elsewhere.
+    pub(crate) said: Option<Duration>,
+    /// When it is said that nothing was replied.
+    pub(crate) unanswered: Option<Duration>,
+    /// When something was sent or heard.
+    pub(crate) used: Duration,
+    pub(crate) is_busy: bool,
+}
+
+/// A probe under way.
+pub(crate) struct Outstanding {
+    pub(crate) node: NodeId,
+    pub(crate) way: Path,
+    pub(crate) sent: Duration,
 }
 
 /// The double of a machine's shard.
@@ -31,11 +51,28 @@ pub(crate) struct Plane {
     shared: BTreeSet<Prefix>,
     pub(crate) own: Vec<Prefix>,
     pub(crate) probes: u64,
+    pub(crate) outstanding: BTreeMap<u64, Outstanding>,
+    pub(crate) channels: BTreeMap<Channel, [SocketAddr; 2]>,
+    /// Datagrams passed on for others.
+    pub(crate) passed_on: u64,
+}
+
+/// What the network has to carry because of a command.
+pub(crate) enum Sent {
+    Probe {
+        node: NodeId,
+        way: Path,
+        transaction: u64,
+    },
+    /// The packets that waited for a path.
+    Waiting {
+        node: NodeId,
+    },
 }
 
 impl Plane {
-    /// Takes a command; a probe to send is given back.
-    pub(crate) fn obey(&mut self, command: Command) -> Option<(NodeId, Path, u64)> {
+    /// Takes a command.
+    pub(crate) fn obey(&mut self, command: Command) -> Option<Sent> {
         match command {
             Command::SetOwn { addresses, .. } => self.own = addresses,
             Command::SetPeer { node, prefixes, .. } => {
@@ -58,25 +95,25 @@ impl Plane {
             Command::SetPath { node, path } => {
                 if let Some(peer) = self.peers.get_mut(&node) {
                     peer.path = path;
+                    return path.is_some().then_some(Sent::Waiting { node });
                 }
             }
-            Command::SetProbeKeys { node, local_index, remote_index, .. } => {
+            Command::SetProbeKeys { node, keys } => {
                 if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.indices = Some((local_index, remote_index));
+                    peer.keys = Some(keys);
                 }
             }
             Command::ClearProbeKeys { node } => {
                 if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.indices = None;
+                    peer.keys = None;
                 }
             }
-            Command::ResetSession { .. }
-            | Command::SetChannel { .. }
-            | Command::RemoveChannel { .. }
-            | Command::SetRelaying(_) => {}
+            Command::SetChannel { channel, ends } => drop(self.channels.insert(channel, ends)),
+            Command::RemoveChannel { channel } => drop(self.channels.remove(&channel)),
+            Command::ResetSession { .. } | Command::SetRelaying(_) => {}
             Command::SendProbe { node, to, transaction } => {
                 self.probes += 1;
-                return Some((node, to, transaction));
+                return Some(Sent::Probe { node, way: to, transaction });
             }
         }
         None

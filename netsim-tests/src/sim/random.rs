@@ -9,7 +9,8 @@ use rand_core::{Rng as _, SeedableRng as _};
 pub struct Random(ChaCha20Rng);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// That of a seed.
+    pub fn of(seed: u64) -> Self {
         Self(ChaCha20Rng::seed_from_u64(seed))
     }
 

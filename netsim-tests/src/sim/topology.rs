@@ -199,7 +199,7 @@ mod tests {
         {
             topology.attach(machine, network, at.parse().unwrap());
         }
-        (Scene { topology, random: Random::new(1) }, outside, [one, two])
+        (Scene { topology, random: Random::of(1) }, outside, [one, two])
     }
 
     #[test]
@@ -256,7 +256,7 @@ mod tests {
                 topology.behind(network, outer.parse().unwrap(), Behaviour::ADDRESS_RESTRICTED).0;
         }
         topology.attach(1, network, "192.168.1.2".parse().unwrap());
-        let mut scene = Scene { topology, random: Random::new(1) };
+        let mut scene = Scene { topology, random: Random::of(1) };
         let out = scene.send(network, "192.168.1.2:7755", "198.51.100.1:7755").unwrap();
         assert_eq!(out.1, "203.0.113.9:7755");
         assert_eq!(scene.send(outside, "198.51.100.1:80", &out.1).unwrap().0, 1);

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use epsilon_mesh::control::{AdmissionInput, Control, ExchangeId, Ticket};
 use epsilon_mesh::saved::Write;
-use epsilon_mesh::shard::{Path, Report};
+use epsilon_mesh::shard::Report;
 use epsilon_proto::id::{Digest, NodeId};
 
 use super::check::Remembering;
 use super::connection::{Connection, ConnectionId, Message, Side};
+use super::datagram::{Conversation, Datagram};
 use super::machine::Machine;
 use super::queue::Queue;
 use super::random::Random;
@@ -78,15 +79,6 @@ pub(crate) enum Input {
     Report(Report),
 }
 
-/// A probe on its way.
-pub(crate) struct Probe {
-    pub(crate) from: usize,
-    pub(crate) run: u64,
-    pub(crate) node: NodeId,
-    pub(crate) to: Path,
-    pub(crate) transaction: u64,
-}
-
 /// What is scheduled.
 pub(crate) enum Event {
     Timer(usize, u64),
@@ -103,7 +95,10 @@ pub(crate) enum Event {
     Silence(ConnectionId, Side, u64),
     Gossip(ConnectionId, Side, Rc<[u8]>),
     RequestTimeout(usize, u64, u64),
-    Probe(Probe, Arrived),
+    Datagram(Datagram, Arrived),
+    Unanswered(usize, u64, NodeId),
+    Idle(usize, u64, NodeId),
+    Converse(usize),
 }
 
 /// Everything.
@@ -122,12 +117,13 @@ pub struct World {
     /// Who is banned by which document.
     pub(crate) bans: BTreeMap<Digest, BTreeSet<NodeId>>,
     pub(crate) wrong_gates: u64,
+    pub(crate) conversations: Vec<Conversation>,
 }
 
 impl World {
     /// Machines, all of them off.
     pub fn new(options: Options) -> Self {
-        let mut random = Random::new(options.seed);
+        let mut random = Random::of(options.seed);
         let machines: Vec<Machine> = (0..options.machines)
             .map(|number| {
                 let key = epsilon_proto::key::SecretKey::generate(random.generator());
@@ -151,6 +147,7 @@ impl World {
             divide: None,
             bans: BTreeMap::new(),
             wrong_gates: 0,
+            conversations: Vec::new(),
         };
         if options.machines > FULL_MESH {
             world.lay_overlay();
@@ -244,7 +241,10 @@ impl World {
                     self.feed(machine, Input::Response(id, None));
                 }
             }
-            Event::Probe(probe, arrived) => self.probe(&probe, &arrived),
+            Event::Datagram(datagram, arrived) => self.datagram(datagram, &arrived),
+            Event::Unanswered(machine, run, node) => self.unanswered(machine, run, node),
+            Event::Idle(machine, run, node) => self.idle(machine, run, node),
+            Event::Converse(number) => self.converse_on(number),
         }
     }
 

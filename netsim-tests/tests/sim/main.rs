@@ -10,6 +10,7 @@ mod crash;
 mod devices;
 mod joining;
 mod partition;
+mod paths;
 mod revocation;
 
 use std::time::Duration;

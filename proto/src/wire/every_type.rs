@@ -21,6 +21,7 @@ use crate::document::{Document, Signed};
 use crate::gate::GateSecret;
 use crate::id::{BootId, DeviceId, Digest, NetworkId, NodeId, PublicKey};
 use crate::key::{AgreementKey, SecretKey};
+use crate::letter::{Answer, Ask, Call, Letter, MAX_HOPS, Words};
 use crate::message::{
     Bans, Bucket, Change, Claims, Comparison, Credentials, Delivery, Difference, DigestList, Hello,
     Introduced, Inventory, Listed, Refusal, Request, Response, SealedGate, Summary, Taken, Verdict,
@@ -157,6 +158,7 @@ every_type! {
     a_network_document_keeps_its_encoding: NetworkDocument = network_document();
     a_node_record_keeps_its_encoding: NodeRecord = node_record();
     a_signed_record_keeps_its_encoding: Signed<NodeRecord> = signed(node_record());
+    a_letter_keeps_its_encoding: Words = words();
     a_list_of_devices_keeps_its_encoding: DeviceList = device_list();
     a_sealed_gate_keeps_its_encoding: SealedGate = sealed_gate();
     a_sealed_box_keeps_its_encoding: SealedBox = sealed_box();
@@ -416,8 +418,10 @@ fn node_record() -> impl Strategy<Value = NodeRecord> {
     let trust = (signed(certificate()), vec(signed(introduction()), 0..=3));
     let claims = (any::<Option<std::net::Ipv4Addr>>(), of(node_name()));
     let place = (vec(endpoint(), 0..=8), of(site()), vec(label(), 0..4));
-    (any::<(u64, u64, [u8; 16])>(), trust, claims, place, "\\PC{0,12}").prop_map(
-        |(stamp, (certificate, introductions), (ipv4, name), place, version)| NodeRecord {
+    let reach = (any::<(bool, bool)>(), vec(node(), 0..=2), vec(node(), 0..=4));
+    let said = ("\\PC{0,12}", reach);
+    (any::<(u64, u64, [u8; 16])>(), trust, claims, place, said).prop_map(
+        |(stamp, (certificate, introductions), (ipv4, name), place, (version, reach))| NodeRecord {
             incarnation: stamp.0,
             sequence: stamp.1,
             boot: BootId(stamp.2),
@@ -429,6 +433,10 @@ fn node_record() -> impl Strategy<Value = NodeRecord> {
             site: place.1,
             labels: place.2,
             version,
+            is_open: reach.0.0,
+            is_relay: reach.0.1,
+            relays: reach.1,
+            hubs: reach.2,
         },
     )
 }
@@ -449,15 +457,8 @@ fn token() -> impl Strategy<Value = Token> {
 }
 
 fn hello() -> impl Strategy<Value = Hello> {
-    (any::<[u8; 16]>(), time(), any::<(u16, u32)>(), digest()).prop_map(
-        |(boot, clock, (port, probe_index), bans)| Hello {
-            boot: BootId(boot),
-            clock,
-            port,
-            probe_index,
-            bans,
-        },
-    )
+    (any::<[u8; 16]>(), time(), any::<u16>(), digest())
+        .prop_map(|(boot, clock, port, bans)| Hello { boot: BootId(boot), clock, port, bans })
 }
 
 fn bans() -> impl Strategy<Value = Bans> {
@@ -565,6 +566,31 @@ fn request() -> impl Strategy<Value = Request> {
         delivery().prop_map(Request::Push),
         claims.prop_map(|(ipv4, name)| Request::Introduce(Claims { ipv4, name })),
         signed(introduction()).prop_map(Request::Vouch),
+        letter().prop_map(Request::Letter),
+    ]
+}
+
+fn letter() -> impl Strategy<Value = Letter> {
+    (node(), node(), 0..=MAX_HOPS, any::<u64>(), vec(any::<u8>(), 0..40)).prop_map(
+        |(from, to, hops, counter, sealed)| Letter {
+            from,
+            to,
+            hops,
+            counter,
+            sealed: Bytes(sealed),
+        },
+    )
+}
+
+fn words() -> impl Strategy<Value = Words> {
+    let usable = socket_address()
+        .prop_filter("not usable", |address| crate::address::is_usable_endpoint(*address));
+    let call = (vec(usable, 0..=12), any::<bool>());
+    prop_oneof![
+        call.prop_map(|(addresses, wants_answer)| Words::Call(Call { addresses, wants_answer })),
+        node().prop_map(|peer| Words::Ask(Ask { peer })),
+        (node(), any::<Option<u32>>())
+            .prop_map(|(peer, channel)| Words::Answer(Answer { peer, channel })),
     ]
 }
 

@@ -64,6 +64,10 @@ fn record(seed: u8) -> NodeRecord {
         site: None,
         labels: Vec::new(),
         version: "1".to_owned(),
+        is_open: false,
+        is_relay: false,
+        relays: Vec::new(),
+        hubs: Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 mod probing;
 mod seat;
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ pub struct Shard {
     by_key: BTreeMap<AgreementKey, Slot>,
     /// The members, in the front alone.
     probed: BTreeMap<NodeId, Probed>,
-    by_probe_index: BTreeMap<u32, NodeId>,
+    by_probe_index: BTreeSet<(u32, NodeId)>,
     routes: Routes<Slot>,
     own: Routes<Own>,
     /// Never used twice in a run, whatever keys come and go; keys are bound
@@ -117,7 +117,7 @@ impl Shard {
             by_id: BTreeMap::new(),
             by_key: BTreeMap::new(),
             probed: BTreeMap::new(),
-            by_probe_index: BTreeMap::new(),
+            by_probe_index: BTreeSet::new(),
             routes: Routes::new(),
             own: Routes::new(),
             probe_counter: 0,
@@ -191,9 +191,7 @@ impl Shard {
             Command::ResetSession { node } => {
                 self.with_node(node, now, out, Peer::reset);
             }
-            Command::SetProbeKeys { node, send, receive, local_index, remote_index } => {
-                self.set_probe_keys(node, (send, receive), (local_index, remote_index));
-            }
+            Command::SetProbeKeys { node, keys } => self.set_probe_keys(node, keys),
             Command::SetChannel { channel, ends } => {
                 self.transit.set(channel, ends.map(canonical));
             }

@@ -7,9 +7,9 @@ use epsilon_proto::id::NodeId;
 
 use super::super::batch::Output;
 use super::super::command::{Path, Report};
-use super::super::probe::{self, Probe, ProbeKey};
+use super::super::probe::{self, Probe, ProbeKeys};
 use super::super::prober::{Heard, Prober};
-use super::{Shard, forget};
+use super::Shard;
 use crate::limit::Limit;
 
 /// How a member is probed.
@@ -25,16 +25,11 @@ impl Default for Probed {
 }
 
 impl Shard {
-    pub(super) fn set_probe_keys(
-        &mut self,
-        node: NodeId,
-        (send, receive): (ProbeKey, ProbeKey),
-        (local_index, remote_index): (u32, u32),
-    ) {
+    pub(super) fn set_probe_keys(&mut self, node: NodeId, keys: ProbeKeys) {
         self.forget_probe_index(node);
         if let Some(probed) = self.probed.get_mut(&node) {
-            probed.prober.set(send, receive, local_index, remote_index);
-            self.by_probe_index.insert(local_index, node);
+            self.by_probe_index.insert((keys.local_index, node));
+            probed.prober.set(keys);
         }
     }
 
@@ -63,9 +58,9 @@ impl Shard {
 
     /// Takes the index of the peer's probes away.
     pub(super) fn forget_probe_index(&mut self, node: NodeId) {
-        let index = self.probed.get_mut(&node).and_then(|probed| probed.prober.local_index());
+        let index = self.probed.get(&node).and_then(|probed| probed.prober.local_index());
         if let Some(index) = index {
-            forget(&mut self.by_probe_index, index, &node);
+            self.by_probe_index.remove(&(index, node));
         }
     }
 
@@ -76,9 +71,16 @@ impl Shard {
         now: Instant,
         out: &mut Output,
     ) -> Option<()> {
-        let node = *self.by_probe_index.get(&probe::index(datagram)?)?;
+        let index = probe::index(datagram)?;
+        // Nearly always there is one of whom it can be.
+        let known =
+            self.by_probe_index.range((index, NodeId([0; 32]))..=(index, NodeId([255; 32])));
+        let (node, heard) = known.copied().find_map(|(_, node)| {
+            let prober = &mut self.probed.get_mut(&node)?.prober;
+            Some((node, prober.open(from, datagram, now)?))
+        })?;
         let probed = self.probed.get_mut(&node)?;
-        match probed.prober.open(from, datagram, now)? {
+        match heard {
             Heard::Request { transaction } => {
                 if probed.received.allows(now) {
                     self.reports.push(Report::ProbeReceived { node, from });

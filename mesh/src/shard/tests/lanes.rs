@@ -278,17 +278,13 @@ fn probes_are_sent_and_answered_by_the_front_wherever_they_arrive() {
         let (node, _) = world.identity(peer);
         let own = SecretKey::from_seed(&[200; 32]);
         let boots = (BootId([1; 16]), BootId([2; 16]));
-        let (send, receive) = probe_keys(&own, node, NETWORK, boots.0, boots.1).unwrap();
-        let (local_index, remote_index) = (70, 71);
-        world.order(&Command::SetProbeKeys { node, send, receive, local_index, remote_index });
-        let (send, receive) =
-            probe_keys(&world.peers[peer].0, own.node(), NETWORK, boots.1, boots.0).unwrap();
+        let keys = probe_keys(&own, node, NETWORK, boots).unwrap();
+        world.order(&Command::SetProbeKeys { node, keys });
+        let boots = (boots.1, boots.0);
+        let keys = probe_keys(&world.peers[peer].0, own.node(), NETWORK, boots).unwrap();
         world.at_peer(peer, &mut |shard, now, out| {
-            let node = own.node();
-            let (local_index, remote_index) = (71, 70);
-            let (send, receive) = (send.clone(), receive.clone());
-            let keys = Command::SetProbeKeys { node, send, receive, local_index, remote_index };
-            shard.handle_command(keys, now, out);
+            let command = Command::SetProbeKeys { node: own.node(), keys: keys.clone() };
+            shard.handle_command(command, now, out);
         });
         world.turn = (arrives_at + LANES - 1) % LANES;
         world.order(&Command::SendProbe { node, to: Path::Direct(underlay(peer)), transaction: 5 });

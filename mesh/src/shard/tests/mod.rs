@@ -275,14 +275,9 @@ impl Fleet {
     fn give_probe_keys_to(&mut self, one: usize, other: usize) {
         for (own, peer) in [(one, other), (other, one)] {
             let boots = (BootId([own as u8; 16]), BootId([peer as u8; 16]));
-            let (send, receive) =
-                probe_keys(&self.nodes[own].key, self.id(peer), NETWORK, boots.0, boots.1).unwrap();
-            let (local_index, remote_index) = (own as u32 + 70, peer as u32 + 70);
             let node = self.id(peer);
-            self.command(
-                own,
-                Command::SetProbeKeys { node, send, receive, local_index, remote_index },
-            );
+            let keys = probe_keys(&self.nodes[own].key, node, NETWORK, boots).unwrap();
+            self.command(own, Command::SetProbeKeys { node, keys });
         }
     }
 
@@ -582,16 +577,11 @@ fn forged_and_repeated_probes_are_not_answered() {
     assert!(fleet.deliver(&request).is_empty());
     fleet.give_probe_keys();
     assert!(fleet.deliver(&request).is_empty());
-    let (other, _) = probe_keys(
-        &SecretKey::from_seed(&[77; 32]),
-        node,
-        NETWORK,
-        BootId([0; 16]),
-        BootId([1; 16]),
-    )
-    .unwrap();
+    let boots = (BootId([0; 16]), BootId([1; 16]));
+    let other = probe_keys(&SecretKey::from_seed(&[77; 32]), node, NETWORK, boots).unwrap();
+    let index = probe::index(&request.bytes).unwrap();
     let mut bytes = vec![0; probe::LENGTH];
-    probe::seal(&other, 71, 9, probe::Probe::Request { transaction: 1 }, &mut bytes);
+    probe::seal(&other.send, index, 9, probe::Probe::Request { transaction: 1 }, &mut bytes);
     assert!(fleet.deliver(&Wire { bytes, ..request }).is_empty());
 }
 

@@ -1,0 +1,323 @@
+//! Relays: those of this node, those of others by which it reaches them, and what
+//! it passes on as one itself.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use epsilon_proto::clock::{Instant, Now};
+use epsilon_proto::datagram::Channel;
+use epsilon_proto::id::NodeId;
+use epsilon_proto::letter::{Answer, Ask, Words};
+use epsilon_proto::record::{MAX_HUBS, MAX_RELAYS};
+use rand_core::Rng as _;
+
+use super::{Control, Output};
+use crate::path::is_within;
+use crate::shard::{Command, Path};
+
+/// After a relay was asked, when it is asked again.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+/// What came from an address to which nothing was sent for so long came unasked:
+/// NATs forget sooner.
+const UNASKED: Duration = Duration::from_mins(5);
+/// The labels of nodes that are no relays.
+const COSTLY: [(&str, &str); 2] = [("metered", "true"), ("power", "battery")];
+/// On at most so many channels this node passes on.
+const MAX_CHANNELS: usize = 1024;
+/// Of which one member may have so many.
+const MAX_CHANNELS_EACH: usize = 128;
+
+/// What is known of relays.
+#[derive(Default)]
+pub(super) struct Relays {
+    /// The members that pass on to this node, best first.
+    pub(super) own: Vec<NodeId>,
+    /// Whether something came unasked: this node needs no relay.
+    pub(super) is_open: bool,
+    /// To which addresses something was sent, and when.
+    asked: BTreeMap<IpAddr, Instant>,
+    /// The channels of this node as a relay, by their two ends in order.
+    channels: BTreeMap<(NodeId, NodeId), Between>,
+}
+
+/// A channel of this node.
+struct Between {
+    channel: Channel,
+    ends: [SocketAddr; 2],
+}
+
+/// A relay to a peer.
+#[derive(Default)]
+pub(super) struct Relayed {
+    /// The channels by which it is reached, by the relay and its address.
+    channels: BTreeMap<NodeId, (Channel, SocketAddr)>,
+    asked: BTreeMap<NodeId, Instant>,
+}
+
+impl Relayed {
+    /// Through which relay a path goes.
+    pub(super) fn relay_of(&self, path: Path) -> Option<NodeId> {
+        let Path::Relayed(address, channel) = path else { return None };
+        let all = self.channels.iter();
+        all.filter(|(_, one)| **one == (channel, address)).map(|(relay, _)| *relay).next()
+    }
+}
+
+fn in_order(one: NodeId, other: NodeId) -> (NodeId, NodeId) {
+    if one < other { (one, other) } else { (other, one) }
+}
+
+impl Control {
+    /// Something was sent to an address.
+    pub(super) fn sent_to(&mut self, address: SocketAddr, now: Instant) {
+        let asked = &mut self.relays.asked;
+        asked.retain(|_, at| now.since(*at) < UNASKED);
+        asked.insert(address.ip(), now);
+    }
+
+    /// A probe of a member came from an address: unasked, it shows that others
+    /// reach this node.
+    pub(super) fn came_from(&mut self, address: SocketAddr, now: Now) {
+        let is_near = self.local.iter().any(|prefix| is_within(address.ip(), *prefix));
+        let asked = self.relays.asked.get(&address.ip());
+        let is_asked = asked.is_some_and(|at| now.instant.since(*at) < UNASKED);
+        if !is_near && !is_asked && !std::mem::replace(&mut self.relays.is_open, true) {
+            self.own_record.touch();
+            self.choose_relays(now);
+        }
+    }
+
+    /// The own network changed: what was seen of it counts no more.
+    pub(super) fn forget_openness(&mut self) {
+        self.relays.is_open = false;
+        self.relays.asked.clear();
+    }
+
+    /// Whether this node passes on what others send to each other: where they reach
+    /// it, it is told to, and not labelled as one that pays for that.
+    pub(super) fn is_relay(&self) -> bool {
+        let is_costly = self.settings.labels.iter().any(|label| {
+            COSTLY
+                .iter()
+                .any(|(key, value)| label.key.as_str() == *key && label.value.as_str() == *value)
+        });
+        self.relays.is_open && self.config.relays && !is_costly
+    }
+
+    /// A member's direct way, as long as it answers.
+    fn direct_to(&self, node: NodeId) -> Option<SocketAddr> {
+        match self.peers.get(&node)?.paths.direct()? {
+            Path::Direct(address) => Some(address),
+            Path::Relayed(..) => None,
+        }
+    }
+
+    /// Keeps to the relays that this node has, as long as they answer, and looks for
+    /// others where they do not.
+    pub(super) fn choose_relays(&mut self, now: Now) {
+        let mut chosen: Vec<NodeId> = Vec::new();
+        if !self.relays.is_open && !self.is_banned() {
+            let mut open: Vec<NodeId> = self
+                .members
+                .iter()
+                .filter(|(node, member)| *node != self.own && member.record.is_relay)
+                .map(|(node, _)| node)
+                .filter(|node| {
+                    let paths = self.peers.get(node).map(|peer| &peer.paths);
+                    paths.is_some_and(|paths| {
+                        paths.is_proven() && matches!(paths.active(), Some(Path::Direct(_)))
+                    })
+                })
+                .collect();
+            let site = |node: &NodeId| {
+                self.members.get(*node).and_then(|member| member.record.site.clone())
+            };
+            let rtt = |node: &NodeId| self.peers.get(node).and_then(|peer| peer.paths.rtt());
+            open.sort_by_key(|node| (!self.relays.own.contains(node), rtt(node), *node));
+            for node in &open {
+                let is_elsewhere =
+                    chosen.iter().all(|one| site(one) != site(node) || site(one).is_none());
+                if chosen.len() < MAX_RELAYS && is_elsewhere {
+                    chosen.push(*node);
+                }
+            }
+            // Better two in one site than one.
+            for node in open {
+                if chosen.len() < MAX_RELAYS && !chosen.contains(&node) {
+                    chosen.push(node);
+                }
+            }
+        }
+        if chosen == self.relays.own {
+            return;
+        }
+        for former in std::mem::replace(&mut self.relays.own, chosen.clone()) {
+            if !chosen.contains(&former) {
+                self.peer(former).paths.keep(false, now.instant);
+            }
+        }
+        for relay in chosen {
+            self.peer(relay).paths.keep(true, now.instant);
+        }
+        self.own_record.touch();
+    }
+
+    /// The members through which this node is told things, best first: those that it
+    /// has, as long as they are linked.
+    pub(super) fn hubs(&self) -> Vec<NodeId> {
+        let before = self.members.get(self.own).map(|own| own.record.hubs.clone());
+        let before = before.unwrap_or_default();
+        let mut open: Vec<NodeId> = self
+            .linked()
+            .into_iter()
+            .filter(|node| self.members.get(*node).is_some_and(|member| member.record.is_open))
+            .collect();
+        open.sort_by_key(|node| (!before.contains(node), *node));
+        open.truncate(MAX_HUBS);
+        open
+    }
+
+    /// Looks for a relay to a peer.
+    pub(super) fn seek_relay(&mut self, peer: NodeId, now: Now) {
+        let Some(member) = self.members.get(peer) else { return };
+        let relays = member.record.relays.clone();
+        for relay in relays {
+            let asked = self.peer(peer).relayed.asked.get(&relay).copied();
+            let is_asked = asked.is_some_and(|at| now.instant.since(at) < ASK_EVERY);
+            if relay == self.own || is_asked || self.direct_to(relay).is_none() {
+                continue;
+            }
+            self.peer(peer).relayed.asked.insert(relay, now.instant);
+            self.tell(relay, &Words::Ask(Ask { peer }));
+        }
+    }
+
+    /// A member wants to reach another through this node.
+    pub(super) fn take_ask(&mut self, from: NodeId, ask: &Ask) {
+        let channel = self.grant(from, ask.peer).map(Channel::number);
+        self.tell(from, &Words::Answer(Answer { peer: ask.peer, channel }));
+        if channel.is_some() {
+            self.tell(ask.peer, &Words::Answer(Answer { peer: from, channel }));
+        }
+    }
+
+    /// A channel between two members, one of whom named this node as its relay.
+    fn grant(&mut self, from: NodeId, peer: NodeId) -> Option<Channel> {
+        let consents = self.members.get(peer)?.record.relays.contains(&self.own);
+        if !consents || !self.is_relay() || from == peer || peer == self.own {
+            return None;
+        }
+        let pair = in_order(from, peer);
+        let ends = [self.direct_to(pair.0)?, self.direct_to(pair.1)?];
+        if let Some(known) = self.relays.channels.get(&pair) {
+            return Some(known.channel);
+        }
+        let of = |node: NodeId| {
+            let all = self.relays.channels.keys();
+            all.filter(|(one, other)| *one == node || *other == node).count()
+        };
+        if self.relays.channels.len() >= MAX_CHANNELS || of(from) >= MAX_CHANNELS_EACH {
+            return None;
+        }
+        let channel = loop {
+            let channel = Channel::new(self.random.next_u32());
+            if self.relays.channels.values().all(|one| one.channel != channel) {
+                break channel;
+            }
+        };
+        self.relays.channels.insert(pair, Between { channel, ends });
+        self.outputs.push_back(Output::Shard(Command::SetChannel { channel, ends }));
+        Some(channel)
+    }
+
+    /// A relay says by which channel a peer is reached.
+    pub(super) fn take_answer(&mut self, relay: NodeId, answer: &Answer, now: Now) {
+        let peer = answer.peer;
+        let named = |node: NodeId| {
+            let member = self.members.get(node);
+            member.is_some_and(|member| member.record.relays.contains(&relay))
+        };
+        // One of the two named it as its relay.
+        if self.members.get(peer).is_none() || !(named(peer) || self.relays.own.contains(&relay)) {
+            return;
+        }
+        let Some(address) = self.direct_to(relay) else { return };
+        self.leave_channel(peer, relay, now);
+        if let Some(number) = answer.channel {
+            let channel = Channel::new(number);
+            self.peer(peer).relayed.channels.insert(relay, (channel, address));
+            self.peer(peer).paths.add(Path::Relayed(address, channel), true);
+        }
+    }
+
+    /// A peer is not reached through a relay any more, or by another way.
+    fn leave_channel(&mut self, peer: NodeId, relay: NodeId, now: Now) {
+        let peer = self.peer(peer);
+        if let Some((channel, address)) = peer.relayed.channels.remove(&relay) {
+            peer.paths.remove(Path::Relayed(address, channel), now.instant);
+        }
+    }
+
+    /// The way to a member changed, or it is none any more: those that go through it
+    /// go with it.
+    pub(super) fn refresh_channels(&mut self, node: NodeId, now: Now) {
+        let direct = self.direct_to(node);
+        let through: Vec<(NodeId, Channel, SocketAddr)> = self
+            .peers
+            .iter()
+            .filter_map(|(peer, one)| {
+                let (channel, address) = one.relayed.channels.get(&node)?;
+                Some((*peer, *channel, *address))
+            })
+            .collect();
+        for (peer, channel, address) in through {
+            if direct.is_some_and(|direct| direct != address) {
+                self.take_answer(node, &Answer { peer, channel: Some(channel.number()) }, now);
+            }
+        }
+        let pairs: Vec<(NodeId, NodeId)> = self
+            .relays
+            .channels
+            .keys()
+            .filter(|(one, other)| *one == node || *other == node)
+            .copied()
+            .collect();
+        for pair in pairs {
+            let ends = self.direct_to(pair.0).zip(self.direct_to(pair.1));
+            let Some(between) = self.relays.channels.get_mut(&pair) else { continue };
+            if let Some((one, other)) = ends.filter(|(one, other)| between.ends != [*one, *other]) {
+                between.ends = [one, other];
+                let (channel, ends) = (between.channel, between.ends);
+                self.outputs.push_back(Output::Shard(Command::SetChannel { channel, ends }));
+            }
+        }
+    }
+
+    /// A member is none any more, or was started again: it has no channels.
+    pub(super) fn end_channels(&mut self, node: NodeId, now: Now) {
+        let pairs: Vec<(NodeId, NodeId)> = self
+            .relays
+            .channels
+            .keys()
+            .filter(|(one, other)| *one == node || *other == node)
+            .copied()
+            .collect();
+        for pair in pairs {
+            if let Some(between) = self.relays.channels.remove(&pair) {
+                let channel = between.channel;
+                self.outputs.push_back(Output::Shard(Command::RemoveChannel { channel }));
+            }
+        }
+        let peers: Vec<NodeId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.leave_channel(peer, node, now);
+        }
+        if let Some(peer) = self.peers.get_mut(&node) {
+            let relays: Vec<NodeId> = peer.relayed.channels.keys().copied().collect();
+            for relay in relays {
+                self.leave_channel(node, relay, now);
+            }
+        }
+    }
+}
