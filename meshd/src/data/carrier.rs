@@ -43,6 +43,13 @@ const SPIN_MOST: Duration = Duration::from_millis(2);
 
 /// Of what is no data at most so many messages in a round.
 const ASIDE: usize = 2;
+/// When there are as many and nothing else it may be a flood, and the thread rests:
+/// nobody waits for more of them than that lets through, 20 000 a second. (A flood of
+/// what could be data has to be taken as fast as it comes: data waits behind it.)
+const FLOOD_REST: Duration = Duration::from_micros(50);
+/// Sockets to which little comes are not asked again for so many rounds when there
+/// was nothing, but whenever the thread slept.
+const QUIET: u8 = 4;
 
 /// How often counters are published while they change.
 const PUBLISH: Duration = Duration::from_secs(1);
@@ -69,6 +76,8 @@ pub(super) struct Carrier {
     pub(super) overload: Overload,
     /// Those of the interface.
     pub(super) counters: Option<Counters>,
+    /// For how many rounds a socket is not asked, by its place.
+    pub(super) quiet: [u8; 6],
     /// Packets of the host beyond the share of their peer.
     pub(super) beyond_share: u64,
     /// Packets of the host that are not what their header says.
@@ -89,6 +98,9 @@ struct Round {
     bytes: usize,
     /// There may be more.
     is_behind: bool,
+    /// How many of the packets were no data, and whether there may be more of those.
+    asides: usize,
+    is_flooded: bool,
 }
 
 impl Add for Round {
@@ -99,11 +111,18 @@ impl Add for Round {
             packets: self.packets + other.packets,
             bytes: self.bytes + other.bytes,
             is_behind: self.is_behind || other.is_behind,
+            asides: self.asides + other.asides,
+            is_flooded: self.is_flooded || other.is_flooded,
         }
     }
 }
 
 impl Round {
+    /// Whether there was nothing but what a flood may be made of.
+    fn is_flood_alone(self) -> bool {
+        self.is_flooded && self.asides == self.packets
+    }
+
     fn is_stream_of_small_packets(self) -> bool {
         self.packets >= STREAM && self.bytes <= self.packets * SMALL && !self.is_behind
     }
@@ -164,7 +183,9 @@ impl Carrier {
             }
             if round.packets > 0 {
                 spin.after(round, now);
-                if round.is_stream_of_small_packets() {
+                if round.is_flood_alone() {
+                    std::thread::sleep(FLOOD_REST);
+                } else if round.is_stream_of_small_packets() {
                     std::thread::sleep(REST);
                 }
             } else if spin.goes_on(now) {
@@ -218,15 +239,28 @@ impl Carrier {
         for index in 0.. {
             let now = clock::instant();
             let Some((socket, used)) = self.outlet.sockets.nth(index) else { break };
+            if let Some(quiet) = self.quiet.get_mut(index).filter(|quiet| **quiet > 0) {
+                *quiet -= 1;
+                continue;
+            }
             let most = if used == Use::Aside { ASIDE } else { usize::MAX };
             let received = self.receiver.receive(socket, most);
             round.is_behind |=
                 used != Use::Aside && received.as_ref().is_ok_and(|count| *count == MESSAGES);
+            round.is_flooded |=
+                used == Use::Aside && received.as_ref().is_ok_and(|count| *count == ASIDE);
+            if received.is_err()
+                && used != Use::Data
+                && let Some(quiet) = self.quiet.get_mut(index)
+            {
+                *quiet = QUIET;
+            }
             // An error is one that an earlier datagram brought back: asking for
             // it has cleared it.
             if received.is_ok() {
                 for Datagram { address, ecn, bytes } in self.receiver.datagrams() {
                     round.packets += 1;
+                    round.asides += usize::from(used == Use::Aside);
                     round.bytes += bytes.len();
                     self.shard.handle_datagram(address, ecn, bytes, now, self.outlet.room());
                 }
@@ -357,6 +391,7 @@ impl Carrier {
             socket(5),
         ]
         .map(|fd| PollFd::new(fd.unwrap_or(self.wake.as_fd()), PollFlags::POLLIN));
+        self.quiet = Default::default();
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => {
@@ -376,7 +411,8 @@ impl Carrier {
 mod tests {
     use super::*;
 
-    const TINY_ROUND: Round = Round { packets: 1, bytes: 100, is_behind: false };
+    const TINY_ROUND: Round =
+        Round { packets: 1, bytes: 100, is_behind: false, asides: 0, is_flooded: false };
 
     #[test]
     fn looking_for_answers_takes_a_small_part_of_the_time() {
@@ -401,7 +437,7 @@ mod tests {
     fn only_tiny_rounds_are_followed_by_looking() {
         let mut spin = Spin { budget: SPIN_MOST, ..Spin::default() };
         let now = Instant(Duration::from_secs(1));
-        spin.after(Round { packets: 3, bytes: 100, is_behind: false }, now);
+        spin.after(Round { packets: 3, ..TINY_ROUND }, now);
         assert!(!spin.goes_on(now));
         spin.after(TINY_ROUND, now);
         assert!(spin.goes_on(now + Duration::from_micros(99)));
@@ -410,8 +446,16 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_is_told_from_a_few_and_from_what_comes_with_data() {
+        let asides = Round { packets: 2, asides: 2, is_flooded: true, ..TINY_ROUND };
+        assert!(asides.is_flood_alone());
+        assert!(!Round { is_flooded: false, ..asides }.is_flood_alone());
+        assert!(!(asides + TINY_ROUND).is_flood_alone());
+    }
+
+    #[test]
     fn streams_of_small_packets_are_told_from_bulk_and_from_single_ones() {
-        let round = |packets, bytes| Round { packets, bytes, is_behind: false };
+        let round = |packets, bytes| Round { packets, bytes, ..TINY_ROUND };
         let is_stream = |packets, bytes| round(packets, bytes).is_stream_of_small_packets();
         let behind = Round { is_behind: true, ..round(10, 960) };
         assert!(!behind.is_stream_of_small_packets());

@@ -145,6 +145,7 @@ pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
             taken: Carried::default(),
             overload: Overload::default(),
             counters,
+            quiet: Default::default(),
             beyond_share: 0,
             malformed: 0,
             reports_lost: 0,
