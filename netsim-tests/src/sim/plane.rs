@@ -58,6 +58,7 @@ pub(crate) struct Plane {
 }
 
 /// What the network has to carry because of a command.
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Sent {
     Probe {
         node: NodeId,

@@ -123,7 +123,7 @@ fn every_pair_of_kinds_is_connected_and_directly_where_that_can_be() {
     cases(here!(), 3, 3, |case| {
         for (name, kind) in KINDS {
             for (other_name, other) in KINDS {
-                let mut world = fleet(&case, [kind, other]);
+                let mut world = fleet(case, [kind, other]);
                 let begun = world.now();
                 let talk = world.converse(1, 2, Duration::from_millis(200));
                 world.run_for(SECOND * 10);
