@@ -393,7 +393,7 @@ impl Control {
         self.beacon_due = now.instant;
         self.dialer.hurry(now.instant);
         for peer in self.peers.values_mut() {
-            peer.paths.probe_all(now.instant);
+            peer.paths.moved(now.instant);
         }
         self.forget_openness();
         self.own_record.touch();

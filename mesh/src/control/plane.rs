@@ -200,12 +200,17 @@ impl Control {
                 if !self.members.is_inside(from.address().ip())
                     && let Some(peer) = self.peers.get_mut(&node)
                 {
-                    peer.paths.seen(from);
+                    peer.paths.seen(from, now.instant);
                 }
             }
             Report::Unanswered { node } => {
                 if let Some(peer) = self.peers.get_mut(&node) {
                     peer.paths.doubt(now.instant);
+                }
+                // The NAT of this node may have forgotten it: then its relays do not
+                // know it any more.
+                for relay in self.relays.own.clone() {
+                    self.peer(relay).paths.check();
                 }
             }
             Report::Busy { node } | Report::NoPath { node } => {

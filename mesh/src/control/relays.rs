@@ -185,7 +185,8 @@ impl Control {
         for relay in relays {
             let asked = self.peer(peer).relayed.asked.get(&relay).copied();
             let is_asked = asked.is_some_and(|at| now.instant.since(at) < ASK_EVERY);
-            if relay == self.own || is_asked || self.direct_to(relay).is_none() {
+            let is_known = self.peer(peer).relayed.channels.contains_key(&relay);
+            if relay == self.own || is_asked || is_known || self.direct_to(relay).is_none() {
                 continue;
             }
             self.peer(peer).relayed.asked.insert(relay, now.instant);

@@ -61,6 +61,10 @@ pub struct MemberView {
     pub labels: Vec<Label>,
     /// Where it says it can be reached.
     pub endpoints: Vec<Endpoint>,
+    /// Whether anybody can send it datagrams, by what it saw.
+    pub is_open: bool,
+    /// The members that pass on to it what others send.
+    pub relays: Vec<NodeId>,
     /// Where its data travels.
     pub path: Option<Path>,
     /// The relay, where that goes through one.
@@ -265,6 +269,8 @@ impl Control {
             site: record.site.clone(),
             labels: record.labels.clone(),
             endpoints: record.endpoints.clone(),
+            is_open: record.is_open,
+            relays: record.relays.clone(),
             path: peer.and_then(|peer| peer.paths.active()),
             relay: peer.and_then(|peer| peer.relayed.relay_of(peer.paths.active()?)),
             rtt: peer.and_then(|peer| peer.paths.rtt()),

@@ -77,7 +77,7 @@ pub enum Step {
     Probe(Path),
     /// Tell the peer where this node is, and that it shall probe that.
     Call,
-    /// Ask for a channel of a relay.
+    /// Ask for channels of relays, as far as there are none.
     Relay,
     /// Send data this way from now on, or let it wait.
     Use(Option<Path>),
@@ -126,8 +126,11 @@ impl Paths {
         self.candidates.get(&self.active?)?.rtt
     }
 
-    /// The direct way that answered last, if any did.
+    /// The direct way in use, or else the one that answered last.
     pub fn direct(&self) -> Option<Path> {
+        if let Some(Path::Direct(_)) = self.active.filter(|_| self.is_proven) {
+            return self.active;
+        }
         let direct = self.candidates.iter().filter(|(path, _)| matches!(path, Path::Direct(_)));
         let answered = direct.filter_map(|(path, one)| Some((one.answered?, *path)));
         answered.max().map(|(_, path)| path)
@@ -174,13 +177,27 @@ impl Paths {
         }
     }
 
-    /// Wants every way probed anew: the peer was started again, or the own network
-    /// changed.
+    /// Wants every way probed anew: the peer was started again.
     pub fn probe_all(&mut self, now: Instant) {
         for candidate in self.candidates.values_mut() {
             candidate.want();
         }
         self.restart_calls(now);
+    }
+
+    /// The own network changed: what answered before says nothing, and the peer has
+    /// to learn where this node is now.
+    pub fn moved(&mut self, now: Instant) {
+        self.is_proven = false;
+        self.doubted = None;
+        self.probe_all(now);
+    }
+
+    /// Wants the way in use probed: it may be closed.
+    pub fn check(&mut self) {
+        if let Some(active) = self.active.and_then(|active| self.candidates.get_mut(&active)) {
+            active.want_one();
+        }
     }
 
     /// Packets flow, or wait for a way.
@@ -232,13 +249,7 @@ impl Paths {
                 candidate.want();
             }
         }
-        if !self.has_relay() {
-            self.steps.push_back(Step::Relay);
-        }
-    }
-
-    fn has_relay(&self) -> bool {
-        self.candidates.keys().any(|path| matches!(path, Path::Relayed(..)))
+        self.steps.push_back(Step::Relay);
     }
 
     /// The peer asks to be probed.
@@ -256,9 +267,13 @@ impl Paths {
 
     /// A probe of the peer came this way, or data. Worth one in return unless it
     /// answered before: two nodes that probe because they were probed would
-    /// never end.
-    pub fn seen(&mut self, path: Path) {
+    /// never end. From somewhere else than before the peer may have moved.
+    pub fn seen(&mut self, path: Path, now: Instant) {
+        let is_new = !self.candidates.contains_key(&path);
         self.add(path, false);
+        if is_new && matches!((path, self.active), (Path::Direct(_), Some(Path::Direct(_)))) {
+            self.doubt(now);
+        }
         if let Some(candidate) = self.candidates.get_mut(&path)
             && (candidate.answered.is_none() || !self.is_proven)
         {
@@ -277,6 +292,10 @@ impl Paths {
             return;
         }
         let is_better = match self.active {
+            // What is as good, and answers while the other does not yet.
+            Some(active) if self.is_proven && self.doubted.is_some() => {
+                rank(path, local) <= rank(active, local)
+            }
             Some(active) if self.is_proven => self.is_better(path, rtt, active, local),
             _ => true,
         };
@@ -363,9 +382,7 @@ impl Paths {
             self.next_call = Some(now + CALLS[self.calls.min(CALLS.len() - 1)]);
             self.calls += 1;
             self.steps.push_back(Step::Call);
-            if !self.has_relay() {
-                self.steps.push_back(Step::Relay);
-            }
+            self.steps.push_back(Step::Relay);
             for candidate in self.candidates.values_mut() {
                 candidate.want();
             }

@@ -142,7 +142,7 @@ fn two_that_probe_each_other_come_to_rest() {
     let mut scene = Scene::with(&[]);
     scene.open.insert(direct(1), 10);
     for _ in 0..100 {
-        scene.paths.seen(direct(1));
+        scene.paths.seen(direct(1), at(scene.now));
         scene.pass(100);
     }
     assert_eq!(scene.probes(direct(1)), 1);
@@ -158,7 +158,6 @@ fn while_packets_flow_over_a_relay_the_peer_is_called_less_and_less_often() {
     assert_eq!(scene.paths.active(), Some(relayed(1)));
     let calls: Vec<u64> = scene.when(Step::Call).iter().map(|when| (when - begun) / 1000).collect();
     assert_eq!(calls, [0, 1, 3, 7, 15, 30, 60, 120]);
-    assert!(scene.when(Step::Relay).is_empty(), "there is one");
     // The peer is there now, and says so.
     scene.open.insert(direct(1), 20);
     scene.paths.called(at(scene.now));
@@ -308,9 +307,42 @@ fn the_number_of_ways_is_bounded() {
     scene.pass(1_000);
     for last in 0..=255 {
         scene.paths.add(direct(last), false);
-        scene.paths.seen(direct(last));
+        scene.paths.seen(direct(last), at(scene.now));
     }
     scene.pass(60_000);
     assert!(scene.paths.candidates.len() <= MAX_CANDIDATES);
     assert_eq!(scene.paths.active(), Some(direct(0)));
+}
+
+#[test]
+fn a_peer_that_is_seen_elsewhere_is_followed_as_soon_as_it_answers_there() {
+    let mut scene = Scene::with(&[(direct(1), false)]);
+    scene.open.insert(direct(1), 20);
+    scene.paths.busy(at(scene.now));
+    scene.pass(10_000);
+    // It has two addresses: the one in use answers, and stays.
+    scene.open.insert(direct(2), 30);
+    scene.paths.seen(direct(2), at(scene.now));
+    scene.pass(2_000);
+    assert_eq!(scene.paths.active(), Some(direct(1)));
+    scene.open = BTreeMap::from([(direct(3), 30)]);
+    let begun = scene.now;
+    scene.paths.seen(direct(3), at(scene.now));
+    scene.pass(2_000);
+    assert_eq!(scene.paths.active(), Some(direct(3)));
+    assert!(scene.when(Step::Use(Some(direct(3))))[0] - begun < 100);
+}
+
+#[test]
+fn after_a_move_the_peer_is_called_at_once_and_the_first_answer_counts() {
+    let mut scene = Scene::with(&[(direct(1), false), (relayed(1), true)]);
+    scene.open = BTreeMap::from([(direct(1), 20), (relayed(1), 50)]);
+    scene.paths.busy(at(scene.now));
+    scene.pass(10_000);
+    scene.open.remove(&direct(1));
+    let begun = scene.now;
+    scene.paths.moved(at(scene.now));
+    scene.pass(1_000);
+    assert!(scene.when(Step::Call).contains(&begun));
+    assert_eq!(scene.when(Step::Use(Some(relayed(1)))).last(), Some(&(begun + 50)));
 }

@@ -78,6 +78,25 @@ impl World {
         self.read(connection, side);
     }
 
+    /// A machine closes its connections, which began at an address that it does not
+    /// have any more; the others hear nothing.
+    pub(crate) fn abandon(&mut self, machine: usize) {
+        let all: Vec<ConnectionId> = self.connections.keys().copied().collect();
+        for connection in all {
+            let Some(open) = self.connections.get_mut(&connection) else { continue };
+            let Some(side) = open.ends.iter().position(|end| end.machine == machine) else {
+                continue;
+            };
+            open.spell += 1;
+            (open.stalled, open.dead) = (true, true);
+            let spell = open.spell;
+            let silence = self.random.between(SILENCE.0, SILENCE.1);
+            self.queue.after(silence, Event::Silence(connection, 1 - side, spell));
+            self.end(connection, side);
+        }
+        self.connections.retain(|_, connection| !connection.is_closed());
+    }
+
     /// What becomes of a machine's connections when its daemon dies.
     pub(crate) fn cut(&mut self, machine: usize, silently: bool) {
         let all: Vec<ConnectionId> = self.connections.keys().copied().collect();

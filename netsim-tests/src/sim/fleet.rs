@@ -206,6 +206,7 @@ impl World {
         if let Some(control) = &mut one.control {
             control.handle_local_addresses(vec![(address, 24)], now);
             self.drain(machine);
+            self.abandon(machine);
         }
     }
 
@@ -230,9 +231,16 @@ impl World {
         self.divided();
     }
 
+    /// Two machines reach each other no longer.
+    pub fn cut_between(&mut self, one: usize, other: usize) {
+        self.cuts.insert((one.min(other), one.max(other)));
+        self.divided();
+    }
+
     /// Everybody reaches everybody again.
     pub fn heal(&mut self) {
         self.divide = None;
+        self.cuts.clear();
         self.divided();
     }
 

@@ -28,6 +28,7 @@ impl World {
     /// Whether datagrams and segments get from one machine to another.
     pub(crate) fn is_reachable(&self, from: usize, to: usize) -> bool {
         self.divide.as_ref().is_none_or(|sides| sides[from] == sides[to])
+            && !self.cuts.contains(&(from.min(to), from.max(to)))
     }
 
     /// How long a datagram takes.

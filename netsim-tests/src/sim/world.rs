@@ -114,6 +114,8 @@ pub struct World {
     pub(crate) last_connection: ConnectionId,
     /// The side of the divide on which a machine stands.
     pub(crate) divide: Option<Vec<usize>>,
+    /// The pairs between which nothing gets through.
+    pub(crate) cuts: BTreeSet<(usize, usize)>,
     /// Who is banned by which document.
     pub(crate) bans: BTreeMap<Digest, BTreeSet<NodeId>>,
     pub(crate) wrong_gates: u64,
@@ -145,6 +147,7 @@ impl World {
             connections: BTreeMap::new(),
             last_connection: 0,
             divide: None,
+            cuts: BTreeSet::new(),
             bans: BTreeMap::new(),
             wrong_gates: 0,
             conversations: Vec::new(),
