@@ -200,7 +200,11 @@ impl Control {
                 if !self.members.is_inside(from.address().ip())
                     && let Some(peer) = self.peers.get_mut(&node)
                 {
-                    peer.paths.seen(from, now.instant);
+                    if is_probe {
+                        peer.paths.seen(from, now.instant);
+                    } else {
+                        peer.paths.heard_elsewhere(from, now.instant);
+                    }
                 }
             }
             Report::Unanswered { node } => {

@@ -25,6 +25,8 @@ pub(super) struct Candidate {
     wanted: usize,
     /// So many more than otherwise are allowed.
     granted: usize,
+    /// Since when the peer was seen there, and how many probes that allowed.
+    seen: Option<(Instant, usize)>,
     /// Whether it stays open while nothing is sent.
     pub(super) is_lasting: bool,
 }
@@ -48,6 +50,18 @@ impl Candidate {
     /// The peer asked to be tried here.
     pub(super) fn grant(&mut self) {
         self.granted = CALLED_PROBES;
+    }
+
+    /// The peer was seen there: one more probe, but not for ever, as where a datagram
+    /// came from is nothing that a seal says.
+    pub(super) fn see(&mut self, now: Instant) {
+        let recent = self.seen.filter(|(since, _)| now.since(*since) < SILENT_WINDOW);
+        let (since, count) = recent.unwrap_or((now, 0));
+        if count < CALLED_PROBES {
+            self.seen = Some((since, count + 1));
+            self.granted = self.granted.max(1);
+        }
+        self.want();
     }
 
     /// It answered.

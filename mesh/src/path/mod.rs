@@ -277,7 +277,7 @@ impl Paths {
         if let Some(candidate) = self.candidates.get_mut(&path)
             && (candidate.answered.is_none() || !self.is_proven)
         {
-            candidate.want();
+            candidate.see(now);
         }
     }
 
@@ -342,6 +342,15 @@ impl Paths {
     fn restart_calls(&mut self, now: Instant) {
         self.calls = 0;
         self.next_call = (self.is_busy && self.needs_better()).then_some(now);
+    }
+
+    /// Data of the peer came another way than this node's goes: perhaps because that one
+    /// is closed, which what comes in does not tell.
+    pub fn heard_elsewhere(&mut self, path: Path, now: Instant) {
+        self.seen(path, now);
+        if self.active.is_some_and(|active| active != path) {
+            self.doubt(now);
+        }
     }
 
     /// The way in use is none: takes the best that answered since so long, or one

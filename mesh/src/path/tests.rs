@@ -346,3 +346,21 @@ fn after_a_move_the_peer_is_called_at_once_and_the_first_answer_counts() {
     assert!(scene.when(Step::Call).contains(&begun));
     assert_eq!(scene.when(Step::Use(Some(relayed(1)))).last(), Some(&(begun + 50)));
 }
+
+#[test]
+fn a_peer_that_is_seen_where_it_did_not_answer_is_tried_there_again_but_not_for_ever() {
+    let mut scene = Scene::with(&[(direct(1), false)]);
+    scene.pass(10_000);
+    assert_eq!(scene.probes(direct(1)), SILENT_PROBES);
+    for _ in 0..30 {
+        scene.paths.seen(direct(1), at(scene.now));
+        scene.pass(1_000);
+    }
+    assert_eq!(scene.probes(direct(1)), SILENT_PROBES + 10);
+    let mut back = Scene::with(&[(direct(1), false)]);
+    back.pass(10_000);
+    back.open.insert(direct(1), 20);
+    back.paths.seen(direct(1), at(back.now));
+    back.pass(1_000);
+    assert_eq!(back.paths.active(), Some(direct(1)));
+}
