@@ -41,6 +41,14 @@ pub(super) struct Relays {
     channels: BTreeMap<(NodeId, NodeId), Between>,
 }
 
+impl Relays {
+    /// The channels of this node that have a member at one end.
+    fn pairs_of(&self, node: NodeId) -> Vec<(NodeId, NodeId)> {
+        let all = self.channels.keys().copied();
+        all.filter(|(one, other)| *one == node || *other == node).collect()
+    }
+}
+
 /// A channel of this node.
 struct Between {
     channel: Channel,
@@ -214,11 +222,8 @@ impl Control {
         if let Some(known) = self.relays.channels.get(&pair) {
             return Some(known.channel);
         }
-        let of = |node: NodeId| {
-            let all = self.relays.channels.keys();
-            all.filter(|(one, other)| *one == node || *other == node).count()
-        };
-        if self.relays.channels.len() >= MAX_CHANNELS || of(from) >= MAX_CHANNELS_EACH {
+        let of_asker = self.relays.pairs_of(from).len();
+        if self.relays.channels.len() >= MAX_CHANNELS || of_asker >= MAX_CHANNELS_EACH {
             return None;
         }
         let channel = loop {
@@ -277,14 +282,7 @@ impl Control {
                 self.take_answer(node, &Answer { peer, channel: Some(channel.number()) }, now);
             }
         }
-        let pairs: Vec<(NodeId, NodeId)> = self
-            .relays
-            .channels
-            .keys()
-            .filter(|(one, other)| *one == node || *other == node)
-            .copied()
-            .collect();
-        for pair in pairs {
+        for pair in self.relays.pairs_of(node) {
             let ends = self.direct_to(pair.0).zip(self.direct_to(pair.1));
             let Some(between) = self.relays.channels.get_mut(&pair) else { continue };
             if let Some((one, other)) = ends.filter(|(one, other)| between.ends != [*one, *other]) {
@@ -297,14 +295,7 @@ impl Control {
 
     /// A member is none any more, or was started again: it has no channels.
     pub(super) fn end_channels(&mut self, node: NodeId, now: Now) {
-        let pairs: Vec<(NodeId, NodeId)> = self
-            .relays
-            .channels
-            .keys()
-            .filter(|(one, other)| *one == node || *other == node)
-            .copied()
-            .collect();
-        for pair in pairs {
+        for pair in self.relays.pairs_of(node) {
             if let Some(between) = self.relays.channels.remove(&pair) {
                 let channel = between.channel;
                 self.outputs.push_back(Output::Shard(Command::RemoveChannel { channel }));
