@@ -58,6 +58,9 @@ const PUBLISH: Duration = Duration::from_secs(1);
 pub(super) enum Order {
     Command(Command),
     Stop,
+    /// Says that those before have been taken.
+    #[cfg(test)]
+    Tell(commands::Sender<()>),
 }
 
 pub(super) struct Carrier {
@@ -204,6 +207,9 @@ impl Carrier {
                     let now = clock::instant();
                     self.shard.handle_command(command, now, self.outlet.room());
                 }
+                // Who asked may have given up.
+                #[cfg(test)]
+                Ok(Order::Tell(to)) => drop(to.send(())),
                 Err(commands::TryRecvError::Empty) => return false,
                 Ok(Order::Stop) | Err(commands::TryRecvError::Disconnected) => return true,
             }

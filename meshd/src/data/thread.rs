@@ -206,6 +206,18 @@ impl Handle {
         }
     }
 
+    /// Waits until the orders before have been taken: packets that come earlier have
+    /// nowhere to go.
+    #[cfg(test)]
+    pub(super) fn settle(&self) {
+        let (sender, told) = commands::channel();
+        for thread in &self.threads {
+            thread.stop.order(Order::Tell(sender.clone()));
+        }
+        drop(sender);
+        assert_eq!(told.iter().count(), self.threads.len());
+    }
+
     /// What was counted, at most a second ago.
     pub fn stats(&self) -> DataStats {
         let mut threads = self.threads.iter().map(|thread| {
