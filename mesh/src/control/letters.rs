@@ -179,10 +179,10 @@ impl Control {
         }
         for address in call.addresses {
             if !self.members.is_inside(address.ip()) && !self.is_own_address(address) {
-                self.peer(from).paths.add(Path::Direct(address), false);
+                self.paths(from).add(Path::Direct(address), false);
             }
         }
-        self.peer(from).paths.called(now.instant);
+        self.paths(from).called(now.instant);
         if call.wants_answer {
             self.call(from, false);
         }

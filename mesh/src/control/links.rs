@@ -197,7 +197,7 @@ impl Control {
         if peer.earlier_boots.len() > BOOTS {
             peer.earlier_boots.pop_front();
         }
-        peer.paths.probe_all(now.instant);
+        self.paths(node).probe_all(now.instant);
         self.end_channels(node, now);
         self.peer_restarted(node);
         if former.is_some() {
@@ -238,6 +238,10 @@ impl Control {
             let mut address = remote;
             address.set_port(port);
             self.prefer_path(node, address);
+        }
+        self.begin_to_settle(now.instant);
+        if !outbound {
+            self.reached_from(remote.ip(), now);
         }
         self.event(Event::PeerUp(node));
         self.plane.touch(node);

@@ -17,6 +17,7 @@
 //! same outputs.
 
 mod admission;
+mod agenda;
 mod beacons;
 mod claims;
 mod devices;
@@ -221,6 +222,7 @@ pub struct Control {
     refused_by: admission::Refusals,
     dialer: Dialer,
     sync: sync::Sync,
+    agenda: agenda::Agenda,
     plane: plane::Plane,
     relays: relays::Relays,
     /// Counts the letters of this run.
@@ -330,6 +332,7 @@ impl Control {
             dialer: Dialer::default(),
             sync: sync::Sync::new(now.instant),
             plane: plane::Plane::default(),
+            agenda: agenda::Agenda::default(),
             relays: relays::Relays::default(),
             last_letter: 0,
             token_addresses: Vec::new(),
@@ -392,8 +395,9 @@ impl Control {
         self.beacons_sent = 0;
         self.beacon_due = now.instant;
         self.dialer.hurry(now.instant);
-        for peer in self.peers.values_mut() {
+        for (node, peer) in &mut self.peers {
             peer.paths.moved(now.instant);
+            self.agenda.touch(*node);
         }
         self.forget_openness();
         self.own_record.touch();

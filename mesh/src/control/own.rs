@@ -14,6 +14,7 @@ use epsilon_proto::trust::Introduction;
 use epsilon_proto::wire;
 
 use super::documents::Taken;
+use super::relays::Reach;
 use super::storage::Then;
 use super::{Control, Output};
 use crate::event::Event;
@@ -137,7 +138,8 @@ impl Control {
         let publish =
             (own.dirty && own.staged.is_none() && self.may_speak()).then(|| own.may_publish_at());
         let disputed = own.disputed.map(|since| since + DISPUTE);
-        [own.claim_alone, publish, disputed, self.introduction_due()].into_iter().flatten().min()
+        let due = [own.claim_alone, publish, disputed, self.introduction_due(), self.reach_due()];
+        due.into_iter().flatten().min()
     }
 
     /// Whether there is something to publish and anybody who would forward
@@ -151,6 +153,7 @@ impl Control {
 
     /// Brings claims, vouching and the record as far as they come now.
     pub(super) fn advance_own(&mut self, now: Now) {
+        self.advance_reach(now.instant);
         self.choose_claims(now);
         self.ask_for_introduction(now);
         self.publish_own(now);
@@ -164,7 +167,10 @@ impl Control {
 
     /// Where a member saw this node's datagrams come from.
     pub(super) fn observed_at(&mut self, by: NodeId, address: SocketAddr) {
-        if self.own_record.observed.insert(by, address) != Some(address) {
+        let observed = &mut self.own_record.observed;
+        let is_known = observed.values().any(|known| *known == address);
+        let before = observed.insert(by, address);
+        if !is_known || before.is_some_and(|before| before != address) {
             let endpoints = self.endpoints(MAX_ENDPOINTS);
             if self.members.get(self.own).is_none_or(|own| own.record.endpoints != endpoints) {
                 self.own_record.touch();
@@ -205,6 +211,7 @@ impl Control {
             return;
         }
         self.own_record.sequence += 1;
+        let Reach { is_open, is_relay, relays, hubs } = self.reach();
         let record = NodeRecord {
             incarnation: self.identity.incarnation,
             sequence: self.own_record.sequence,
@@ -217,10 +224,10 @@ impl Control {
             site: self.settings.site.clone(),
             labels: self.settings.labels.clone(),
             version: self.config.version.clone(),
-            is_open: self.relays.is_open,
-            is_relay: self.is_relay(),
-            relays: self.relays.own.clone(),
-            hubs: self.hubs(),
+            is_open,
+            is_relay,
+            relays,
+            hubs,
         };
         let same = self.members.get(self.own).is_some_and(|known| {
             let mut stamped = record.clone();

@@ -5,13 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use epsilon_proto::address::Ipv6Range;
-use epsilon_proto::clock::{Instant, Now};
+use epsilon_proto::clock::Now;
 use epsilon_proto::id::{BootId, NodeId};
 use epsilon_proto::record::EndpointSource;
 
 use super::{Control, Output};
-use crate::event::Event;
-use crate::path::Step;
 use crate::shard::{self, Command, Path, Prefix, Report};
 
 /// How many probes of one peer may be under way.
@@ -93,11 +91,23 @@ impl Control {
             let is_observed = endpoint.source == EndpointSource::Observed;
             let is_own = is_observed && self.is_own_address(endpoint.address);
             if !is_own && !self.members.is_inside(endpoint.address.ip()) {
-                self.peer(node).paths.add(Path::Direct(endpoint.address), !is_observed || is_open);
+                let is_lasting = !is_observed || is_open;
+                self.paths(node).add(Path::Direct(endpoint.address), is_lasting);
             }
         }
         self.learn_run_of_record(node, now);
         self.give_probe_keys(node);
+        if let Some(paths) = self.known_paths(node) {
+            paths.relays_changed();
+        }
+        if self.is_relay_news(node) {
+            self.choose_relays(now);
+        }
+    }
+
+    /// Whether there are keys for probes to and from it.
+    pub(super) fn is_keyed(&self, node: NodeId) -> bool {
+        self.plane.keyed.contains_key(&node)
     }
 
     pub(super) fn is_own_address(&self, address: SocketAddr) -> bool {
@@ -137,6 +147,7 @@ impl Control {
         let boots = (self.config.boot, boot);
         if let Some(keys) = shard::probe_keys(&self.config.key, node, self.id, boots) {
             self.plane.keyed.insert(node, boot);
+            self.agenda.touch(node);
             self.outputs.push_back(Output::Shard(Command::SetProbeKeys { node, keys }));
         }
     }
@@ -153,11 +164,11 @@ impl Control {
     /// An address at which a peer just was: used until a probe says better.
     pub(super) fn prefer_path(&mut self, node: NodeId, address: SocketAddr) {
         if !self.members.is_inside(address.ip()) {
-            self.peer(node).paths.prefer(Path::Direct(address));
+            self.paths(node).prefer(Path::Direct(address));
         }
     }
 
-    fn set_path(&mut self, node: NodeId, path: Option<Path>) {
+    pub(super) fn set_path(&mut self, node: NodeId, path: Option<Path>) {
         if self.plane.installed.contains_key(&node) {
             self.outputs.push_back(Output::Shard(Command::SetPath { node, path }));
         }
@@ -179,9 +190,10 @@ impl Control {
                 if self.plane.pings.remove(&transaction) {
                     self.outputs.push_back(Output::Pong { transaction, from: to, rtt });
                 }
-                let (direct, was_proven) = (peer.paths.direct(), peer.paths.is_proven());
-                peer.paths.answered(to, rtt, now.instant, &local);
-                let (now_direct, is_proven) = (peer.paths.direct(), peer.paths.is_proven());
+                let paths = self.paths(node);
+                let (direct, was_proven) = (paths.direct(), paths.is_proven());
+                paths.answered(to, rtt, now.instant, &local);
+                let (now_direct, is_proven) = (paths.direct(), paths.is_proven());
                 if let Path::Direct(_) = to {
                     self.observed_at(node, observed);
                 }
@@ -198,33 +210,33 @@ impl Control {
                     self.came_from(address, now);
                 }
                 if !self.members.is_inside(from.address().ip())
-                    && let Some(peer) = self.peers.get_mut(&node)
+                    && let Some(paths) = self.known_paths(node)
                 {
                     if is_probe {
-                        peer.paths.seen(from, now.instant);
+                        paths.seen(from, now.instant);
                     } else {
-                        peer.paths.heard_elsewhere(from, now.instant);
+                        paths.heard_elsewhere(from, now.instant);
                     }
                 }
             }
             Report::Unanswered { node } => {
-                if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.paths.doubt(now.instant);
+                if let Some(paths) = self.known_paths(node) {
+                    paths.doubt(now.instant);
                 }
                 // The NAT of this node may have forgotten it: then its relays do not
                 // know it any more.
                 for relay in self.relays.own.clone() {
-                    self.peer(relay).paths.check();
+                    self.paths(relay).check();
                 }
             }
             Report::Busy { node } | Report::NoPath { node } => {
-                if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.paths.busy(now.instant);
+                if let Some(paths) = self.known_paths(node) {
+                    paths.busy(now.instant);
                 }
             }
             Report::Idle { node } => {
-                if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.paths.idle(now.instant);
+                if let Some(paths) = self.known_paths(node) {
+                    paths.idle(now.instant);
                 }
             }
             Report::DeviceHeard { key } => self.device_heard(key, now),
@@ -239,7 +251,7 @@ impl Control {
     /// in this run.
     pub fn ping(&mut self, node: NodeId) -> Option<(u64, Path)> {
         let to = self.peers.get(&node)?.paths.active()?;
-        if !self.plane.keyed.contains_key(&node) {
+        if !self.is_keyed(node) {
             return None;
         }
         let transaction = self.send_probe(node, to)?;
@@ -250,7 +262,7 @@ impl Control {
         Some((transaction, to))
     }
 
-    fn send_probe(&mut self, node: NodeId, to: Path) -> Option<u64> {
+    pub(super) fn send_probe(&mut self, node: NodeId, to: Path) -> Option<u64> {
         let peer = self.peers.get_mut(&node)?;
         self.plane.last_transaction += 1;
         let transaction = self.plane.last_transaction;
@@ -260,42 +272,5 @@ impl Control {
         peer.probes.push_back((transaction, to));
         self.outputs.push_back(Output::Shard(Command::SendProbe { node, to, transaction }));
         Some(transaction)
-    }
-
-    /// When something is due for a path.
-    pub(super) fn paths_due(&self, now: Instant) -> Option<Instant> {
-        let keyed = self.plane.keyed.keys().filter_map(|node| self.peers.get(node));
-        keyed.filter_map(|peer| peer.paths.due(now)).min()
-    }
-
-    /// Does for paths what is due.
-    pub(super) fn advance_paths(&mut self, now: Now) {
-        let mut due = Vec::new();
-        for node in self.plane.keyed.keys() {
-            if let Some(peer) = self.peers.get_mut(node) {
-                due.extend(
-                    std::iter::from_fn(|| peer.paths.next(now.instant)).map(|step| (*node, step)),
-                );
-            }
-        }
-        for (node, step) in due {
-            match step {
-                Step::Probe(to) => {
-                    if let Path::Direct(address) = to {
-                        self.sent_to(address, now.instant);
-                    }
-                    self.send_probe(node, to);
-                }
-                Step::Use(path) => {
-                    self.set_path(node, path);
-                    self.event(Event::PathMoved(node, path));
-                    if self.relays.own.contains(&node) {
-                        self.choose_relays(now);
-                    }
-                }
-                Step::Call => self.call(node, true),
-                Step::Relay => self.seek_relay(node, now),
-            }
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Relays: those of this node, those of others by which it reaches them, and what
 //! it passes on as one itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -21,6 +21,12 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 /// What came from an address to which nothing was sent for so long came unasked:
 /// NATs forget sooner.
 const UNASKED: Duration = Duration::from_mins(5);
+/// After the first link, how long it takes until the record says what this node found
+/// out of relays and hubs: more members answer, and perhaps it needs none. Until then it says what it
+/// said in the run before.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Between two times that a member is asked to probe this node unasked.
+const LOOK: Duration = Duration::from_mins(6);
 /// The labels of nodes that are no relays.
 const COSTLY: [(&str, &str); 2] = [("metered", "true"), ("power", "battery")];
 /// On at most so many channels this node passes on.
@@ -35,10 +41,19 @@ pub(super) struct Relays {
     pub(super) own: Vec<NodeId>,
     /// Whether something came unasked: this node needs no relay.
     pub(super) is_open: bool,
+    /// When the record may say what was found out, once there was a link.
+    settles: Option<Instant>,
+    is_settled: bool,
+    /// When a member is asked to probe this node, as long as nobody has reached it.
+    look: Option<Instant>,
     /// To which addresses something was sent, and when.
     asked: BTreeMap<IpAddr, Instant>,
+    /// When those that do not count any more are forgotten.
+    sweep: Instant,
     /// The channels of this node as a relay, by their two ends in order.
     channels: BTreeMap<(NodeId, NodeId), Between>,
+    /// Who is reached through which relay.
+    through: BTreeMap<NodeId, BTreeSet<NodeId>>,
 }
 
 impl Relays {
@@ -47,6 +62,14 @@ impl Relays {
         let all = self.channels.keys().copied();
         all.filter(|(one, other)| *one == node || *other == node).collect()
     }
+}
+
+/// What a record says of how its node is reached.
+pub(super) struct Reach {
+    pub(super) is_open: bool,
+    pub(super) is_relay: bool,
+    pub(super) relays: Vec<NodeId>,
+    pub(super) hubs: Vec<NodeId>,
 }
 
 /// A channel of this node.
@@ -79,20 +102,100 @@ fn in_order(one: NodeId, other: NodeId) -> (NodeId, NodeId) {
 impl Control {
     /// Something was sent to an address.
     pub(super) fn sent_to(&mut self, address: SocketAddr, now: Instant) {
-        let asked = &mut self.relays.asked;
-        asked.retain(|_, at| now.since(*at) < UNASKED);
+        let Relays { asked, sweep, .. } = &mut self.relays;
+        if *sweep <= now {
+            asked.retain(|_, at| now.since(*at) < UNASKED);
+            *sweep = now + UNASKED;
+        }
         asked.insert(address.ip(), now);
     }
 
     /// A probe of a member came from an address: unasked, it shows that others
     /// reach this node.
     pub(super) fn came_from(&mut self, address: SocketAddr, now: Now) {
-        let is_near = self.local.iter().any(|prefix| is_within(address.ip(), *prefix));
         let asked = self.relays.asked.get(&address.ip());
-        let is_asked = asked.is_some_and(|at| now.instant.since(*at) < UNASKED);
-        if !is_near && !is_asked && !std::mem::replace(&mut self.relays.is_open, true) {
+        if asked.is_none_or(|at| now.instant.since(*at) >= UNASKED) {
+            self.reached_from(address.ip(), now);
+        }
+    }
+
+    /// Somebody reached this node who was not asked to. A link that another opened shows
+    /// it, too: the port is the same, and where two greet each other at the same time no
+    /// probe is unasked.
+    pub(super) fn reached_from(&mut self, address: IpAddr, now: Now) {
+        if !self.is_on_own_network(address) && !std::mem::replace(&mut self.relays.is_open, true) {
             self.own_record.touch();
             self.choose_relays(now);
+        }
+    }
+
+    fn is_on_own_network(&self, address: IpAddr) -> bool {
+        self.local.iter().any(|prefix| is_within(address, *prefix))
+    }
+
+    /// There is a link.
+    pub(super) fn begin_to_settle(&mut self, now: Instant) {
+        self.relays.settles.get_or_insert(now + SETTLE);
+        self.relays.look.get_or_insert(now + LOOK);
+    }
+
+    /// When something is due for what is known of how this node is reached.
+    pub(super) fn reach_due(&self) -> Option<Instant> {
+        let Relays { settles, is_settled, look, is_open, .. } = &self.relays;
+        let (settles, look) = (settles.filter(|_| !is_settled), look.filter(|_| !is_open));
+        settles.into_iter().chain(look).min()
+    }
+
+    pub(super) fn advance_reach(&mut self, now: Instant) {
+        let Relays { settles, is_settled, look, is_open, .. } = &mut self.relays;
+        if !*is_settled && settles.is_some_and(|at| at <= now) {
+            *is_settled = true;
+            self.own_record.touch();
+        }
+        if !*is_open && look.is_some_and(|at| at <= now) {
+            *look = Some(now + LOOK);
+            if let Some(node) = self.stranger(now) {
+                self.call(node, false);
+            }
+        }
+    }
+
+    /// A member somewhere else to which nothing was sent for long: a probe of it is
+    /// unasked.
+    fn stranger(&mut self, now: Instant) -> Option<NodeId> {
+        let is_asked = |address: &SocketAddr| {
+            self.relays.asked.get(&address.ip()).is_some_and(|at| now.since(*at) < UNASKED)
+        };
+        let is_strange = |node: &NodeId| {
+            let direct = self.direct_to(*node);
+            let said = self.members.get(*node).map(|member| &member.record.endpoints);
+            let said = said.into_iter().flatten().map(|one| one.address);
+            self.is_elsewhere(*node) && !said.chain(direct).any(|address| is_asked(&address))
+        };
+        let strangers: Vec<NodeId> = self.linked().into_iter().filter(is_strange).collect();
+        let place = self.random.next_u32() as usize % strangers.len().max(1);
+        strangers.get(place).copied()
+    }
+
+    /// What the own record says of how this node is reached.
+    pub(super) fn reach(&self) -> Reach {
+        let before = self.members.get(self.own).map(|own| &own.record);
+        match before.filter(|_| !self.relays.is_settled) {
+            Some(before) => Reach {
+                is_open: before.is_open,
+                is_relay: before.is_relay,
+                relays: before.relays.clone(),
+                hubs: before.hubs.clone(),
+            },
+            None if !self.relays.is_settled => {
+                Reach { is_open: false, is_relay: false, relays: Vec::new(), hubs: Vec::new() }
+            }
+            None => Reach {
+                is_open: self.relays.is_open,
+                is_relay: self.is_relay(),
+                relays: self.relays.own.clone(),
+                hubs: self.hubs(),
+            },
         }
     }
 
@@ -121,11 +224,27 @@ impl Control {
         }
     }
 
+    /// Whether a member may be somewhere else than on this node's own networks.
+    fn is_elsewhere(&self, node: NodeId) -> bool {
+        let endpoints = self.members.get(node).map(|member| &member.record.endpoints);
+        endpoints.is_some_and(|all| all.iter().any(|one| !self.is_on_own_network(one.address.ip())))
+    }
+
+    /// Whether what a member says may change the relays of this node.
+    pub(super) fn is_relay_news(&self, node: NodeId) -> bool {
+        let is_relay = self.members.get(node).is_some_and(|member| member.record.is_relay);
+        let is_own = self.relays.own.contains(&node);
+        let has_room = !self.relays.is_open && self.relays.own.len() < MAX_RELAYS;
+        (is_own && !is_relay) || (!is_own && has_room && (is_relay || self.is_elsewhere(node)))
+    }
+
     /// Keeps to the relays that this node has, as long as they answer, and looks for
     /// others where they do not.
     pub(super) fn choose_relays(&mut self, now: Now) {
         let mut chosen: Vec<NodeId> = Vec::new();
-        if !self.relays.is_open && !self.is_banned() {
+        let others = || self.members.iter().map(|(node, _)| node).filter(|node| *node != self.own);
+        let needs = !self.relays.is_open && others().any(|node| self.is_elsewhere(node));
+        if needs && !self.is_banned() {
             let mut open: Vec<NodeId> = self
                 .members
                 .iter()
@@ -162,18 +281,21 @@ impl Control {
         }
         for former in std::mem::replace(&mut self.relays.own, chosen.clone()) {
             if !chosen.contains(&former) {
-                self.peer(former).paths.keep(false, now.instant);
+                self.paths(former).keep(false, now.instant);
             }
         }
         for relay in chosen {
-            self.peer(relay).paths.keep(true, now.instant);
+            self.paths(relay).keep(true, now.instant);
         }
         self.own_record.touch();
     }
 
     /// The members through which this node is told things, best first: those that it
-    /// has, as long as they are linked.
-    pub(super) fn hubs(&self) -> Vec<NodeId> {
+    /// has, as long as they are linked. Who is reached anyway needs none.
+    fn hubs(&self) -> Vec<NodeId> {
+        if self.relays.is_open {
+            return Vec::new();
+        }
         let before = self.members.get(self.own).map(|own| own.record.hubs.clone());
         let before = before.unwrap_or_default();
         let mut open: Vec<NodeId> = self
@@ -253,15 +375,18 @@ impl Control {
         if let Some(number) = answer.channel {
             let channel = Channel::new(number);
             self.peer(peer).relayed.channels.insert(relay, (channel, address));
-            self.peer(peer).paths.add(Path::Relayed(address, channel), true);
+            self.relays.through.entry(relay).or_default().insert(peer);
+            self.paths(peer).add(Path::Relayed(address, channel), true);
         }
     }
 
     /// A peer is not reached through a relay any more, or by another way.
     fn leave_channel(&mut self, peer: NodeId, relay: NodeId, now: Now) {
-        let peer = self.peer(peer);
-        if let Some((channel, address)) = peer.relayed.channels.remove(&relay) {
-            peer.paths.remove(Path::Relayed(address, channel), now.instant);
+        if let Some(peers) = self.relays.through.get_mut(&relay) {
+            peers.remove(&peer);
+        }
+        if let Some((channel, address)) = self.peer(peer).relayed.channels.remove(&relay) {
+            self.paths(peer).remove(Path::Relayed(address, channel), now.instant);
         }
     }
 
@@ -270,10 +395,13 @@ impl Control {
     pub(super) fn refresh_channels(&mut self, node: NodeId, now: Now) {
         let direct = self.direct_to(node);
         let through: Vec<(NodeId, Channel, SocketAddr)> = self
-            .peers
-            .iter()
-            .filter_map(|(peer, one)| {
-                let (channel, address) = one.relayed.channels.get(&node)?;
+            .relays
+            .through
+            .get(&node)
+            .into_iter()
+            .flatten()
+            .filter_map(|peer| {
+                let (channel, address) = self.peers.get(peer)?.relayed.channels.get(&node)?;
                 Some((*peer, *channel, *address))
             })
             .collect();
@@ -301,8 +429,7 @@ impl Control {
                 self.outputs.push_back(Output::Shard(Command::RemoveChannel { channel }));
             }
         }
-        let peers: Vec<NodeId> = self.peers.keys().copied().collect();
-        for peer in peers {
+        for peer in self.relays.through.remove(&node).unwrap_or_default() {
             self.leave_channel(peer, node, now);
         }
         if let Some(peer) = self.peers.get_mut(&node) {

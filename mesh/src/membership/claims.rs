@@ -31,8 +31,15 @@ pub enum Rank {
 /// Who claims what.
 #[derive(Default)]
 pub(super) struct Claims {
-    ipv4: BTreeMap<Ipv4Addr, BTreeSet<NodeId>>,
-    names: BTreeMap<NodeName, BTreeSet<NodeId>>,
+    ipv4: Index<Ipv4Addr>,
+    names: Index<NodeName>,
+}
+
+/// Claims of one kind.
+struct Index<C> {
+    by: BTreeMap<C, BTreeSet<NodeId>>,
+    /// What several claim.
+    contested: BTreeSet<C>,
 }
 
 impl Claims {
@@ -48,21 +55,19 @@ impl Claims {
         for member in [old, new].into_iter().flatten() {
             affected.append(&mut self.claimants(member.record.ipv4, member.record.name.as_ref()));
         }
-        replace(
-            &mut self.ipv4,
+        self.ipv4.replace(
             node,
             old.and_then(|old| old.record.ipv4),
             new.and_then(|new| new.record.ipv4),
         );
-        replace(
-            &mut self.names,
+        self.names.replace(
             node,
             old.and_then(|old| old.record.name.clone()),
             new.and_then(|new| new.record.name.clone()),
         );
         if old.is_none() || new.is_none() {
             // A witness came or went: whatever is contested may rank anew.
-            affected.extend(contested(&self.ipv4).chain(contested(&self.names)));
+            affected.extend(self.ipv4.contested().chain(self.names.contested()));
         }
         affected
     }
@@ -73,8 +78,8 @@ impl Claims {
         ipv4: Option<Ipv4Addr>,
         name: Option<&NodeName>,
     ) -> BTreeSet<NodeId> {
-        let by_address = ipv4.and_then(|ipv4| self.ipv4.get(&ipv4));
-        let by_name = name.and_then(|name| self.names.get(name));
+        let by_address = ipv4.and_then(|ipv4| self.ipv4.by.get(&ipv4));
+        let by_name = name.and_then(|name| self.names.by.get(name));
         by_address.into_iter().chain(by_name).flatten().copied().collect()
     }
 
@@ -86,7 +91,7 @@ impl Claims {
         trust: &Trust,
     ) -> Option<NodeId> {
         winner(
-            self.ipv4.get(&address),
+            self.ipv4.by.get(&address),
             |pin| pin.ipv4 == Some(address),
             |facts| facts.ipv4 == Some(address),
             &address.octets(),
@@ -104,7 +109,7 @@ impl Claims {
         trust: &Trust,
     ) -> Option<NodeId> {
         winner(
-            self.names.get(name),
+            self.names.by.get(name),
             |pin| pin.name.as_ref() == Some(name),
             |facts| facts.name.as_ref() == Some(name),
             name.as_str().as_bytes(),
@@ -115,27 +120,38 @@ impl Claims {
     }
 }
 
-/// Everybody who claims what others claim as well.
-fn contested<C>(index: &BTreeMap<C, BTreeSet<NodeId>>) -> impl Iterator<Item = NodeId> {
-    index.values().filter(|nodes| nodes.len() > 1).flatten().copied()
+impl<C> Default for Index<C> {
+    fn default() -> Self {
+        Self { by: BTreeMap::new(), contested: BTreeSet::new() }
+    }
 }
 
-fn replace<C: Ord>(
-    index: &mut BTreeMap<C, BTreeSet<NodeId>>,
-    node: NodeId,
-    old: Option<C>,
-    new: Option<C>,
-) {
-    if let Some(old) = old
-        && let Some(nodes) = index.get_mut(&old)
-    {
-        nodes.remove(&node);
-        if nodes.is_empty() {
-            index.remove(&old);
-        }
+impl<C: Ord + Clone> Index<C> {
+    /// Everybody who claims what others claim as well.
+    fn contested(&self) -> impl Iterator<Item = NodeId> {
+        self.contested.iter().filter_map(|claim| self.by.get(claim)).flatten().copied()
     }
-    if let Some(new) = new {
-        index.entry(new).or_default().insert(node);
+
+    /// A node claims something else than before.
+    fn replace(&mut self, node: NodeId, old: Option<C>, new: Option<C>) {
+        if let Some(old) = old
+            && let Some(nodes) = self.by.get_mut(&old)
+        {
+            nodes.remove(&node);
+            if nodes.len() < 2 {
+                self.contested.remove(&old);
+            }
+            if nodes.is_empty() {
+                self.by.remove(&old);
+            }
+        }
+        if let Some(new) = new {
+            let nodes = self.by.entry(new.clone()).or_default();
+            nodes.insert(node);
+            if nodes.len() > 1 {
+                self.contested.insert(new);
+            }
+        }
     }
 }
 

@@ -170,6 +170,9 @@ impl Membership {
     }
 
     fn place(&self, trust: &Trust) -> BTreeMap<DeviceId, PlacedDevice> {
+        if self.devices.lists.values().all(|listed| listed.list.devices.is_empty()) {
+            return BTreeMap::new();
+        }
         let keys: BTreeSet<AgreementKey> = self.iter().map(|(_, member)| member.key).collect();
         let mut owners: Vec<NodeId> = self.devices.lists.keys().copied().collect();
         owners.sort_by_key(|node| {

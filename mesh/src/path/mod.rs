@@ -200,6 +200,14 @@ impl Paths {
         }
     }
 
+    /// The peer may have other relays than before: packets that wait need not wait for
+    /// the next call.
+    pub fn relays_changed(&mut self) {
+        if self.is_busy && !self.is_proven() {
+            self.steps.push_back(Step::Relay);
+        }
+    }
+
     /// Packets flow, or wait for a way.
     pub fn busy(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.is_busy, true) {

@@ -172,7 +172,12 @@ impl World {
             }
             Content::Answer { transaction, observed } => {
                 let outstanding = &mut self.machines[machine].plane.outstanding;
-                outstanding.retain(|_, one| at.saturating_sub(one.sent) < PROBE_TIMEOUT);
+                // Transactions count up.
+                while let Some(first) = outstanding.first_entry()
+                    && at.saturating_sub(first.get().sent) >= PROBE_TIMEOUT
+                {
+                    first.remove();
+                }
                 let is_it = outstanding
                     .get(&transaction)
                     .is_some_and(|one| (one.node, one.way) == (node, way));

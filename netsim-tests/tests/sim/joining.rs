@@ -86,7 +86,7 @@ fn a_quiet_fleet_costs_little() {
         world.run_for(MINUTE * 2);
         let before: Vec<_> =
             (0..case.nodes).map(|one| (world.traffic(one), world.probes(one))).collect();
-        assert!(before.iter().all(|(_, probes)| *probes <= 8), "{before:?}");
+        assert!(before.iter().all(|(_, probes)| *probes <= 8 + 2 * 7), "{before:?}");
         world.run_for(MINUTE * 60);
         for (machine, (traffic, probes)) in before.into_iter().enumerate() {
             let bytes = world.traffic(machine).bytes - traffic.bytes;
@@ -94,7 +94,10 @@ fn a_quiet_fleet_costs_little() {
             let probes = world.probes(machine) - probes;
             println!("n{machine}: {bytes} bytes, {messages} messages, {probes} probes in an hour");
             assert!(bytes < 100_000, "n{machine} sends {bytes} bytes an hour");
-            assert!(probes < 10, "n{machine} sends {probes} probes an hour");
+            // Who was reached by nobody unasked keeps the ways to two relays open, every 15 s.
+            let is_open = world.view(machine).members[0].is_open;
+            let most = if is_open { 10 } else { 10 + 2 * 3600 / 15 };
+            assert!(probes < most, "n{machine} sends {probes} probes an hour");
         }
     });
 }
