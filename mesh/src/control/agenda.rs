@@ -98,7 +98,10 @@ impl Control {
                         self.choose_relays(now);
                     }
                 }
-                Step::Call => self.call(node, true),
+                Step::Call => {
+                    self.call(node, true);
+                    self.need_relays(now);
+                }
                 Step::Relay => self.seek_relay(node, now),
             }
         }

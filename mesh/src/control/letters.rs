@@ -185,6 +185,7 @@ impl Control {
         self.paths(from).called(now.instant);
         if call.wants_answer {
             self.call(from, false);
+            self.need_relays(now);
         }
     }
 }

@@ -307,6 +307,7 @@ impl Control {
         };
         let is_grounded = members.grounded(&trust).contains(&own);
         let overlay_size = members.len();
+        let needs_relays = members.get(own).is_some_and(|own| !own.record.relays.is_empty());
         let mut control = Self {
             id,
             own,
@@ -333,7 +334,7 @@ impl Control {
             sync: sync::Sync::new(now.instant),
             plane: plane::Plane::default(),
             agenda: agenda::Agenda::default(),
-            relays: relays::Relays::default(),
+            relays: relays::Relays::new(needs_relays),
             last_letter: 0,
             token_addresses: Vec::new(),
             answered: BTreeMap::new(),

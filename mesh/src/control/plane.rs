@@ -233,6 +233,9 @@ impl Control {
                 if let Some(paths) = self.known_paths(node) {
                     paths.busy(now.instant);
                 }
+                if self.may_close(node) {
+                    self.need_relays(now);
+                }
             }
             Report::Idle { node } => {
                 if let Some(paths) = self.known_paths(node) {

@@ -22,11 +22,13 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 /// NATs forget sooner.
 const UNASKED: Duration = Duration::from_mins(5);
 /// After the first link, how long it takes until the record says what this node found
-/// out of relays and hubs: more members answer, and perhaps it needs none. Until then it says what it
-/// said in the run before.
-const SETTLE: Duration = Duration::from_secs(1);
+/// out of how it is reached: it changes at first. Until then it says what it said in
+/// the run before.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Between two times that a member is asked to probe this node unasked.
 const LOOK: Duration = Duration::from_mins(6);
+/// In fleets of so many everybody links to everybody who is reached.
+const FULL_MESH: usize = 64;
 /// The labels of nodes that are no relays.
 const COSTLY: [(&str, &str); 2] = [("metered", "true"), ("power", "battery")];
 /// On at most so many channels this node passes on.
@@ -41,6 +43,8 @@ pub(super) struct Relays {
     pub(super) own: Vec<NodeId>,
     /// Whether something came unasked: this node needs no relay.
     pub(super) is_open: bool,
+    /// Whether there was a peer to which there may be no other way.
+    is_needed: bool,
     /// When the record may say what was found out, once there was a link.
     settles: Option<Instant>,
     is_settled: bool,
@@ -57,6 +61,11 @@ pub(super) struct Relays {
 }
 
 impl Relays {
+    /// Whether relays were needed before.
+    pub(super) fn new(is_needed: bool) -> Self {
+        Self { is_needed, ..Self::default() }
+    }
+
     /// The channels of this node that have a member at one end.
     fn pairs_of(&self, node: NodeId) -> Vec<(NodeId, NodeId)> {
         let all = self.channels.keys().copied();
@@ -179,23 +188,33 @@ impl Control {
 
     /// What the own record says of how this node is reached.
     pub(super) fn reach(&self) -> Reach {
-        let before = self.members.get(self.own).map(|own| &own.record);
-        match before.filter(|_| !self.relays.is_settled) {
+        let Relays { is_settled, is_open, own, .. } = &self.relays;
+        let (is_open, is_relay, hubs) = (*is_open, self.is_relay(), self.hubs());
+        let relays = own.clone();
+        let before = self.members.get(self.own).map(|member| &member.record);
+        match before.filter(|_| !is_settled) {
+            None if *is_settled => Reach { is_open, is_relay, relays, hubs },
+            None => Reach { is_open: false, is_relay: false, relays, hubs: Vec::new() },
             Some(before) => Reach {
                 is_open: before.is_open,
                 is_relay: before.is_relay,
-                relays: before.relays.clone(),
+                relays: if relays.is_empty() { before.relays.clone() } else { relays },
                 hubs: before.hubs.clone(),
             },
-            None if !self.relays.is_settled => {
-                Reach { is_open: false, is_relay: false, relays: Vec::new(), hubs: Vec::new() }
-            }
-            None => Reach {
-                is_open: self.relays.is_open,
-                is_relay: self.is_relay(),
-                relays: self.relays.own.clone(),
-                hubs: self.hubs(),
-            },
+        }
+    }
+
+    /// Whether the way to a peer is one through NATs on both sides, which may close.
+    pub(super) fn may_close(&self, node: NodeId) -> bool {
+        let is_open = self.members.get(node).is_some_and(|member| member.record.is_open);
+        !self.relays.is_open && !is_open && self.is_elsewhere(node)
+    }
+
+    /// There is no way to a peer, or may be none soon.
+    pub(super) fn need_relays(&mut self, now: Now) {
+        if !std::mem::replace(&mut self.relays.is_needed, true) {
+            self.choose_relays(now);
+            self.advance_own(now);
         }
     }
 
@@ -234,17 +253,16 @@ impl Control {
     pub(super) fn is_relay_news(&self, node: NodeId) -> bool {
         let is_relay = self.members.get(node).is_some_and(|member| member.record.is_relay);
         let is_own = self.relays.own.contains(&node);
-        let has_room = !self.relays.is_open && self.relays.own.len() < MAX_RELAYS;
-        (is_own && !is_relay) || (!is_own && has_room && (is_relay || self.is_elsewhere(node)))
+        let Relays { is_needed, is_open, own, .. } = &self.relays;
+        let has_room = *is_needed && !is_open && own.len() < MAX_RELAYS;
+        is_relay != is_own && (is_own || has_room)
     }
 
     /// Keeps to the relays that this node has, as long as they answer, and looks for
     /// others where they do not.
     pub(super) fn choose_relays(&mut self, now: Now) {
         let mut chosen: Vec<NodeId> = Vec::new();
-        let others = || self.members.iter().map(|(node, _)| node).filter(|node| *node != self.own);
-        let needs = !self.relays.is_open && others().any(|node| self.is_elsewhere(node));
-        if needs && !self.is_banned() {
+        if self.relays.is_needed && !self.relays.is_open && !self.is_banned() {
             let mut open: Vec<NodeId> = self
                 .members
                 .iter()
@@ -291,9 +309,10 @@ impl Control {
     }
 
     /// The members through which this node is told things, best first: those that it
-    /// has, as long as they are linked. Who is reached anyway needs none.
+    /// has, as long as they are linked. Who is reached anyway needs none, and in a small
+    /// fleet all that are reached are linked to everybody.
     fn hubs(&self) -> Vec<NodeId> {
-        if self.relays.is_open {
+        if self.relays.is_open || self.members.len() <= FULL_MESH {
             return Vec::new();
         }
         let before = self.members.get(self.own).map(|own| own.record.hubs.clone());
