@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use epsilon_mesh::shard::Relaying;
 use serde::Deserialize;
 
 /// Where it is looked for unless the command line says otherwise.
@@ -28,6 +29,35 @@ pub struct Config {
     pub discovery: Discovery,
     /// Carrying packets.
     pub data: Data,
+    /// Passing on what other members send each other.
+    pub relay: Relay,
+}
+
+/// Passing on what other members send each other and cannot without this node.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Relay {
+    /// Whether to, once this node is seen to be reachable. A node labelled
+    /// `metered=true` or `power=battery` never does.
+    pub enabled: bool,
+    /// How much between two members, both ways together, in Mbit/s.
+    pub pair_mbit: u32,
+    /// How much between all of them, in Mbit/s.
+    pub total_mbit: u32,
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self { enabled: true, pair_mbit: 500, total_mbit: 1000 }
+    }
+}
+
+impl Relay {
+    /// The limits, unless it is switched off.
+    pub fn relaying(&self) -> Option<Relaying> {
+        let bytes = |mbit| u64::from(mbit) * 1_000_000 / 8;
+        self.enabled.then(|| Relaying { each: bytes(self.pair_mbit), all: bytes(self.total_mbit) })
+    }
 }
 
 /// Carrying packets.
@@ -90,6 +120,7 @@ impl Default for Config {
             log: Log::default(),
             discovery: Discovery::default(),
             data: Data::default(),
+            relay: Relay::default(),
         }
     }
 }
@@ -150,6 +181,12 @@ impl Config {
         if config.port == 0 {
             return Err("port: 0 is not a port; leave it out for 7755".to_owned());
         }
+        let Relay { pair_mbit, total_mbit, .. } = config.relay;
+        if pair_mbit == 0 || total_mbit == 0 {
+            return Err(
+                "relay: 0 Mbit/s is no limit; use `enabled = false` to pass on nothing".to_owned()
+            );
+        }
         config
             .log
             .level
@@ -169,6 +206,7 @@ impl Config {
             ("log.format", self.log.format != other.log.format),
             ("discovery.multicast", self.discovery != other.discovery),
             ("data.threads", self.data != other.data),
+            ("relay", self.relay != other.relay),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))
@@ -222,6 +260,8 @@ mod tests {
         assert!(Config::parse(b"port = 0").is_err());
         assert!(Config::parse(b"port = 70000").is_err());
         assert!(Config::parse(b"[log]\nlevel = \"=,=\"").is_err());
+        let error = Config::parse(b"[relay]\npair_mbit = 0").unwrap_err();
+        assert!(error.contains("enabled = false"), "{error}");
         assert!(Config::parse(b"\xff").is_err());
     }
 
@@ -231,6 +271,18 @@ mod tests {
         assert_eq!([lanes("[data]\nthreads = 3"), lanes("[data]\nthreads = 200")], [3, 16]);
         let cores = std::thread::available_parallelism().unwrap().get();
         assert_eq!(lanes(""), crate::data::lanes_for(cores));
+    }
+
+    #[test]
+    fn limits_of_a_relay_are_in_bits_and_it_can_be_switched_off() {
+        let relaying = |text: &str| Config::parse(text.as_bytes()).unwrap().relay.relaying();
+        let limits = |each, all| Some(Relaying { each, all });
+        assert_eq!(relaying(""), limits(62_500_000, 125_000_000));
+        assert_eq!(
+            relaying("[relay]\npair_mbit = 8\ntotal_mbit = 80"),
+            limits(1_000_000, 10_000_000)
+        );
+        assert_eq!(relaying("[relay]\nenabled = false"), None);
     }
 
     #[test]

@@ -93,7 +93,7 @@ async fn serve(config: Config, source: Source) -> anyhow::Result<()> {
         notify(sd_notify::NotifyState::Stopping);
     };
     let server = tokio::spawn(api::serve(socket, calls, journal, api::Limits::default(), stop));
-    daemon.run(queue, hung_up).await;
+    Box::pin(daemon.run(queue, hung_up)).await;
     server.await.context("the local API ended badly")?;
     tracing::info!("stopped");
     Ok(())

@@ -7,6 +7,7 @@ use epsilon_proto::clock::{Instant, Now};
 use epsilon_proto::id::NodeId;
 
 use super::Control;
+use super::relays::FULL_MESH;
 use crate::event::Event;
 use crate::path::{Paths, Step};
 use crate::shard::Path;
@@ -69,6 +70,11 @@ impl Control {
         self.agenda.first(now)
     }
 
+    fn is_worth_a_call(&self, node: NodeId) -> bool {
+        let is_busy = self.peers.get(&node).is_some_and(|peer| peer.paths.is_busy());
+        is_busy || self.members.len() <= FULL_MESH
+    }
+
     /// Does for paths what is due.
     pub(super) fn advance_paths(&mut self, now: Now) {
         let mut steps = Vec::new();
@@ -98,10 +104,12 @@ impl Control {
                         self.choose_relays(now);
                     }
                 }
-                Step::Call => {
+                // In a large fleet only where there is something to send.
+                Step::Call if self.is_worth_a_call(node) => {
                     self.call(node, true);
                     self.need_relays(now);
                 }
+                Step::Call => {}
                 Step::Relay => self.seek_relay(node, now),
             }
         }

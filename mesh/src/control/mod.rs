@@ -58,7 +58,7 @@ use crate::event::Event;
 use crate::membership::{Membership, Refused};
 use crate::path::LocalPrefix;
 use crate::saved::{IdentityState, Saved, Settings, Write};
-use crate::shard::{self, Path};
+use crate::shard::{self, Command, Path, Relaying};
 use crate::trust::{Trust, TrustError};
 
 pub use admission::{AdmissionInput, ExchangeId};
@@ -77,8 +77,8 @@ pub struct Config {
     pub version: String,
     /// Checks signatures.
     pub check: Box<dyn SignatureCheck + Send + Sync>,
-    /// Whether it may be a relay for others.
-    pub relays: bool,
+    /// How much it passes on for others, if it may be a relay.
+    pub relaying: Option<Relaying>,
     /// Link to these nodes only; the simulator's overlay for large fleets.
     pub overlay: Option<BTreeSet<NodeId>>,
 }
@@ -358,6 +358,9 @@ impl Control {
             control.raise(Condition::Revoked, now);
         }
         control.restore_gate(saved.gate);
+        if let Some(relaying) = control.config.relaying {
+            control.outputs.push_back(Output::Shard(Command::SetRelaying(relaying)));
+        }
         control.announce_addresses();
         control.refresh_devices(true);
         control.refresh_members(now);

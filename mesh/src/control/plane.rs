@@ -100,6 +100,9 @@ impl Control {
         if let Some(paths) = self.known_paths(node) {
             paths.relays_changed();
         }
+        if is_new {
+            self.paths(node).greet(now.instant);
+        }
         if self.is_relay_news(node) {
             self.choose_relays(now);
         }

@@ -28,7 +28,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// Between two times that a member is asked to probe this node unasked.
 const LOOK: Duration = Duration::from_mins(6);
 /// In fleets of so many everybody links to everybody who is reached.
-const FULL_MESH: usize = 64;
+pub(super) const FULL_MESH: usize = 64;
 /// The labels of nodes that are no relays.
 const COSTLY: [(&str, &str); 2] = [("metered", "true"), ("power", "battery")];
 /// On at most so many channels this node passes on.
@@ -232,7 +232,7 @@ impl Control {
                 .iter()
                 .any(|(key, value)| label.key.as_str() == *key && label.value.as_str() == *value)
         });
-        self.relays.is_open && self.config.relays && !is_costly
+        self.relays.is_open && self.config.relaying.is_some() && !is_costly
     }
 
     /// A member's direct way, as long as it answers.

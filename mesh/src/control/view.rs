@@ -242,7 +242,7 @@ impl Control {
         let just_started = now.instant.since(self.started) < Duration::from_secs(5);
         let state = match peer {
             _ if node == self.own => PeerState::Own,
-            _ if link.is_some() => PeerState::Up,
+            Some(peer) if link.is_some() || peer.paths.is_proven() => PeerState::Up,
             Some(peer) if peer.is_in_grace() => PeerState::Connecting,
             _ if just_started => PeerState::Connecting,
             _ => PeerState::Down,

@@ -47,6 +47,9 @@ const CALLS: [Duration; 7] = [
     Duration::from_secs(30),
     Duration::from_mins(1),
 ];
+/// A new peer to which no way is found within so long is called, and so often.
+const GREET: Duration = Duration::from_secs(4);
+const GREETINGS: usize = 3;
 /// How often a way is probed that has to stay open: mappings of NATs last 20 s and
 /// more.
 const KEEP: Duration = Duration::from_secs(15);
@@ -105,6 +108,8 @@ pub struct Paths {
     /// How many calls were made in vain, and when the next is due.
     calls: usize,
     next_call: Option<Instant>,
+    /// How many calls are made though no packets flow.
+    greetings: usize,
     /// Whether a way has to stay open, and when it is probed next.
     kept: Option<Instant>,
     steps: VecDeque<Step>,
@@ -124,6 +129,11 @@ impl Paths {
     /// The round trip of the way in use, when it answered a probe.
     pub fn rtt(&self) -> Option<Duration> {
         self.candidates.get(&self.active?)?.rtt
+    }
+
+    /// Whether packets flow, or wait.
+    pub fn is_busy(&self) -> bool {
+        self.is_busy
     }
 
     /// The direct way in use, or else the one that answered last.
@@ -191,6 +201,15 @@ impl Paths {
         self.is_proven = false;
         self.doubted = None;
         self.probe_all(now);
+    }
+
+    /// Calls a new peer by and by, though no packets flow, unless a way is found before:
+    /// those that flow later find one.
+    pub fn greet(&mut self, now: Instant) {
+        if !self.is_proven && self.next_call.is_none() {
+            self.greetings = GREETINGS;
+            self.next_call = Some(now + GREET);
+        }
     }
 
     /// Wants the way in use probed: it may be closed.
@@ -349,7 +368,8 @@ impl Paths {
 
     fn restart_calls(&mut self, now: Instant) {
         self.calls = 0;
-        self.next_call = (self.is_busy && self.needs_better()).then_some(now);
+        let later = self.next_call.filter(|_| self.greetings > 0);
+        self.next_call = if self.is_busy && self.needs_better() { Some(now) } else { later };
     }
 
     /// Data of the peer came another way than this node's goes: perhaps because that one
@@ -395,7 +415,11 @@ impl Paths {
             self.is_proven = false;
             self.fall_back(now);
         }
+        if self.next_call.is_some_and(|due| due <= now) && !self.is_busy && self.greetings == 0 {
+            self.next_call = None;
+        }
         if self.next_call.is_some_and(|due| due <= now) {
+            self.greetings = self.greetings.saturating_sub(1);
             self.next_call = Some(now + CALLS[self.calls.min(CALLS.len() - 1)]);
             self.calls += 1;
             self.steps.push_back(Step::Call);

@@ -295,7 +295,7 @@ impl Asked {
             peer: render::reference(member),
             address: address.or_else(|| member.ipv6.first().copied().map(std::net::IpAddr::V6)),
             rtt_us: rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
-            path: render::path_to(endpoint),
+            path: render::path_to(endpoint, member, snapshot),
         })
     }
 

@@ -7,7 +7,7 @@ use epsilon_mesh::shard::{Path, PeerId};
 use epsilon_proto::address::Ipv6Range;
 use epsilon_proto::api::{
     Device, DeviceAddRequest, DeviceAdded, DeviceConfig, DeviceList, DeviceRemoveRequest,
-    DeviceRemoved, NodeRef, Problem, ProblemKind, Secret,
+    DeviceRemoved, Problem, ProblemKind, Secret,
 };
 use epsilon_proto::clock::{Instant, Timestamp};
 use epsilon_proto::device::WgQuick;
@@ -93,7 +93,7 @@ impl Asked {
         endpoint: &HostPort,
         snapshot: &Snapshot,
     ) -> Result<DeviceConfig, Problem> {
-        let reference = node_ref(server, snapshot);
+        let reference = render::node_ref(server, snapshot);
         let key = server.key().agreement().ok_or_else(|| usage("the node's key is weak"))?;
         let range6 = Ipv6Range::of(snapshot.view.id);
         let by = reference.name.clone().unwrap_or_else(|| server.short());
@@ -129,11 +129,6 @@ impl Asked {
             revoked: view.owner != snapshot.view.own,
         })
     }
-}
-
-fn node_ref(node: NodeId, snapshot: &Snapshot) -> NodeRef {
-    let member = snapshot.view.members.iter().find(|member| member.node == node);
-    member.map_or_else(|| NodeRef { id: node.to_string(), name: None }, render::reference)
 }
 
 /// Where a device may reach a node: what its operator said, else the likeliest
@@ -213,9 +208,9 @@ fn device(view: &DeviceView, snapshot: &Snapshot) -> Device {
         key: view.key.to_string(),
         ipv4: view.ipv4,
         ipv6: view.ipv6,
-        owner: node_ref(view.owner, snapshot),
-        server: node_ref(view.server, snapshot),
-        fallbacks: view.fallbacks.iter().map(|node| node_ref(*node, snapshot)).collect(),
+        owner: render::node_ref(view.owner, snapshot),
+        server: render::node_ref(view.server, snapshot),
+        fallbacks: view.fallbacks.iter().map(|node| render::node_ref(*node, snapshot)).collect(),
         added_at: render::time(view.added),
         served_here,
         endpoint: stats.and_then(|stats| stats.path).map(Path::address),

@@ -136,6 +136,7 @@ impl Daemon {
             dir,
             multicast: self.config.discovery.multicast,
             lanes: self.config.data.lanes(),
+            relaying: self.config.relay.relaying(),
             journal: self.journal.clone(),
             founding,
         })

@@ -12,7 +12,7 @@ use epsilon_proto::api::{
     StorageStatus, Time,
 };
 use epsilon_proto::clock::Timestamp;
-use epsilon_proto::id::PublicKey;
+use epsilon_proto::id::{NodeId, PublicKey};
 use epsilon_proto::record::Label;
 use epsilon_proto::trust::Roles;
 
@@ -41,6 +41,11 @@ pub(super) fn reference(member: &MemberView) -> NodeRef {
     NodeRef { id: member.node.to_string(), name: member.name.as_ref().map(ToString::to_string) }
 }
 
+pub(super) fn node_ref(node: NodeId, snapshot: &Snapshot) -> NodeRef {
+    let member = snapshot.view.members.iter().find(|member| member.node == node);
+    member.map_or_else(|| NodeRef { id: node.to_string(), name: None }, reference)
+}
+
 fn state(member: &MemberView) -> ApiState {
     match member.state {
         PeerState::Own | PeerState::Up => ApiState::Up,
@@ -49,13 +54,16 @@ fn state(member: &MemberView) -> ApiState {
     }
 }
 
-pub(super) fn path_to(path: Option<shard::Path>) -> Path {
+/// The way to a member; `None` where there is none, or it does not count.
+pub(super) fn path_to(path: Option<shard::Path>, member: &MemberView, snapshot: &Snapshot) -> Path {
     let kind = match path {
         Some(shard::Path::Direct(_)) => PathKind::Direct,
         Some(shard::Path::Relayed(..)) => PathKind::Relayed,
         None => PathKind::None,
     };
-    Path { kind, endpoint: path.map(shard::Path::address), relay: None }
+    let relay = member.relay.filter(|_| kind == PathKind::Relayed && path == member.path);
+    let relay = relay.map(|node| node_ref(node, snapshot));
+    Path { kind, endpoint: path.map(shard::Path::address), relay }
 }
 
 pub(super) fn own(snapshot: &Snapshot) -> OwnNode {
@@ -99,7 +107,7 @@ pub(super) fn peer(member: &MemberView, snapshot: &Snapshot) -> Peer {
         ipv4: member.ipv4,
         ipv6: member.ipv6.first().copied(),
         state: state(member),
-        path: path_to(member.path.filter(|_| state(member) != ApiState::Down)),
+        path: path_to(member.path.filter(|_| state(member) != ApiState::Down), member, snapshot),
         rtt_us: member.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
         last_seen: member.last_seen.map(time),
         rx_bytes: stats.map_or(0, |stats| stats.received.bytes),
@@ -163,7 +171,7 @@ pub(super) fn detail(member: &MemberView, snapshot: &Snapshot) -> NodeDetail {
             issued_at: time(member.certified),
         }),
         introduction: introduced.map(|(key, at)| Introduction { by: by(key), at: time(*at) }),
-        path: (member.node != view.own).then(|| path_to(member.path)),
+        path: (member.node != view.own).then(|| path_to(member.path, member, snapshot)),
         endpoints: member.endpoints.iter().map(|endpoint| endpoint.address).collect(),
     }
 }

@@ -22,7 +22,7 @@ const ATTEMPTS: usize = 16;
 
 /// The sockets of the data port for one lane: one for IPv4, and one for IPv6
 /// where the host has it, with the same port. The first lane has those for what is
-/// no data, and for what is passed on, too.
+/// no data, and for what is relayed, too.
 #[derive(Debug)]
 pub struct Sockets {
     v4: UdpSocket,
@@ -39,7 +39,7 @@ pub(super) enum Use {
     Data,
     /// Handshakes, probes, beacons, and junk.
     Aside,
-    /// What others send to others by this node.
+    /// What is relayed, by this node or to it.
     Transit,
 }
 
@@ -99,9 +99,9 @@ impl Sockets {
 
     /// Called on the first lane's: from now on data comes to the sockets of the
     /// lane that it is for, by the highest byte of the index in it, which counts up
-    /// from `first` with the lanes; relayed data for others comes to sockets of its own,
-    /// and so does all that can be no data for this node, so that a flood of either
-    /// displaces no data.
+    /// from `first` with the lanes; relayed data comes to sockets of its own, so that
+    /// one lane knows how much this node passes on, and so does all that can be no data,
+    /// so that a flood of either displaces no data.
     pub(super) fn keep_data_apart(&self, first: u8, lanes: u8) -> io::Result<()> {
         let steering = Steering { near: DATA, far: RELAYED_DATA, at: 7, first, count: lanes };
         self.asides.iter().try_for_each(|aside| steer(aside, steering))
@@ -257,8 +257,8 @@ mod tests {
             sender.connect((host, lanes[0].port())).unwrap();
             let junk = [&data(0xfd)[..], &data(1), &[1; 148], &[4], &[0x80; 64], &[]];
             let relayed = |tag| [RELAYED_DATA, 7, 7, 7, 1, 2, 3, tag, 0, 0, 0, 0];
-            let far = [relayed(0xfd), relayed(1), relayed(2)];
-            let tagged = [0xfe, 0xff, 0, 0, 0].map(data).into_iter().chain([relayed(0xff)]);
+            let far = [relayed(0xfd), relayed(0xff), relayed(2)];
+            let tagged = [0xfe, 0xff, 0xff, 0, 0, 0].map(data).into_iter();
             let tagged: Vec<_> = tagged.chain(far).collect();
             for datagram in tagged.iter().map(|data| &data[..]).chain(junk) {
                 sender.send(datagram).unwrap();

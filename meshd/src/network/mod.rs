@@ -57,6 +57,8 @@ pub struct Config {
     pub multicast: bool,
     /// How many threads carry packets.
     pub lanes: u8,
+    /// How much is passed on for others, if anything.
+    pub relaying: Option<shard::Relaying>,
     /// Where events are recorded.
     pub journal: Journal,
     /// Whether the network was made just now, so that nobody else is there.

@@ -88,7 +88,7 @@ impl Task {
                 hostname: hostname(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 check: Box::new(Strict),
-                relays: false,
+                relaying: config.relaying,
                 overlay: None,
             },
             saved,

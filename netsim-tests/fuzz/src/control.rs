@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use epsilon_mesh::control::{AdmissionInput, Config, Control, Output, Ticket};
-use epsilon_mesh::shard::{Path, Report};
+use epsilon_mesh::shard::{Path, Relaying, Report};
 use epsilon_proto::beacon::Beacon;
 use epsilon_proto::clock::{Instant, Now, Timestamp};
 use epsilon_proto::datagram::Channel;
@@ -54,7 +54,7 @@ impl Scene {
             hostname: "n1".parse().ok(),
             version: "0.1.0".to_owned(),
             check: Box::new(Holds),
-            relays: true,
+            relaying: Some(Relaying { each: 1 << 30, all: 1 << 30 }),
             overlay: None,
         };
         let now = Now { instant: Instant(Duration::from_secs(10)), wall: samples::NOW };

@@ -136,6 +136,7 @@ impl World {
             return;
         }
         if let Some(channel) = datagram.channel
+            && self.machines[machine].plane.is_relay
             && let Some(ends) = self.machines[machine].plane.channels.get(&channel).copied()
             && let Some(place) = ends.iter().position(|end| *end == arrived.from)
         {

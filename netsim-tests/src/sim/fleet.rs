@@ -10,7 +10,7 @@ use epsilon_mesh::control::{
 use epsilon_mesh::event::Event;
 use epsilon_mesh::founding::{self, Plan};
 use epsilon_mesh::saved::{Saved, Settings};
-use epsilon_mesh::shard::Report;
+use epsilon_mesh::shard::{Relaying, Report};
 use epsilon_proto::address::DEFAULT_RANGE;
 use epsilon_proto::clock::Timestamp;
 use epsilon_proto::id::{BootId, NodeId};
@@ -133,7 +133,7 @@ impl World {
             hostname: Some(one.hostname.clone()),
             version: "0.1.0".to_owned(),
             check,
-            relays: true,
+            relaying: Some(Relaying { each: 1 << 30, all: 1 << 30 }),
             overlay: one.overlay.clone(),
         };
         let mut control = match Control::new(config, saved, seed, now) {

@@ -53,6 +53,8 @@ pub(crate) struct Plane {
     pub(crate) probes: u64,
     pub(crate) outstanding: BTreeMap<u64, Outstanding>,
     pub(crate) channels: BTreeMap<Channel, [SocketAddr; 2]>,
+    /// Whether it may pass on anything.
+    pub(crate) is_relay: bool,
     /// Datagrams passed on for others.
     pub(crate) passed_on: u64,
 }
@@ -111,7 +113,8 @@ impl Plane {
             }
             Command::SetChannel { channel, ends } => drop(self.channels.insert(channel, ends)),
             Command::RemoveChannel { channel } => drop(self.channels.remove(&channel)),
-            Command::ResetSession { .. } | Command::SetRelaying(_) => {}
+            Command::SetRelaying(relaying) => self.is_relay = relaying.all > 0,
+            Command::ResetSession { .. } => {}
             Command::SendProbe { node, to, transaction } => {
                 self.probes += 1;
                 return Some(Sent::Probe { node, way: to, transaction });

@@ -7,14 +7,14 @@ use nix::libc;
 ///
 /// | first byte | byte at `at` | socket |
 /// |---|---|---|
-/// | `near` or `far` | `first` and the next, modulo 256 | the second, and the next |
-/// | `far` | another | the one after those |
+/// | `near` | `first` and the next, modulo 256 | the second, and the next |
+/// | `far` | | the one after those |
 /// | another | | the one that was bound first |
 #[derive(Debug, Clone, Copy)]
 pub struct Steering {
     /// The first byte of what is for one of several.
     pub near: u8,
-    /// The same of what may be for none of them.
+    /// The same of what is for the one after those.
     pub far: u8,
     /// The place of the byte that says for which.
     pub at: u32,
@@ -34,18 +34,15 @@ pub fn steer(socket: &impl AsFd, steering: Steering) -> io::Result<()> {
     let instruction = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut program = [
         instruction(0x30, 0, 0, 0),                    // A = the first byte
-        instruction(0x15, 1, 0, u32::from(near)),      // if near: over the next
-        instruction(0x15, 0, 6, u32::from(far)),       // unless far: to "return 0"
+        instruction(0x15, 0, 1, u32::from(far)),       // unless far: over the next
+        instruction(0x06, 0, 0, u32::from(count) + 1), // return count + 1
+        instruction(0x15, 0, 6, u32::from(near)),      // unless near: to "return 0"
         instruction(0x30, 0, 0, at),                   // A = byte at `at`
         instruction(0x14, 0, 0, u32::from(first)),     // A -= first
         instruction(0x54, 0, 0, 0xff),                 // A &= 255
-        instruction(0x35, 3, 0, u32::from(count)),     // if A >= count: to "whose else"
+        instruction(0x35, 2, 0, u32::from(count)),     // if A >= count: to "return 0"
         instruction(0x04, 0, 0, 1),                    // A += 1
         instruction(0x16, 0, 0, 0),                    // return A
-        instruction(0x06, 0, 0, 0),                    // return 0
-        instruction(0x30, 0, 0, 0),                    // whose else: A = the first byte
-        instruction(0x15, 0, 1, u32::from(far)),       // unless far: over the next
-        instruction(0x06, 0, 0, u32::from(count) + 1), // return count + 1
         instruction(0x06, 0, 0, 0),                    // return 0
     ];
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
