@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use epsilon_proto::api::{ClusterKind, Role};
 
+use crate::lab::Behind;
 use crate::value::{Expires, Label, WaitFor, duration};
 
 const AFTER_HELP: &str = "\
@@ -371,6 +372,12 @@ pub(crate) enum Lab {
         /// Over how many sites
         #[arg(long, value_name = "S", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
         sites: u16,
+        /// Put hosts behind a NAT, such as n1=port-restricted,n2+n3=symmetric: none,
+        /// endpoint-independent, address-restricted, port-restricted, symmetric,
+        /// carrier-grade, udp-blocked or ipv6-only; with +hairpin, +ipv6; several in a row
+        /// from inside to outside with /
+        #[arg(long, value_name = "HOSTS=KIND", value_delimiter = ',')]
+        nat: Vec<Behind>,
         /// Go on when a host fails, and leave what there is
         #[arg(long)]
         keep_going: bool,

@@ -8,9 +8,10 @@ use epsilon_sys::file::Lock;
 use super::host::Host;
 use super::init::Orders;
 use super::machine::{Machine, kill_marked};
-use super::plan::{self, MOST_HOSTS, MOST_SITES};
+use super::plan::{Lan, MOST_HOSTS, MOST_SITES};
 use super::spec::{Gateway, Lifetime, Site, Spec};
-use super::store::{self, Description, Place, SCHEMA, Store};
+use super::store::{self, Connection, Description, Place, SCHEMA, Store};
+use super::wiring::Wired;
 use super::{Error, wiring};
 
 /// The machine that is the network between the sites.
@@ -26,7 +27,7 @@ pub struct Lab {
     store: Store,
     description: Description,
     internet: Arc<Machine>,
-    gateways: BTreeMap<u8, Arc<Machine>>,
+    sites: BTreeMap<u8, Wired>,
     hosts: Vec<Host>,
     /// Held while this process may change the lab.
     lock: Option<Lock>,
@@ -65,8 +66,9 @@ impl Lab {
             schema: SCHEMA.to_owned(),
             lifetime: spec.lifetime,
             init: spec.init.clone(),
-            gateways: Vec::new(),
+            sites: Vec::new(),
             hosts: Vec::new(),
+            separated: Vec::new(),
         };
         if let Err(error) = store.write(&description) {
             store.remove()?;
@@ -81,7 +83,7 @@ impl Lab {
             store: store.clone(),
             description,
             internet: Arc::new(internet),
-            gateways: BTreeMap::new(),
+            sites: BTreeMap::new(),
             hosts: Vec::new(),
             lock: Some(lock),
             ends_on_drop: true,
@@ -97,9 +99,9 @@ impl Lab {
 
     async fn build(&mut self, sites: &[Site]) -> Result<(), Error> {
         for site in sites {
-            let number = self.add_site(site.gateway).await?;
-            for _ in 0..site.hosts {
-                self.add_host(number).await?;
+            let number = self.add_site(site.gateway.clone()).await?;
+            for name in &site.hosts {
+                self.add_named(name, number).await?;
             }
         }
         Ok(())
@@ -110,9 +112,12 @@ impl Lab {
         let (store, description) = described(name)?;
         let find = |host: &str| Machine::find(&description.init, name, host).map(Arc::new);
         let internet = find(INTERNET)?;
-        let mut gateways = BTreeMap::new();
-        for site in (1..).take(description.gateways.len()) {
-            gateways.insert(site, find(&gateway_name(site))?);
+        let mut sites = BTreeMap::new();
+        for (site, connection) in (1..).zip(&description.sites) {
+            let gateway = connection.gateway.clone();
+            let names = machine_names(site, &gateway);
+            let machines = names.iter().map(|name| find(name)).collect::<Result<_, _>>()?;
+            sites.insert(site, Wired { site, gateway, machines });
         }
         let mut hosts = Vec::new();
         for place in &description.hosts {
@@ -124,7 +129,7 @@ impl Lab {
             store,
             description,
             internet,
-            gateways,
+            sites,
             hosts,
             lock: None,
             ends_on_drop: false,
@@ -147,7 +152,7 @@ impl Lab {
             .hosts
             .iter()
             .map(|place| {
-                let pair = plan::host(place.site, place.number);
+                let pair = place.addresses();
                 let mut status = HostStatus {
                     name: place.name.clone(),
                     site: place.site,
@@ -209,45 +214,47 @@ impl Lab {
     /// Adds a site without hosts and returns its number.
     pub async fn add_site(&mut self, gateway: Gateway) -> Result<u8, Error> {
         self.own()?;
-        let number = u8::try_from(self.description.gateways.len() + 1)
+        let number = u8::try_from(self.description.sites.len() + 1)
             .ok()
             .filter(|number| *number <= MOST_SITES)
             .ok_or_else(|| Error::Spec(format!("a lab has at most {MOST_SITES} sites")))?;
-        self.description.gateways.push(gateway);
+        self.description.sites.push(Connection { gateway: gateway.clone(), reboots: 0 });
         self.store.write(&self.description)?;
-        let name = gateway_name(number);
-        let machine = match gateway {
-            Gateway::Routed => start(&self.name, &self.description, &name, true, "").await?,
-        };
-        let others: Vec<(u8, &Machine)> =
-            self.gateways.iter().map(|(site, machine)| (*site, &**machine)).collect();
-        wiring::gateway(&self.internet, &machine, number, &others).await?;
-        let machine = Arc::new(machine);
-        self.keep(&machine);
-        self.gateways.insert(number, machine);
+        let mut machines = Vec::new();
+        for name in machine_names(number, &gateway) {
+            let machine = start(&self.name, &self.description, &name, true, "").await?;
+            machines.push(Arc::new(machine));
+        }
+        let wired = Wired { site: number, gateway, machines };
+        wiring::gateway(&self.internet, &wired, 0, self.sites.values()).await?;
+        for machine in &wired.machines {
+            self.keep(machine);
+        }
+        self.sites.insert(number, wired);
         Ok(number)
     }
 
     /// Adds a host to a site. It is named by the first number that is free.
     pub async fn add_host(&mut self, site: u8) -> Result<Host, Error> {
         self.own()?;
-        let gateway = Arc::clone(self.gateway(site)?);
         let taken = &self.description.hosts;
         // One more number than there are hosts, so that one of them is free.
         let name = (1..=taken.len() + 1)
             .map(|number| format!("n{number}"))
             .find(|name| taken.iter().all(|place| place.name != *name))
             .unwrap_or_default();
-        let number = (1..=MOST_HOSTS)
-            .find(|number| !taken.iter().any(|place| (place.site, place.number) == (site, *number)))
-            .ok_or_else(|| Error::Spec(format!("a site has at most {MOST_HOSTS} hosts")))?;
-        let place = Place { name: name.clone(), site, number };
+        self.add_named(&name, site).await
+    }
+
+    async fn add_named(&mut self, name: &str, site: u8) -> Result<Host, Error> {
+        let wired = self.site(site)?;
+        let place = self.free_place(name, wired)?;
         self.description.hosts.push(place.clone());
         self.store.write(&self.description)?;
-        let addresses = plan::host(site, number);
+        let addresses = place.addresses();
         let names = format!("{} {name}\n{} {name}\n", addresses.v4, addresses.v6);
-        let machine = start(&self.name, &self.description, &name, false, &names).await?;
-        wiring::host(&gateway, &machine, site, number).await?;
+        let machine = start(&self.name, &self.description, name, false, &names).await?;
+        wiring::host(self.site(site)?, &machine, place.number).await?;
         let machine = Arc::new(machine);
         self.keep(&machine);
         let lifetime = self.description.lifetime;
@@ -260,9 +267,9 @@ impl Lab {
     pub async fn remove_host(&mut self, name: &str) -> Result<(), Error> {
         self.own()?;
         let host = self.host(name)?;
-        let gateway = self.gateway(host.site())?;
+        let wired = self.site(host.site())?;
         host.stop()?;
-        wiring::unplug_for_good(gateway, name).await?;
+        wiring::unplug_for_good(wired.inner(), name).await?;
         self.hosts.retain(|host| host.name() != name);
         self.description.hosts.retain(|place| place.name != name);
         self.store.write(&self.description)?;
@@ -278,26 +285,96 @@ impl Lab {
 
     /// Cuts a site off from the others. Within it, nothing changes.
     pub async fn cut(&self, site: u8) -> Result<(), Error> {
-        self.gateway(site)?;
+        self.site(site)?;
         wiring::set_site_plugged(&self.internet, site, false).await
     }
 
     /// Undoes [`Lab::cut`].
     pub async fn heal(&self, site: u8) -> Result<(), Error> {
-        self.gateway(site)?;
+        self.site(site)?;
         wiring::set_site_plugged(&self.internet, site, true).await
     }
 
     /// Pulls the network cable of a host.
     pub async fn unplug(&self, host: &str) -> Result<(), Error> {
-        let gateway = self.gateway(self.host(host)?.site())?;
-        wiring::set_host_plugged(gateway, host, false).await
+        let wired = self.site(self.host(host)?.site())?;
+        wiring::set_host_plugged(wired.inner(), host, false).await
     }
 
     /// Undoes [`Lab::unplug`].
     pub async fn plug(&self, host: &str) -> Result<(), Error> {
-        let gateway = self.gateway(self.host(host)?.site())?;
-        wiring::set_host_plugged(gateway, host, true).await
+        let wired = self.site(self.host(host)?.site())?;
+        wiring::set_host_plugged(wired.inner(), host, true).await
+    }
+
+    /// Lets nothing pass between two sites, while both reach the others.
+    pub async fn cut_between(&mut self, one: u8, other: u8) -> Result<(), Error> {
+        self.set_separated(one, other, true).await
+    }
+
+    /// Undoes [`Lab::cut_between`].
+    pub async fn heal_between(&mut self, one: u8, other: u8) -> Result<(), Error> {
+        self.set_separated(one, other, false).await
+    }
+
+    async fn set_separated(&mut self, one: u8, other: u8, is_cut: bool) -> Result<(), Error> {
+        self.own()?;
+        self.site(one)?;
+        self.site(other)?;
+        let pair = (one.min(other), one.max(other));
+        self.description.separated.retain(|known| *known != pair);
+        if is_cut {
+            self.description.separated.push(pair);
+        }
+        self.store.write(&self.description)?;
+        wiring::separate(&self.internet, &self.description.separated).await
+    }
+
+    /// Starts the NATs of a site again: they know of no connection any more, and ports
+    /// are others than before.
+    pub async fn restart_gateway(&mut self, site: u8) -> Result<(), Error> {
+        self.own()?;
+        let wired = self.site(site)?.clone();
+        let connection = usize::from(site).checked_sub(1);
+        let connection = connection.and_then(|place| self.description.sites.get_mut(place));
+        let Some(connection) = connection else { return Ok(()) };
+        connection.reboots += 1;
+        let reboots = connection.reboots;
+        self.store.write(&self.description)?;
+        wiring::translate(&wired, reboots).await
+    }
+
+    /// Carries a host to another site, where it gets other addresses. What runs on it
+    /// runs on.
+    pub async fn move_host(&mut self, name: &str, site: u8) -> Result<(), Error> {
+        self.own()?;
+        let place = self.free_place(name, self.site(site)?)?;
+        let host = self.host(name)?;
+        let before = self.site(host.site())?;
+        wiring::unplug_for_good(before.inner(), name).await?;
+        wiring::host(self.site(site)?, host.machine(), place.number).await?;
+        let host = Host::new(
+            place.clone(),
+            Arc::clone(host.machine()),
+            self.store.clone(),
+            self.description.lifetime,
+        );
+        self.hosts.iter_mut().filter(|known| known.name() == name).for_each(|known| {
+            *known = host.clone();
+        });
+        let places = self.description.hosts.iter_mut();
+        places.filter(|known| known.name == name).for_each(|known| *known = place.clone());
+        self.store.write(&self.description)
+    }
+
+    /// A place in a site that nobody has.
+    fn free_place(&self, name: &str, wired: &Wired) -> Result<Place, Error> {
+        let Lan { site, is_private } = wired.lan();
+        let taken = &self.description.hosts;
+        let number = (1..=MOST_HOSTS)
+            .find(|number| !taken.iter().any(|place| (place.site, place.number) == (site, *number)))
+            .ok_or_else(|| Error::Spec(format!("a site has at most {MOST_HOSTS} hosts")))?;
+        Ok(Place { name: name.to_owned(), site, number, is_private })
     }
 
     /// Everything that the daemons of the lab have printed, each under the
@@ -322,7 +399,7 @@ impl Lab {
     fn release(&mut self) {
         self.ends_on_drop = false;
         self.internet.release();
-        for machine in self.gateways.values() {
+        for machine in self.sites.values().flat_map(|wired| &wired.machines) {
             machine.release();
         }
         for host in &self.hosts {
@@ -337,8 +414,8 @@ impl Lab {
         }
     }
 
-    fn gateway(&self, site: u8) -> Result<&Arc<Machine>, Error> {
-        self.gateways.get(&site).ok_or_else(|| Error::NoSuchSite { lab: self.name.clone(), site })
+    fn site(&self, site: u8) -> Result<&Wired, Error> {
+        self.sites.get(&site).ok_or_else(|| Error::NoSuchSite { lab: self.name.clone(), site })
     }
 
     /// Sees to it that no other process changes the lab meanwhile.
@@ -353,8 +430,8 @@ impl Lab {
         for host in &self.hosts {
             host.stop()?;
         }
-        for gateway in self.gateways.values() {
-            gateway.stop()?;
+        for machine in self.sites.values().flat_map(|wired| &wired.machines) {
+            machine.stop()?;
         }
         self.internet.stop()?;
         // One that was started but is in no list, because wiring it failed.
@@ -409,8 +486,12 @@ fn no_such_host(lab: &str, host: &str, description: &Description) -> Error {
     }
 }
 
-fn gateway_name(site: u8) -> String {
-    format!("gw{site}")
+/// The names of the machines that connect a site, from inside to outside: `gw1`, and
+/// `gw1-2` for the second NAT.
+fn machine_names(site: u8, gateway: &Gateway) -> Vec<String> {
+    let inner = format!("gw{site}");
+    let more = (2..=gateway.nats.len()).map(|layer| format!("gw{site}-{layer}"));
+    std::iter::once(inner).chain(more).collect()
 }
 
 /// Starts the init of a host, gateway or switch; `names` goes to its

@@ -13,7 +13,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Error;
 use super::daemon::{Daemon, Program};
 use super::machine::Machine;
-use super::plan;
 use super::spec::Lifetime;
 use super::store::{Place, Store};
 
@@ -55,14 +54,14 @@ impl Host {
         self.place.site
     }
 
-    /// Its address in the lab, the underlay of the mesh.
+    /// Its address in the lab, the underlay of the mesh, unless its site has IPv6 alone.
     pub fn ipv4(&self) -> Ipv4Addr {
-        plan::host(self.place.site, self.place.number).v4
+        self.place.addresses().v4
     }
 
-    /// Its address in the lab, the underlay of the mesh.
+    /// Its address in the lab, the underlay of the mesh, unless its site has IPv4 alone.
     pub fn ipv6(&self) -> Ipv6Addr {
-        plan::host(self.place.site, self.place.number).v6
+        self.place.addresses().v6
     }
 
     /// The process id of its init, as seen from here.
@@ -151,6 +150,10 @@ impl Host {
     /// The name of its lab.
     pub fn lab(&self) -> &str {
         self.machine.lab()
+    }
+
+    pub(super) fn machine(&self) -> &Arc<Machine> {
+        &self.machine
     }
 
     /// Ends it and everything on it.

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use epsilon_sys::netlink::Prefix;
 
+use super::spec::Families;
+
 /// The most sites of a lab: below the mesh's own default range, 10.77.0.0/16.
 pub(super) const MOST_SITES: u8 = 64;
 
@@ -27,17 +29,59 @@ impl Pair {
     pub(super) fn addresses(&self) -> [IpAddr; 2] {
         [self.v4.into(), self.v6.into()]
     }
+
+    /// The prefixes of some families.
+    pub(super) fn of(self, families: Families) -> impl Iterator<Item = Prefix> {
+        self.prefixes().into_iter().filter(move |prefix| families.has(prefix.address()))
+    }
 }
 
-/// The `host`th host of a site, from 1: `10.2.0.11` and `fd00:2::11` for the
-/// first of site 2.
-pub(super) fn host(site: u8, host: u8) -> Pair {
-    lan(site, host.saturating_add(10))
+/// The port of a daemon.
+pub(super) const MESH_PORT: u16 = 7755;
+
+/// The addresses of a site's own network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lan {
+    pub(super) site: u8,
+    /// Behind a NAT every site has the same IPv4 network, as at home.
+    pub(super) is_private: bool,
 }
 
-/// The gateway of a site, as its hosts see it: `10.2.0.1` and `fd00:2::1`.
-pub(super) fn gateway(site: u8) -> Pair {
-    lan(site, 1)
+impl Lan {
+    /// The `host`th host, from 1: `10.2.0.11` and `fd00:2::11` for the first of site 2,
+    /// `192.168.1.11` behind a NAT.
+    pub(super) fn host(self, host: u8) -> Pair {
+        self.at(host.saturating_add(10))
+    }
+
+    /// The gateway, as its hosts see it: `10.2.0.1` and `fd00:2::1`.
+    pub(super) fn gateway(self) -> Pair {
+        self.at(1)
+    }
+
+    fn at(self, number: u8) -> Pair {
+        let Self { site, is_private } = self;
+        Pair {
+            v4: if is_private {
+                Ipv4Addr::new(192, 168, 1, number)
+            } else {
+                Ipv4Addr::new(10, site, 0, number)
+            },
+            v4_length: 24,
+            v6: Ipv6Addr::new(0xfd00, as_read(site), 0, 0, 0, 0, 0, as_read(number)),
+            v6_length: 64,
+        }
+    }
+}
+
+/// The network between a NAT and the next one: that end of it where the outer one is, or
+/// the inner one (RFC 6598).
+pub(super) fn between(layer: u8, is_outer: bool) -> Pair {
+    Pair {
+        v4: Ipv4Addr::new(100, 64, layer, if is_outer { 1 } else { 2 }),
+        v4_length: 24,
+        ..uplink(layer)
+    }
 }
 
 /// The gateway of a site, as the other gateways see it, on the network that
@@ -57,15 +101,6 @@ pub(super) fn bridge(site: u8) -> [u8; 6] {
     [0x02, 0, 0, 0, site, 1]
 }
 
-fn lan(site: u8, number: u8) -> Pair {
-    Pair {
-        v4: Ipv4Addr::new(10, site, 0, number),
-        v4_length: 24,
-        v6: Ipv6Addr::new(0xfd00, as_read(site), 0, 0, 0, 0, 0, as_read(number)),
-        v6_length: 64,
-    }
-}
-
 /// The number whose hexadecimal digits are the decimal digits of `number`, so
 /// that a person reads the same in both families.
 fn as_read(number: u8) -> u16 {
@@ -79,24 +114,28 @@ mod tests {
 
     #[test]
     fn both_families_read_alike() {
-        let pair = host(12, 200);
+        let routed = |site| Lan { site, is_private: false };
+        let pair = routed(12).host(200);
         assert_eq!(pair.v4.to_string(), "10.12.0.210");
         assert_eq!(pair.v6.to_string(), "fd00:12::210");
-        assert_eq!(gateway(3).v6.to_string(), "fd00:3::1");
+        assert_eq!(routed(3).gateway().v6.to_string(), "fd00:3::1");
         assert_eq!(uplink(64).v6.to_string(), "fd00:ffff::64");
     }
 
     #[test]
     fn no_site_overlaps_another_the_uplinks_or_the_default_range_of_the_mesh() {
         let mesh = Prefix::new(Ipv4Addr::new(10, 77, 0, 0), 16);
+        let lan = |site, is_private| Lan { site, is_private };
         for site in 1..=MOST_SITES {
-            for own in gateway(site).prefixes() {
+            for own in lan(site, false).gateway().prefixes() {
                 assert!(!own.overlaps(&mesh));
                 assert!(uplink(site).prefixes().iter().all(|uplink| !own.overlaps(uplink)));
-                for other in (1..site).flat_map(|other| gateway(other).prefixes()) {
+                for other in
+                    (1..site).flat_map(|other| lan(other, other % 2 == 0).gateway().prefixes())
+                {
                     assert!(!own.overlaps(&other), "{own} and {other}");
                 }
-                let last = host(site, MOST_HOSTS).addresses();
+                let last = lan(site, false).host(MOST_HOSTS).addresses();
                 assert!(last.iter().filter(|last| own.contains(**last)).count() == 1);
             }
         }

@@ -1,8 +1,11 @@
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::nat::Nat;
 use super::plan::{MOST_HOSTS, MOST_SITES};
 
 /// What a lab shall be.
@@ -25,21 +28,92 @@ pub struct Spec {
 }
 
 /// One site: a LAN behind a gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
-    /// How many hosts it has at first.
-    pub hosts: u16,
+    /// The hosts that it has at first.
+    pub hosts: Vec<String>,
     /// How it is connected to the others.
     pub gateway: Gateway,
 }
 
-/// How a site is connected to the others.
+/// How a site is connected to the others: where there is a NAT, with IPv6 only where that
+/// is said, and nobody comes in who was not asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gateway {
+    /// The NATs of IPv4, from inside to outside. Without one, every host can be reached
+    /// from every site at its own address.
+    pub nats: Vec<Nat>,
+    /// What the site has.
+    pub families: Families,
+}
+
+/// Families of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Gateway {
-    /// Every host can be reached from every site at its own address.
-    Routed,
+pub enum Families {
+    /// Both.
+    Dual,
+    /// IPv4 alone.
+    V4,
+    /// IPv6 alone.
+    V6,
+}
+
+impl Families {
+    pub(super) fn has(self, address: IpAddr) -> bool {
+        match self {
+            Self::Dual => true,
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        }
+    }
+}
+
+/// The most NATs in a row.
+const MOST_NATS: usize = 4;
+
+impl Gateway {
+    /// One through which every host is reached, in both families.
+    pub fn routed() -> Self {
+        Self { nats: Vec::new(), families: Families::Dual }
+    }
+
+    /// A NAT of IPv4, without IPv6.
+    pub fn nat(nat: Nat) -> Self {
+        Self { nats: vec![nat], families: Families::V4 }
+    }
+
+    /// Whether hosts behind it are reached by whoever they did not ask.
+    pub fn is_open(&self) -> bool {
+        self.nats.is_empty() && self.families == Families::Dual
+    }
+}
+
+/// `none`, `symmetric`, `port-restricted+ipv6`, `ipv6-only`, `carrier-grade`, or NATs in a
+/// row from inside to outside: `port-restricted/symmetric`.
+impl FromStr for Gateway {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => return Ok(Self::routed()),
+            "ipv6-only" => return Ok(Self { nats: Vec::new(), families: Families::V6 }),
+            _ => {}
+        }
+        let (text, families) = match text.strip_suffix("+ipv6") {
+            Some(text) => (text, Families::Dual),
+            None => (text, Families::V4),
+        };
+        let text = if text == "carrier-grade" { "port-restricted/port-restricted" } else { text };
+        let nats: Vec<Nat> = text.split('/').map(str::parse).collect::<Result<_, _>>()?;
+        if nats.len() > MOST_NATS {
+            return Err(format!("more than {MOST_NATS} NATs in a row"));
+        }
+        if nats.len() > 1 && families == Families::Dual {
+            return Err("IPv6 goes with one NAT only".to_owned());
+        }
+        Ok(Self { nats, families })
+    }
 }
 
 /// When a lab ends.
@@ -59,11 +133,18 @@ impl Spec {
     pub fn new(name: impl Into<String>, hosts: u16, sites: u16, init: impl Into<PathBuf>) -> Self {
         Self {
             name: name.into(),
-            sites: spread(hosts, sites),
+            sites: numbered(spread(hosts, sites)),
             lifetime: Lifetime::UntilDown,
             keep_going: false,
             init: init.into(),
         }
+    }
+
+    /// The same with some of the hosts in sites of their own, the others spread as before.
+    pub fn with(self, behind: Vec<Behind>) -> Result<Self, Error> {
+        let hosts = self.sites.iter().map(|site| site.hosts.len()).sum();
+        let sites = placed(hosts, self.sites.len(), behind)?;
+        Ok(Self { sites, ..self })
     }
 
     /// A lab for one test: of a name that no other has, ending with its owner.
@@ -72,10 +153,7 @@ impl Spec {
         let count = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Self {
             name: format!("test-{}-{count}", std::process::id()),
-            sites: sites
-                .into_iter()
-                .map(|hosts| Site { hosts, gateway: Gateway::Routed })
-                .collect(),
+            sites: numbered(sites),
             lifetime: Lifetime::WithOwner,
             keep_going: false,
             init: init.into(),
@@ -90,10 +168,11 @@ impl Spec {
                 self.sites.len()
             )));
         }
-        if let Some(site) = self.sites.iter().find(|site| site.hosts > u16::from(MOST_HOSTS)) {
+        let hosts = |site: &Site| site.hosts.len();
+        if let Some(site) = self.sites.iter().find(|site| hosts(site) > usize::from(MOST_HOSTS)) {
             return Err(Error::Spec(format!(
                 "a site has at most {MOST_HOSTS} hosts, not {}",
-                site.hosts
+                site.hosts.len()
             )));
         }
         if !self.init.is_absolute() || !self.init.is_file() {
@@ -118,29 +197,117 @@ pub(super) fn check_name(name: &str) -> Result<(), Error> {
     )))
 }
 
-fn spread(hosts: u16, sites: u16) -> Vec<Site> {
-    (0..sites)
-        .map(|site| Site {
-            hosts: hosts / sites + u16::from(site < hosts % sites),
-            gateway: Gateway::Routed,
-        })
-        .collect()
+/// Hosts with a site of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behind {
+    /// Which.
+    pub hosts: Vec<String>,
+    /// How it is connected.
+    pub gateway: Gateway,
+}
+
+/// `n1=symmetric`, `n1+n2=port-restricted+hairpin`.
+impl FromStr for Behind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (hosts, gateway) =
+            text.split_once('=').ok_or("say which hosts, such as n1=symmetric")?;
+        let hosts = hosts.split('+').map(str::to_owned).collect();
+        Ok(Self { hosts, gateway: gateway.parse()? })
+    }
+}
+
+/// The sites of `n1` to so many: those of whom nothing is said are spread evenly.
+fn placed(hosts: usize, sites: usize, behind: Vec<Behind>) -> Result<Vec<Site>, Error> {
+    let mut left: Vec<String> = (1..=hosts).map(|number| format!("n{number}")).collect();
+    let mut own = Vec::new();
+    for Behind { hosts, gateway } in behind {
+        for host in &hosts {
+            let place = left.iter().position(|known| known == host).ok_or_else(|| {
+                Error::Spec(format!("{host} is none of the hosts, or stands there twice"))
+            })?;
+            left.remove(place);
+        }
+        own.push(Site { hosts, gateway });
+    }
+    let counts: Vec<u16> = spread(left.len() as u16, sites as u16).collect();
+    let mut left = left.into_iter();
+    let routed = counts.into_iter().map(|count| Site {
+        hosts: left.by_ref().take(usize::from(count)).collect(),
+        gateway: Gateway::routed(),
+    });
+    let mut all: Vec<Site> = routed.collect();
+    all.retain(|site| own.is_empty() || !site.hosts.is_empty());
+    all.extend(own);
+    if all.iter().all(|site| site.hosts.is_empty() || !site.gateway.is_open()) {
+        return Err(Error::Spec(
+            "nobody can be reached from other sites; leave one host out of --nat".to_owned(),
+        ));
+    }
+    Ok(all)
+}
+
+/// Sites with so many hosts each, named `n1`, `n2`, … across all of them.
+fn numbered(counts: impl IntoIterator<Item = u16>) -> Vec<Site> {
+    let mut names = (1..).map(|number: u32| format!("n{number}"));
+    let mut site = |count: u16| Site {
+        hosts: names.by_ref().take(usize::from(count)).collect(),
+        gateway: Gateway::routed(),
+    };
+    counts.into_iter().map(&mut site).collect()
+}
+
+fn spread(hosts: u16, sites: u16) -> impl Iterator<Item = u16> {
+    (0..sites).map(move |site| hosts / sites + u16::from(site < hosts % sites))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::nat::Kind;
 
     #[test]
     fn hosts_are_spread_evenly_and_the_first_sites_take_what_is_left() {
-        let counts = |hosts, sites| -> Vec<u16> {
-            spread(hosts, sites).into_iter().map(|site| site.hosts).collect()
-        };
+        let counts = |hosts, sites| -> Vec<u16> { spread(hosts, sites).collect() };
         assert_eq!(counts(3, 1), [3]);
         assert_eq!(counts(3, 2), [2, 1]);
         assert_eq!(counts(7, 3), [3, 2, 2]);
         assert_eq!(counts(1, 2), [1, 0]);
         assert!(counts(3, 0).is_empty());
+    }
+
+    #[test]
+    fn hosts_behind_a_nat_have_a_site_of_their_own() {
+        let placed = |hosts, sites, text: &str| {
+            let behind = text.split(',').filter(|text| !text.is_empty());
+            placed(hosts, sites, behind.map(|text| text.parse().unwrap()).collect())
+        };
+        let sites = |hosts, sites, text| -> Vec<String> {
+            let placed: Vec<Site> = placed(hosts, sites, text).unwrap();
+            placed.iter().map(|site| site.hosts.join("+")).collect()
+        };
+        assert_eq!(sites(3, 2, ""), ["n1+n2", "n3"]);
+        assert_eq!(sites(3, 1, "n1=symmetric,n2=port-restricted"), ["n3", "n1", "n2"]);
+        assert_eq!(sites(5, 2, "n2+n4=carrier-grade"), ["n1+n3", "n5", "n2+n4"]);
+        for wrong in ["n9=symmetric", "n1=symmetric,n1=symmetric", "n1+n2+n3=symmetric"] {
+            assert!(placed(3, 1, wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn gateways_are_read() {
+        let read = |text: &str| text.parse::<Gateway>();
+        assert_eq!(read("none"), Ok(Gateway::routed()));
+        let nat = Nat::new(Kind::PortRestricted);
+        assert_eq!(read("port-restricted+hairpin"), Ok(Gateway::nat(nat.hairpin())));
+        let dual = Gateway { families: Families::Dual, ..Gateway::nat(nat) };
+        assert_eq!(read("port-restricted+ipv6"), Ok(dual));
+        assert_eq!(read("carrier-grade").map(|gateway| gateway.nats), Ok(vec![nat; 2]));
+        assert!(!read("ipv6-only").unwrap().is_open());
+        for wrong in ["", "symmetric/", "carrier-grade+ipv6", "none+ipv6", "symmetric+hairpin"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

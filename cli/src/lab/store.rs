@@ -10,6 +10,7 @@ use nix::unistd::{AccessFlags, access, getuid};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::plan::{Lan, Pair};
 use super::spec::{Gateway, Lifetime, check_name};
 
 const MOST_BYTES: usize = 1 << 20;
@@ -23,8 +24,19 @@ pub(super) struct Description {
     pub(super) lifetime: Lifetime,
     pub(super) init: PathBuf,
     /// In order of their numbers, from 1.
-    pub(super) gateways: Vec<Gateway>,
+    pub(super) sites: Vec<Connection>,
     pub(super) hosts: Vec<Place>,
+    /// Sites between which nothing passes.
+    pub(super) separated: Vec<(u8, u8)>,
+}
+
+/// How a site is connected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Connection {
+    pub(super) gateway: Gateway,
+    /// How often the NATs were started again.
+    pub(super) reboots: u32,
 }
 
 /// A host and where it is.
@@ -35,9 +47,17 @@ pub(super) struct Place {
     pub(super) site: u8,
     /// Its number within the site.
     pub(super) number: u8,
+    /// Whether that is behind a NAT.
+    pub(super) is_private: bool,
 }
 
-pub(super) const SCHEMA: &str = "epsilon-lab/1";
+impl Place {
+    pub(super) fn addresses(&self) -> Pair {
+        Lan { site: self.site, is_private: self.is_private }.host(self.number)
+    }
+}
+
+pub(super) const SCHEMA: &str = "epsilon-lab/2";
 
 /// The directory of a lab.
 #[derive(Debug, Clone)]
@@ -218,8 +238,9 @@ mod tests {
             schema: SCHEMA.to_owned(),
             lifetime,
             init: PathBuf::from("/bin/true"),
-            gateways: vec![Gateway::Routed],
-            hosts: vec![Place { name: "n1".into(), site: 1, number: 1 }],
+            sites: vec![Connection { gateway: Gateway::routed(), reboots: 0 }],
+            hosts: vec![Place { name: "n1".into(), site: 1, number: 1, is_private: false }],
+            separated: Vec::new(),
         };
         store.write(&description).unwrap();
         assert_eq!(store.read().unwrap().hosts, description.hosts);

@@ -10,14 +10,19 @@
 //! Every end that a person may want to pull is a port without addresses, so
 //! that putting it back needs nothing but switching it on.
 
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
+use std::process::Stdio;
+use std::sync::Arc;
 
 use epsilon_sys::netlink::{self, Netlink, Prefix, Veth};
 
 use super::Error;
 use super::machine::Machine;
-use super::plan::{self, Pair};
+use super::nat::{self, Mapped};
+use super::plan::{self, Lan, MOST_HOSTS, Pair};
+use super::spec::{Families, Gateway};
 
 const SWITCH: &str = "ix";
 const LAN: &str = "lan";
@@ -34,51 +39,179 @@ pub(super) async fn switch(internet: &Machine) -> Result<(), Error> {
     wire.await.map_err(Error::network(internet.name()))
 }
 
-/// Connects the gateway of `site` to the switch, and lets it and the gateways
+/// A site as it is wired: its machines, from inside to outside.
+#[derive(Debug, Clone)]
+pub(super) struct Wired {
+    pub(super) site: u8,
+    pub(super) gateway: Gateway,
+    pub(super) machines: Vec<Arc<Machine>>,
+}
+
+impl Wired {
+    pub(super) fn lan(&self) -> Lan {
+        Lan { site: self.site, is_private: !self.gateway.nats.is_empty() }
+    }
+
+    /// The one to which the hosts are connected.
+    pub(super) fn inner(&self) -> &Machine {
+        &self.machines[0]
+    }
+
+    fn outer(&self) -> &Machine {
+        &self.machines[self.machines.len() - 1]
+    }
+
+    /// The addresses of a machine towards the next one.
+    fn wan(&self, layer: usize) -> Pair {
+        if layer + 1 == self.machines.len() {
+            plan::uplink(self.site)
+        } else {
+            plan::between(layer as u8 + 1, false)
+        }
+    }
+
+    /// The networks that others reach.
+    fn routed(&self) -> impl Iterator<Item = Prefix> {
+        let Gateway { nats, families } = &self.gateway;
+        let is_routed = nats.is_empty();
+        let lan = self.lan().gateway().of(*families);
+        lan.filter(move |prefix| is_routed || prefix.address().is_ipv6())
+    }
+}
+
+/// Connects the gateway of a site to the switch, and lets it and the gateways
 /// in `others` know the way to each other's sites.
-pub(super) async fn gateway(
+pub(super) async fn gateway<'a>(
     internet: &Machine,
-    gateway: &Machine,
-    site: u8,
-    others: &[(u8, &Machine)],
+    wired: &Wired,
+    reboots: u32,
+    others: impl Iterator<Item = &'a Wired>,
 ) -> Result<(), Error> {
-    plug_in(internet, SWITCH, &site_port(site), gateway, WAN).await?;
-    let netlink = gateway.netlink()?;
-    let wire = async {
-        netlink.set_up("lo").await?;
-        netlink.add_bridge(LAN).await?;
-        netlink.set_hardware_address(LAN, plan::bridge(site)).await?;
-        add_addresses(&netlink, LAN, plan::gateway(site)).await?;
-        add_addresses(&netlink, WAN, plan::uplink(site)).await
-    };
-    wire.await.map_err(Error::network(gateway.name()))?;
-    for (other, machine) in others {
-        routes(gateway, *other).await?;
-        routes(machine, site).await?;
+    let families = wired.gateway.families;
+    let last = wired.machines.len() - 1;
+    plug_in(internet, SWITCH, &site_port(wired.site), wired.outer(), WAN).await?;
+    for (layer, machine) in wired.machines.iter().enumerate() {
+        let netlink = machine.netlink()?;
+        let lan = match layer {
+            0 => wired.lan().gateway(),
+            _ => plan::between(layer as u8, true),
+        };
+        let wire = async {
+            netlink.set_up("lo").await?;
+            netlink.add_bridge(LAN).await?;
+            netlink.set_hardware_address(LAN, plan::bridge(wired.site)).await?;
+            add_addresses(&netlink, LAN, lan.of(families)).await
+        };
+        wire.await.map_err(Error::network(machine.name()))?;
+        if layer > 0 {
+            let inner = &wired.machines[layer - 1];
+            plug_in(machine, LAN, inner.name(), inner, WAN).await?;
+        }
+    }
+    for (layer, machine) in wired.machines.iter().enumerate() {
+        let netlink = machine.netlink()?;
+        let wire = async {
+            add_addresses(&netlink, WAN, wired.wan(layer).of(families)).await?;
+            if layer < last {
+                let outwards = IpAddr::from(plan::between(layer as u8 + 1, true).v4);
+                let everything = Prefix::new(Ipv4Addr::UNSPECIFIED, 0);
+                netlink.add_route(WAN, everything, Some(outwards)).await?;
+            }
+            Ok(())
+        };
+        wire.await.map_err(Error::network(machine.name()))?;
+    }
+    translate(wired, reboots).await?;
+    for other in others {
+        routes(wired, other).await?;
+        routes(other, wired).await?;
     }
     Ok(())
 }
 
-/// Connects a host to its site.
-pub(super) async fn host(
-    gateway: &Machine,
-    host: &Machine,
-    site: u8,
-    number: u8,
+/// Gives the machines of a site their rules, as new: what they knew of connections
+/// is gone, and ports are others than at the start before.
+pub(super) async fn translate(wired: &Wired, reboots: u32) -> Result<(), Error> {
+    for (layer, nat) in wired.gateway.nats.iter().enumerate() {
+        let machine = &wired.machines[layer];
+        let mapped: Vec<Mapped> = (1..=MOST_HOSTS)
+            .map(|host| {
+                let outside = nat::outside(host, reboots);
+                let (address, port) = match layer {
+                    0 => (wired.lan().host(host).v4, plan::MESH_PORT),
+                    _ => (plan::between(layer as u8, false).v4, outside),
+                };
+                Mapped { address, port, outside }
+            })
+            .collect();
+        filter(machine, &nat::rules(*nat, wired.wan(layer).v4, &mapped)).await?;
+        for timeout in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
+            let line = format!("echo {} > /proc/sys/net/netfilter/{timeout}", nat.lasts);
+            run(machine, "sh", &["-c", &line], "").await?;
+        }
+        netlink::forget_connections(machine.init().network_namespace()?.as_fd())
+            .map_err(Error::io("forget connections in", machine.name().as_ref()))?;
+    }
+    if !wired.gateway.is_open() && wired.gateway.families != Families::V4 {
+        filter(wired.inner(), &nat::firewall()).await?;
+    }
+    Ok(())
+}
+
+/// Gives a machine rules of nftables.
+async fn filter(machine: &Machine, rules: &str) -> Result<(), Error> {
+    run(machine, "nft", &["-f", "-"], rules).await
+}
+
+async fn run(
+    machine: &Machine,
+    program: &str,
+    arguments: &[&str],
+    input: &str,
 ) -> Result<(), Error> {
-    plug_in(gateway, LAN, host.name(), host, ETHERNET).await?;
+    let mut command = machine.command(program)?;
+    command.args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    machine.adopt(&child.process);
+    if let Some(mut stdin) = child.stdin.take() {
+        // What it does not read it does not need, and it says why.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.output().await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let reason = format!("{program}: {}", said.lines().next().unwrap_or("failed in silence"));
+    Err(Error::Start { host: machine.name().to_owned(), reason })
+}
+
+/// Connects a host to its site.
+pub(super) async fn host(wired: &Wired, host: &Machine, number: u8) -> Result<(), Error> {
+    plug_in(wired.inner(), LAN, host.name(), host, ETHERNET).await?;
+    let (lan, families) = (wired.lan(), wired.gateway.families);
     let netlink = host.netlink()?;
     let wire = async {
         netlink.set_up("lo").await?;
-        add_addresses(&netlink, ETHERNET, plan::host(site, number)).await?;
+        add_addresses(&netlink, ETHERNET, lan.host(number).of(families)).await?;
         let everything: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        for (everything, gateway) in everything.into_iter().zip(plan::gateway(site).addresses()) {
-            let destination = Prefix::new(everything, 0);
-            netlink.add_route(ETHERNET, destination, Some(gateway)).await?;
+        for (everything, gateway) in everything.into_iter().zip(lan.gateway().addresses()) {
+            if families.has(gateway) {
+                let destination = Prefix::new(everything, 0);
+                netlink.add_route(ETHERNET, destination, Some(gateway)).await?;
+            }
         }
         Ok(())
     };
     wire.await.map_err(Error::network(host.name()))
+}
+
+/// Lets nothing pass between pairs of sites, and all that was kept apart before again.
+pub(super) async fn separate(internet: &Machine, pairs: &[(u8, u8)]) -> Result<(), Error> {
+    let port = |site: &u8| site_port(*site);
+    let ports: Vec<_> = pairs.iter().map(|(one, other)| (port(one), port(other))).collect();
+    filter(internet, &nat::separation(&ports)).await
 }
 
 /// Pulls the cable of a host, or puts it back.
@@ -142,19 +275,24 @@ async fn plug_in(
 async fn add_addresses(
     netlink: &Netlink,
     interface: &str,
-    pair: Pair,
+    prefixes: impl Iterator<Item = Prefix>,
 ) -> Result<(), netlink::Error> {
-    for prefix in pair.prefixes() {
+    for prefix in prefixes {
         netlink.add_address(interface, prefix).await?;
     }
     Ok(())
 }
 
-/// Lets `gateway` know the way to `site`.
-async fn routes(gateway: &Machine, site: u8) -> Result<(), Error> {
+/// Lets a site know the way to another.
+async fn routes(of: &Wired, to: &Wired) -> Result<(), Error> {
+    let gateway = of.outer();
     let netlink = gateway.netlink()?;
-    let lans = plan::gateway(site).prefixes();
-    for (lan, hop) in lans.into_iter().zip(plan::uplink(site).addresses()) {
+    for lan in to.routed() {
+        if !of.gateway.families.has(lan.address()) {
+            continue;
+        }
+        let [v4, v6] = plan::uplink(to.site).addresses();
+        let hop = if lan.address().is_ipv4() { v4 } else { v6 };
         netlink.add_route(WAN, lan, Some(hop)).await.map_err(Error::network(gateway.name()))?;
     }
     Ok(())

@@ -10,6 +10,7 @@
 
 mod address;
 mod changes;
+mod conntrack;
 mod counters;
 mod error;
 mod link;
@@ -17,6 +18,7 @@ mod model;
 mod route;
 
 pub use changes::{Change, Changes};
+pub use conntrack::forget_connections;
 pub use counters::Counters;
 pub use error::Error;
 pub use link::Veth;

@@ -69,6 +69,11 @@ impl Prefix {
         Self { address: address.into(), length }
     }
 
+    /// The address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// A single address: /32 or /128.
     pub fn host(address: impl Into<IpAddr>) -> Self {
         let address = address.into();

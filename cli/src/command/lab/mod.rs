@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use epsilon_proto::api::{Problem, ProblemKind};
 
 use crate::args;
-use crate::lab::{Error, Host, Lab, Spec, preflight, program};
+use crate::lab::{Behind, Error, Host, Lab, Spec, preflight, program};
 use crate::screen::Screen;
 use crate::{Exit, Failure};
 
@@ -30,9 +30,9 @@ fn next() -> String {
 
 pub(super) async fn run(command: args::Lab, screen: &Screen) -> Result<Exit, Failure> {
     match command {
-        args::Lab::Up { nodes, sites, keep_going } => {
+        args::Lab::Up { nodes, sites, nat, keep_going } => {
             tokio::select! {
-                ended = up(nodes, sites, keep_going, screen) => ended,
+                ended = up(nodes, sites, nat, keep_going, screen) => ended,
                 _ = tokio::signal::ctrl_c() => {
                     Lab::down(NAME)?;
                     Err(Problem::new(ProblemKind::Error, "interrupted; the lab is down again").into())
@@ -63,17 +63,23 @@ const NEIGHBOURS: &str = "/proc/sys/net/ipv6/neigh/default/gc_thresh3";
 /// How many it needs: each host of a site knows each other, and the gateway, by two
 /// addresses.
 fn neighbours(spec: &Spec) -> u32 {
-    spec.sites.iter().map(|site| 2 * u32::from(site.hosts) * u32::from(site.hosts)).sum()
+    spec.sites.iter().map(|site| 2 * (site.hosts.len() * site.hosts.len()) as u32).sum()
 }
 
-async fn up(nodes: u16, sites: u16, keep_going: bool, screen: &Screen) -> Result<Exit, Failure> {
+async fn up(
+    nodes: u16,
+    sites: u16,
+    nats: Vec<Behind>,
+    keep_going: bool,
+    screen: &Screen,
+) -> Result<Exit, Failure> {
     preflight()?;
     let epsilon = env::current_exe().map_err(|error| {
         Problem::new(ProblemKind::Error, format!("cannot find out where epsilon is: {error}"))
             .hint("is /proc mounted?")
     })?;
     let meshd = find_meshd(&epsilon)?;
-    let spec = Spec { keep_going, ..Spec::new(NAME, nodes, sites, epsilon) };
+    let spec = Spec { keep_going, ..Spec::new(NAME, nodes, sites, epsilon).with(nats)? };
     let room = std::fs::read_to_string(NEIGHBOURS).ok().and_then(|text| text.trim().parse().ok());
     if room.is_some_and(|room| neighbours(&spec) > room) {
         screen.note(
