@@ -392,6 +392,32 @@ pub(crate) enum Lab {
     },
     /// What is there
     Status,
+    /// Cut a host's site off, or let nothing pass between the sites of two hosts
+    Cut {
+        /// The host
+        host: String,
+        /// The other one
+        other: Option<String>,
+    },
+    /// Undo a cut
+    Heal {
+        /// The host
+        host: String,
+        /// The other one
+        other: Option<String>,
+    },
+    /// Carry a host to the site of another
+    Move {
+        /// The host
+        host: String,
+        /// Whose site
+        to: String,
+    },
+    /// Kill meshd in a host as a power cut would
+    Kill {
+        /// The host
+        host: String,
+    },
     /// Remove everything
     Down,
 }

@@ -10,12 +10,13 @@
 //! Every end that a person may want to pull is a port without addresses, so
 //! that putting it back needs nothing but switching it on.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use epsilon_sys::namespace;
 use epsilon_sys::netlink::{self, Netlink, Prefix, Veth};
 
 use super::Error;
@@ -172,7 +173,18 @@ async fn run(
     let mut command = machine.command(program)?;
     command.args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn()?;
+    let mut child = command.spawn().map_err(|error| match error {
+        namespace::Error::Execute { source, .. }
+            if program == "nft" && source.kind() == io::ErrorKind::NotFound =>
+        {
+            Error::Spec(
+                "there is no nft here, of which NATs and cuts are made; install it, on Debian or \
+                 Ubuntu with: sudo apt-get install nftables"
+                    .to_owned(),
+            )
+        }
+        error => error.into(),
+    })?;
     machine.adopt(&child.process);
     if let Some(mut stdin) = child.stdin.take() {
         // What it does not read it does not need, and it says why.

@@ -59,7 +59,7 @@ pub(super) struct Peer {
     awaited: Option<Instant>,
     /// Whether it had one before.
     was_linked: bool,
-    /// When it was last heard on the control plane.
+    /// When anything of it was heard last that it sealed or signed.
     pub(super) last_seen: Option<Timestamp>,
     pub(super) forward: Limit,
     /// The wish to be vouched for.

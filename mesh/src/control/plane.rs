@@ -190,6 +190,7 @@ impl Control {
                     return;
                 };
                 peer.probes.remove(position);
+                peer.last_seen = Some(now.wall);
                 if self.plane.pings.remove(&transaction) {
                     self.outputs.push_back(Output::Pong { transaction, from: to, rtt });
                 }

@@ -9,6 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
 use epsilon_proto::api::{Problem, ProblemKind};
+use epsilon_sys::process::Signal;
 
 use crate::args;
 use crate::lab::{Behind, Error, Host, Lab, Spec, preflight, program};
@@ -49,12 +50,68 @@ pub(super) async fn run(command: args::Lab, screen: &Screen) -> Result<Exit, Fai
             Ok(Exit(u8::try_from(code).unwrap_or(1)))
         }
         args::Lab::Status => show(screen).await,
+        args::Lab::Cut { host, other } => set_cut(&host, other.as_deref(), true, screen).await,
+        args::Lab::Heal { host, other } => set_cut(&host, other.as_deref(), false, screen).await,
+        args::Lab::Move { host, to } => {
+            let mut lab = Lab::open(NAME)?;
+            let site = lab.host(&to)?.site();
+            lab.move_host(&host, site).await?;
+            screen.note(&format!("{host} is at site {site} now."));
+            Ok(Exit::OK)
+        }
+        args::Lab::Kill { host } => kill(&host, screen),
         args::Lab::Down => {
             Lab::down(NAME)?;
             screen.note("Nothing is left of the lab.");
             Ok(Exit::OK)
         }
     }
+}
+
+/// Cuts the site of a host off, or from that of another; or undoes it.
+async fn set_cut(
+    host: &str,
+    other: Option<&str>,
+    is_cut: bool,
+    screen: &Screen,
+) -> Result<Exit, Failure> {
+    let mut lab = Lab::open(NAME)?;
+    let site = lab.host(host)?.site();
+    let other = other.map(|other| Ok::<_, Error>(lab.host(other)?.site())).transpose()?;
+    match other {
+        Some(other) if other == site => {
+            let problem = format!("both are at site {site}; a cut is between sites");
+            return Err(Problem::new(ProblemKind::Usage, problem).into());
+        }
+        Some(other) if is_cut => lab.cut_between(site, other).await?,
+        Some(other) => lab.heal_between(site, other).await?,
+        None if is_cut => lab.cut(site).await?,
+        None => lab.heal(site).await?,
+    }
+    let word = if is_cut { "cut off from" } else { "connected to" };
+    let whom = other.map_or_else(|| "the others".to_owned(), |other| format!("site {other}"));
+    screen.note(&format!("Site {site} is {word} {whom}."));
+    Ok(Exit::OK)
+}
+
+/// Kills the daemon of a host.
+fn kill(name: &str, screen: &Screen) -> Result<Exit, Failure> {
+    let host = Lab::open_host(NAME, name)?;
+    let is_meshd = |program: &str| Path::new(program).file_name().is_some_and(|it| it == "meshd");
+    let again = format!("start it with: {} lab exec {name} -- meshd", program());
+    let mut is_killed = false;
+    for process in host.processes()? {
+        if process.arguments.first().is_some_and(|program| is_meshd(program)) {
+            process.handle.signal(Signal::SIGKILL).map_err(Error::from)?;
+            is_killed = true;
+        }
+    }
+    if !is_killed {
+        let problem = format!("meshd does not run on {name}");
+        return Err(Problem::new(ProblemKind::Error, problem).hint(again).into());
+    }
+    screen.note(&format!("meshd on {name} is killed; {again}"));
+    Ok(Exit::OK)
 }
 
 /// How many entries the kernel's table of IPv6 neighbours has room for (arp(7)).

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::time::Duration;
 
-use epsilon_cli::lab::{Daemon, Lab, Program, Spec, preflight};
+use epsilon_cli::lab::{Daemon, Lab, Program, Site, Spec, preflight};
 
 use super::{Node, holds, program, until};
 
@@ -21,6 +21,11 @@ impl Fleet {
     /// A lab with so many hosts in each site; nothing runs on them yet.
     /// `None` where these tests are switched off.
     pub(crate) async fn up(sites: impl IntoIterator<Item = u16>) -> Option<Self> {
+        Self::up_behind(sites, &[]).await
+    }
+
+    /// The same, and a host in a site of its own for each of these gateways.
+    async fn up_behind(sites: impl IntoIterator<Item = u16>, gateways: &[&str]) -> Option<Self> {
         if std::env::var_os("EPSILON_E2E").is_some_and(|value| value == "off") {
             eprintln!("not tested: EPSILON_E2E is off");
             return None;
@@ -29,14 +34,28 @@ impl Fleet {
             panic!("{error}; or leave the end-to-end tests out with EPSILON_E2E=off");
         }
         program("meshd");
-        let lab = Lab::up(Spec::ephemeral(sites, program("epsilon"))).await.unwrap();
+        let mut spec = Spec::ephemeral(sites, program("epsilon"));
+        for gateway in gateways {
+            let name =
+                format!("n{}", spec.sites.iter().map(|site| site.hosts.len()).sum::<usize>() + 1);
+            spec.sites.push(Site { hosts: vec![name], gateway: gateway.parse().unwrap() });
+        }
+        let lab = Lab::up(spec).await.unwrap();
         Some(Self { lab, daemons: BTreeMap::new() })
     }
 
     /// A lab on whose hosts daemons run, all of them members of one network
     /// that the first made. Also gives its token.
     pub(crate) async fn joined(sites: impl IntoIterator<Item = u16>) -> Option<(Self, String)> {
-        let mut fleet = Self::up(sites).await?;
+        Self::joined_behind(sites, &[]).await
+    }
+
+    /// The same, and a host in a site of its own for each of these gateways.
+    pub(crate) async fn joined_behind(
+        sites: impl IntoIterator<Item = u16>,
+        gateways: &[&str],
+    ) -> Option<(Self, String)> {
+        let mut fleet = Self::up_behind(sites, gateways).await?;
         let names = fleet.names();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         for name in &names {
