@@ -162,6 +162,24 @@ async fn a_peer_that_falls_silent_is_given_up_and_a_living_one_is_not() {
 }
 
 #[tokio::test]
+async fn links_that_are_checked_go_at_once_if_nothing_comes_through_and_stay_if_it_does() {
+    let mut a = Node::new(1).await;
+    let (b, c) = (Node::new(2).await, Node::new(3).await.serve());
+    let wire = Wire::to(b.address).await;
+    a.dial(Some(b.key), wire.address).await.unwrap();
+    a.dial(Some(c.key), c.address).await.unwrap();
+    a.send(Command::CheckLinks).await;
+    assert!(a.events_for(Duration::from_secs(2)).await.is_empty());
+    wire.cut();
+    let begun = Instant::now();
+    a.send(Command::CheckLinks).await;
+    assert_eq!(a.link_down().await, b.key);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(a.events_for(Duration::from_secs(1)).await.is_empty());
+    assert_eq!(a.ask(c.key, b"?").await.map(|answer| answer.len()), Ok(1));
+}
+
+#[tokio::test]
 async fn a_disconnected_peer_is_down_at_once_on_both_sides() {
     let (mut a, mut b) = (Node::new(1).await, Node::new(2).await);
     a.dial(Some(b.key), b.address).await.unwrap();

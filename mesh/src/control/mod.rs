@@ -127,6 +127,9 @@ pub enum Output {
     },
     /// Close every control connection with a node.
     Disconnect(NodeId),
+    /// Find out soon which control connections still work: this node has other addresses
+    /// than before.
+    CheckLinks,
     /// The next step of an admission.
     Admission {
         /// Which.
@@ -399,6 +402,7 @@ impl Control {
         self.beacons_sent = 0;
         self.beacon_due = now.instant;
         self.dialer.hurry(now.instant);
+        self.outputs.push_back(Output::CheckLinks);
         for (node, peer) in &mut self.peers {
             peer.paths.moved(now.instant);
             self.agenda.touch(*node);

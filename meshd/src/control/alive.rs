@@ -32,6 +32,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/epsilon/alive/1");
 
+/// Twice the longest round trip that there is, by way of a satellite.
+const AT_ONCE: Duration = Duration::from_millis(1200);
+
 /// Bytes in a probe and in its answer.
 const PROBE: usize = 8;
 
@@ -84,6 +87,11 @@ impl Behaviour {
     /// Finds out soon whether a connection is alive.
     pub(super) fn probe(&mut self, peer: PeerId, connection: ConnectionId) {
         self.tell(peer, connection, Told::Probe(self.pace.timeout / 4));
+    }
+
+    /// The same where an answer may be expected at once.
+    pub(super) fn probe_at_once(&mut self, peer: PeerId, connection: ConnectionId) {
+        self.tell(peer, connection, Told::Probe(self.pace.timeout.min(AT_ONCE)));
     }
 
     /// Wakes the task of a connection.

@@ -116,6 +116,8 @@ pub enum Command {
     },
     /// Close every connection to this peer at once.
     Disconnect(NodeKey),
+    /// Close the connections whose other end does not answer at once.
+    CheckLinks,
     /// Ask a linked peer; answered by exactly one [`Event::Response`].
     Request {
         /// The engine's own number for this request.

@@ -109,6 +109,12 @@ impl Links {
         self.alive(peer).map(|connection| connection.id).collect()
     }
 
+    /// The connections that count, of all peers.
+    pub(super) fn all(&self) -> Vec<(NodeKey, ConnectionId)> {
+        let of = |peer| self.alive(peer).map(move |connection| (*peer, connection.id));
+        self.peers.keys().flat_map(of).collect()
+    }
+
     /// The connection to use for something new.
     pub(super) fn best(&self, peer: &NodeKey) -> Option<ConnectionId> {
         match self.kept(peer) {

@@ -200,6 +200,13 @@ impl Service {
                 self.dial(attempt, peer, address, secret);
             }
             Command::Disconnect(peer) => self.disconnect(peer),
+            Command::CheckLinks => {
+                for (peer, connection) in self.links.all() {
+                    if let Some(name) = peer_id(&peer) {
+                        self.swarm.behaviour_mut().alive.probe_at_once(name, connection);
+                    }
+                }
+            }
             Command::Request { id, peer, bytes } => self.request(id, peer, bytes),
             Command::Respond { channel, bytes } => {
                 if bytes.len() > self.limits.request {

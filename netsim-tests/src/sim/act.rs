@@ -27,6 +27,7 @@ impl World {
                 self.trace.note(at, machine, "dial", &attempt.to_le_bytes());
                 self.dial(machine, attempt, node, address, secret);
             }
+            Output::CheckLinks => self.check_links(machine),
             Output::Disconnect(node) => {
                 self.trace.note(at, machine, "disconnect", &node.0);
                 self.disconnect(machine, node);

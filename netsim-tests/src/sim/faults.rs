@@ -6,12 +6,14 @@
 
 use std::time::Duration;
 
-use super::connection::{ConnectionId, Message, Side, Stage};
+use super::connection::{Connection, ConnectionId, Message, Side, Stage};
 use super::topology::NatId;
 use super::world::{Event, World};
 
 /// Silent death is noticed after a time in here.
 const SILENCE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(40));
+/// The same where it asks at once.
+const AT_ONCE: Duration = Duration::from_millis(1200);
 
 impl World {
     /// What a partition does to connections when it begins, changes or ends.
@@ -78,23 +80,39 @@ impl World {
         self.read(connection, side);
     }
 
-    /// A machine closes its connections, which began at an address that it does not
-    /// have any more; the others hear nothing.
-    pub(crate) fn abandon(&mut self, machine: usize) {
-        let all: Vec<ConnectionId> = self.connections.keys().copied().collect();
-        for connection in all {
+    /// A machine's connections, which began at an address that it does not have any more,
+    /// carry nothing; nobody hears of it.
+    pub(crate) fn strand(&mut self, machine: usize) {
+        for (connection, side) in self.connections_of(machine) {
             let Some(open) = self.connections.get_mut(&connection) else { continue };
-            let Some(side) = open.ends.iter().position(|end| end.machine == machine) else {
-                continue;
-            };
             open.spell += 1;
             (open.stalled, open.dead) = (true, true);
             let spell = open.spell;
             let silence = self.random.between(SILENCE.0, SILENCE.1);
             self.queue.after(silence, Event::Silence(connection, 1 - side, spell));
-            self.end(connection, side);
+            let silence = self.random.between(SILENCE.0, SILENCE.1);
+            self.queue.after(silence, Event::Silence(connection, side, spell));
         }
-        self.connections.retain(|_, connection| !connection.is_closed());
+    }
+
+    /// A machine finds out which of its connections carry nothing.
+    pub(crate) fn check_links(&mut self, machine: usize) {
+        for (connection, side) in self.connections_of(machine) {
+            let Some(open) = self.connections.get(&connection) else { continue };
+            if open.dead {
+                let spell = open.spell;
+                self.queue.after(AT_ONCE, Event::Silence(connection, side, spell));
+            }
+        }
+    }
+
+    /// A machine's connections, and which end of them it is.
+    fn connections_of(&self, machine: usize) -> Vec<(ConnectionId, Side)> {
+        let end = |(connection, open): (&ConnectionId, &Connection)| {
+            let side = open.ends.iter().position(|end| end.machine == machine)?;
+            Some((*connection, side))
+        };
+        self.connections.iter().filter_map(end).collect()
     }
 
     /// What becomes of a machine's connections when its daemon dies.

@@ -203,10 +203,10 @@ impl World {
         one.address.set_ip(address);
         self.topology.attach(machine, network, address);
         let now = one.now(self.queue.now());
-        if let Some(control) = &mut one.control {
+        self.strand(machine);
+        if let Some(control) = &mut self.machines[machine].control {
             control.handle_local_addresses(vec![(address, 24)], now);
             self.drain(machine);
-            self.abandon(machine);
         }
     }
 
