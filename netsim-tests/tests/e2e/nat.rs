@@ -1,10 +1,95 @@
 //! Members behind real NATs.
 
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use epsilon_proto::address::DEFAULT_PORT;
 use epsilon_proto::api::{Path, PathKind};
 
-use crate::support::{Fleet, holds, until, until_within};
+use crate::support::{Fleet, holds, until, until_within, within};
+
+/// A socket of a host.
+fn socket(fleet: &Fleet, host: &str, port: u16) -> UdpSocket {
+    let host = fleet.lab.host(host).unwrap();
+    let socket = within(host, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket
+}
+
+/// Takes what came: from where, and what it says.
+fn take(socket: &UdpSocket) -> (SocketAddr, u8) {
+    let mut byte = [0];
+    let (length, from) = socket.recv_from(&mut byte).unwrap();
+    assert_eq!(length, 1);
+    (from, byte[0])
+}
+
+/// What came up to a last one.
+fn all_up_to(socket: &UdpSocket, last: u8) -> Vec<u8> {
+    let mut all: Vec<u8> =
+        std::iter::repeat_with(|| take(socket).1).take_while(|byte| *byte != last).collect();
+    all.sort_unstable();
+    all
+}
+
+/// Without daemons: mapping and filtering of RFC 4787, sections 4.1, 5 and 6.
+#[tokio::test]
+async fn the_nats_of_the_lab_are_what_they_are_called() {
+    let kinds = [
+        ("endpoint-independent+hairpin", true, vec![1, 2]),
+        ("address-restricted+hairpin", true, vec![1]),
+        ("port-restricted+hairpin", true, vec![]),
+        ("port-restricted", true, vec![]),
+        ("carrier-grade", true, vec![]),
+        ("symmetric", false, vec![]),
+    ];
+    let gateways: Vec<&str> = kinds.iter().map(|(kind, ..)| *kind).collect();
+    let Some(mut fleet) = Fleet::up_behind([2], &gateways).await else { return };
+    let (first, other) = (socket(&fleet, "n1", 5000), socket(&fleet, "n1", 5001));
+    let stranger = socket(&fleet, "n2", 5000);
+    let at = |name: &str, port: u16| (fleet.lab.host(name).unwrap().ipv4(), port);
+    let (first_at, stranger_at) = (at("n1", 5000), at("n2", 5000));
+    for (place, (kind, is_same, lets_in)) in kinds.iter().enumerate() {
+        let inside = socket(&fleet, &format!("n{}", place + 3), DEFAULT_PORT);
+        inside.send_to(&[0], first_at).unwrap();
+        let (outside, _) = take(&first);
+        assert_ne!(outside.port(), DEFAULT_PORT, "{kind}");
+        other.send_to(&[1], outside).unwrap();
+        stranger.send_to(&[2], outside).unwrap();
+        first.send_to(&[9], outside).unwrap();
+        assert_eq!(all_up_to(&inside, 9), *lets_in, "{kind}");
+        inside.send_to(&[0], stranger_at).unwrap();
+        assert_eq!(take(&stranger).0 == outside, *is_same, "{kind}");
+        // A neighbour, by the outer address.
+        let site = u8::try_from(place).unwrap() + 2;
+        let neighbour = fleet.lab.add_host(site).await.unwrap().name().to_owned();
+        let neighbour = socket(&fleet, &neighbour, DEFAULT_PORT);
+        neighbour.send_to(&[0], first_at).unwrap();
+        let (beside, _) = take(&first);
+        assert_ne!(beside, outside, "{kind}");
+        inside.send_to(&[3], beside).unwrap();
+        neighbour.send_to(&[4], outside).unwrap();
+        inside.send_to(&[5], beside).unwrap();
+        first.send_to(&[9], beside).unwrap();
+        let came = all_up_to(&neighbour, 9);
+        let wanted: &[u8] = match *kind {
+            "endpoint-independent+hairpin" => &[3, 5],
+            // Once it has sent there, too.
+            _ if kind.contains("hairpin") => &[5],
+            _ => &[],
+        };
+        assert_eq!(came, wanted, "{kind}");
+        // Started again it knows nothing, and has other ports.
+        fleet.lab.restart_gateway(site).await.unwrap();
+        first.send_to(&[6], outside).unwrap();
+        inside.send_to(&[0], first_at).unwrap();
+        let (anew, _) = take(&first);
+        assert_ne!(anew, outside, "{kind}");
+        first.send_to(&[9], anew).unwrap();
+        let before: &[u8] = if kind.contains("hairpin") { &[4] } else { &[] };
+        assert_eq!(all_up_to(&inside, 9), before, "{kind}");
+    }
+}
 
 /// The kinds of gateway, each with one host behind it: `n2` and the next; `n1` can be
 /// reached by all.

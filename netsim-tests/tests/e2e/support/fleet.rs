@@ -25,7 +25,10 @@ impl Fleet {
     }
 
     /// The same, and a host in a site of its own for each of these gateways.
-    async fn up_behind(sites: impl IntoIterator<Item = u16>, gateways: &[&str]) -> Option<Self> {
+    pub(crate) async fn up_behind(
+        sites: impl IntoIterator<Item = u16>,
+        gateways: &[&str],
+    ) -> Option<Self> {
         if std::env::var_os("EPSILON_E2E").is_some_and(|value| value == "off") {
             eprintln!("not tested: EPSILON_E2E is off");
             return None;
