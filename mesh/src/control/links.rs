@@ -57,8 +57,10 @@ pub(super) struct Peer {
     pub(super) link: Option<Link>,
     /// Until when its link is waited for: its first, or one that comes back.
     awaited: Option<Instant>,
-    /// Whether it had one before.
+    /// Whether it had one before, and nobody was told yet that it is gone.
     was_linked: bool,
+    /// Whether it had one in this run.
+    pub(super) was_ever_linked: bool,
     /// When anything of it was heard last that it sealed or signed.
     pub(super) last_seen: Option<Timestamp>,
     pub(super) forward: Limit,
@@ -92,6 +94,7 @@ impl Peer {
             link: None,
             awaited: None,
             was_linked: false,
+            was_ever_linked: false,
             last_seen: None,
             forward: Limit::new(FORWARD_BURST, FORWARD_EVERY),
             wish: Wish::default(),
@@ -224,7 +227,7 @@ impl Control {
         let peer = self.peer(node);
         peer.link = Some(Link { remote, since: now.wall });
         peer.awaited = None;
-        peer.was_linked = true;
+        (peer.was_linked, peer.was_ever_linked) = (true, true);
         peer.last_seen = Some(now.wall);
         peer.wish = Wish::default();
         peer.resync = outbound.then(|| now.instant + RESYNC);

@@ -242,7 +242,9 @@ impl Control {
         let just_started = now.instant.since(self.started) < Duration::from_secs(5);
         let state = match peer {
             _ if node == self.own => PeerState::Own,
-            Some(peer) if link.is_some() || peer.paths.is_proven() => PeerState::Up,
+            _ if link.is_some() => PeerState::Up,
+            // Two behind NATs never are. Who was linked and is no longer is gone.
+            Some(peer) if !peer.was_ever_linked && peer.paths.is_proven() => PeerState::Up,
             Some(peer) if peer.is_in_grace() => PeerState::Connecting,
             _ if just_started => PeerState::Connecting,
             _ => PeerState::Down,
