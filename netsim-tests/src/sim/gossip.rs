@@ -3,6 +3,7 @@
 //! and is heard once, by its content hash. Copies are lost, doubled and
 //! overtake one another.
 
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,6 +17,27 @@ const REMEMBERED: Duration = Duration::from_mins(1);
 /// To how many linked members gossip is passed on.
 const MESH: usize = 8;
 
+/// What a machine heard, in the order in which it did.
+#[derive(Default)]
+pub(crate) struct Heard {
+    known: HashSet<Digest>,
+    order: VecDeque<(Duration, Digest)>,
+}
+
+impl Heard {
+    /// Notes it, and says whether it was not heard lately.
+    fn is_new(&mut self, what: Digest, now: Duration) -> bool {
+        while let Some((_, old)) = self.order.pop_front_if(|(at, _)| *at + REMEMBERED <= now) {
+            self.known.remove(&old);
+        }
+        let is_new = self.known.insert(what);
+        if is_new {
+            self.order.push_back((now, what));
+        }
+        is_new
+    }
+}
+
 impl World {
     /// Passes gossip on that the engine found good.
     pub(crate) fn pass_on(&mut self, machine: usize, bytes: &Rc<[u8]>) {
@@ -25,9 +47,7 @@ impl World {
     /// Sends gossip to the linked members, or to some of them.
     pub(crate) fn spread(&mut self, machine: usize, bytes: &Rc<[u8]>, most: Option<usize>) {
         let now = self.now();
-        let heard = &mut self.machines[machine].heard;
-        heard.retain(|_, since| now < *since + REMEMBERED);
-        let is_new = heard.insert(Digest::of(bytes), now).is_none();
+        let is_new = self.machines[machine].heard.is_new(Digest::of(bytes), now);
         if most.is_none() && !is_new {
             return;
         }
@@ -60,7 +80,7 @@ impl World {
             return;
         }
         let (machine, from) = (end.machine, open.ends[1 - side].node);
-        if self.machines[machine].heard.insert(Digest::of(&bytes), now).is_none() {
+        if self.machines[machine].heard.is_new(Digest::of(&bytes), now) {
             self.feed(machine, Input::Gossip(from, bytes));
         }
     }

@@ -8,11 +8,12 @@ use epsilon_mesh::control::{Control, ExchangeId, OperationError, OperationId, Ou
 use epsilon_mesh::event::Event;
 use epsilon_proto::clock::{Instant, Now, Timestamp};
 use epsilon_proto::gate::GateSecret;
-use epsilon_proto::id::{Digest, NodeId, PublicKey};
+use epsilon_proto::id::{NodeId, PublicKey};
 use epsilon_proto::key::SecretKey;
 use epsilon_proto::name::NodeName;
 
 use super::connection::{ConnectionId, Side};
+use super::gossip::Heard;
 use super::plane::Plane;
 use super::store::Store;
 use super::topology::{INTERNET, NetworkId};
@@ -61,7 +62,7 @@ pub(crate) struct Machine {
     pub(crate) exchanges: BTreeMap<ExchangeId, (ConnectionId, Side)>,
     pub(crate) last_exchange: ExchangeId,
     pub(crate) asked: BTreeMap<u64, ConnectionId>,
-    pub(crate) heard: BTreeMap<Digest, Duration>,
+    pub(crate) heard: Heard,
     pub(crate) timer: Option<Duration>,
     /// How often it woke in vain at one moment.
     pub(crate) wakes: (Duration, u32),
@@ -102,7 +103,7 @@ impl Machine {
             exchanges: BTreeMap::new(),
             last_exchange: 0,
             asked: BTreeMap::new(),
-            heard: BTreeMap::new(),
+            heard: Heard::default(),
             timer: None,
             wakes: (Duration::ZERO, 0),
             banned: BTreeSet::new(),
@@ -137,7 +138,7 @@ impl Machine {
         self.links.clear();
         self.exchanges.clear();
         self.asked.clear();
-        self.heard.clear();
+        self.heard = Heard::default();
         self.timer = None;
         self.banned.clear();
         self.done.clear();
