@@ -224,10 +224,10 @@ fn status_shows_what_is_wrong_and_the_next_step() {
   ! the state directory /var/lib/epsilon/blue is full
     next: free some space; nothing that was acknowledged is lost
 
-  PEER        ADDRESS                   STATE  PATH                   RTT      SEEN
-  n2          10.77.200.31              up     direct 192.0.2.8:7755  0.25 ms  now
-  n3          10.77.9.9                 up     relayed by n2          12.3 ms  12 s ago
-  n4cccccccc  fd5e:1a2b:3c4d:b:c:d:e:f  down   -                      -        never
+  PEER        ADDRESS                   STATE  PATH                   RTT      MTU   SEEN      HANDSHAKE  RX       TX
+  n2          10.77.200.31              up     direct 192.0.2.8:7755  0.25 ms  1380  now       60 s ago   1.4 KiB  20 MiB
+  n3          10.77.9.9                 up     relayed by n2          12.3 ms  -     12 s ago  -          0 B      148 B
+  n4cccccccc  fd5e:1a2b:3c4d:b:c:d:e:f  down   -                      -        -     never     -          0 B      0 B
 "
     );
     assert_eq!(ended.err, "");
@@ -266,11 +266,24 @@ fn peers_are_a_table_with_all_columns_where_there_is_no_terminal() {
     assert_eq!(
         lines[0],
         [
-            "NAME", "IPV4", "STATE", "PATH", "RTT", "SEEN", "RX", "TX", "ROLES", "SITE", "IPV6",
+            "NAME",
+            "IPV4",
+            "STATE",
+            "PATH",
+            "RTT",
+            "MTU",
+            "SEEN",
+            "HANDSHAKE",
+            "RX",
+            "TX",
+            "ROLES",
+            "SITE",
+            "IPV6",
             "LABELS"
         ]
     );
-    assert_eq!(lines[1][..5], ["n2", "10.77.200.31", "up", "direct", "192.0.2.8:7755"]);
+    let first = ["n2", "10.77.200.31", "up", "direct", "192.0.2.8:7755", "0.25", "ms", "1380"];
+    assert_eq!(lines[1][..8], first);
     assert_eq!(lines[3][..4], ["n4cccccccc", "-", "down", "-"]);
     assert_eq!(ended.code, 0);
 }

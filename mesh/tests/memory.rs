@@ -1,6 +1,7 @@
 //! What a thousand peers cost in memory, and that packets cost none.
 #![allow(clippy::unwrap_used)]
 
+use epsilon_proto::address::DEFAULT_MTU;
 use std::alloc::System;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -70,7 +71,10 @@ fn admit(shard: &mut Shard, number: u32) {
     let v6 = IpAddr::V6(inner(number).to_ipv6_mapped());
     let prefixes = vec![Prefix::host(inner(number)), Prefix::host(v6)];
     command(shard, Command::SetPeer { node, key: key.agreement().unwrap(), prefixes });
-    command(shard, Command::SetPath { node, path: Some(Path::Direct(outer(number))) });
+    command(
+        shard,
+        Command::SetPath { node, path: Some(Path::Direct(outer(number))), mtu: DEFAULT_MTU },
+    );
 }
 
 /// Carries a packet from one shard to the other and everything it brings about.

@@ -4,7 +4,6 @@
 //! | 1 to 4 | 0 0 0   | …      WireGuard
 //! | 0x80   | 0 0 0   | …      probe
 //! | 0x82   | …                beacon
-//! | 0x83   | 0 0 0   | …      one half of a packet
 //! | 0xA0 … | channel | …      one of them, but a beacon, on its way over a relay
 //! ```
 //!
@@ -16,8 +15,6 @@
 pub const PROBE: u8 = 0x80;
 /// The first byte of a beacon on the local network.
 pub const BEACON: u8 = 0x82;
-/// The first byte of one half of a packet too large for its path.
-pub const SPLIT: u8 = 0x83;
 /// The first byte of WireGuard's data messages.
 pub const DATA: u8 = 4;
 /// The same of one that goes over a relay.
@@ -25,7 +22,6 @@ pub const RELAYED_DATA: u8 = RELAYED | DATA;
 
 const RELAYED: u8 = 0xA0;
 const RELAYED_PROBE: u8 = RELAYED | 0x08;
-const RELAYED_SPLIT: u8 = RELAYED | 0x0B;
 
 /// The kind of a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,8 +32,6 @@ pub enum Kind {
     Probe,
     /// A sealed beacon on the local network.
     Beacon,
-    /// One half of a packet too large for its path.
-    Split,
 }
 
 impl Kind {
@@ -48,7 +42,6 @@ impl Kind {
             1..=4 => Some(Self::WireGuard),
             PROBE => Some(Self::Probe),
             BEACON => Some(Self::Beacon),
-            SPLIT => Some(Self::Split),
             _ => None,
         }
     }
@@ -64,6 +57,11 @@ impl Channel {
         Self(number & 0x00ff_ffff)
     }
 
+    /// Whether a datagram is a probe, straight or over a relay.
+    pub fn carries_probe(datagram: &[u8]) -> bool {
+        matches!(datagram.first(), Some(&(PROBE | RELAYED_PROBE)))
+    }
+
     /// Its number.
     pub fn number(self) -> u32 {
         self.0
@@ -75,7 +73,6 @@ impl Channel {
         let [first, a, b, c] = *datagram.first_chunk()?;
         let kind = match first {
             RELAYED_PROBE => PROBE,
-            RELAYED_SPLIT => SPLIT,
             0xA1..=RELAYED_DATA => first & !RELAYED,
             _ => return None,
         };
@@ -89,7 +86,6 @@ impl Channel {
         if let Some(start) = datagram.first_chunk_mut::<4>() {
             let kind = match start[0] {
                 PROBE => RELAYED_PROBE,
-                SPLIT => RELAYED_SPLIT,
                 kind @ 1..=DATA => RELAYED | kind,
                 _ => return,
             };
@@ -114,11 +110,11 @@ mod tests {
     #[test]
     fn kinds_do_not_collide_and_the_rest_is_dropped() {
         let known: Vec<u8> = (0..=255).filter(|first| Kind::of(&[*first]).is_some()).collect();
-        assert_eq!(known, [1, 2, 3, 4, PROBE, BEACON, SPLIT]);
+        assert_eq!(known, [1, 2, 3, 4, PROBE, BEACON]);
         assert_eq!(Kind::of(&[]), None);
         let relayed: Vec<u8> =
             (0..=255).filter(|first| Channel::of(&[*first, 0, 0, 0]).is_some()).collect();
-        assert_eq!(relayed, [0xA1, 0xA2, 0xA3, RELAYED_DATA, RELAYED_PROBE, RELAYED_SPLIT]);
+        assert_eq!(relayed, [0xA1, 0xA2, 0xA3, RELAYED_DATA, RELAYED_PROBE]);
         assert!(relayed.iter().all(|first| !known.contains(first)));
     }
 
@@ -126,7 +122,7 @@ mod tests {
     fn what_goes_over_a_relay_arrives_as_it_was_sent() {
         let channel = Channel::new(0xff12_3456);
         assert_eq!(channel.number(), 0x12_3456);
-        for kind in [1, 2, 3, 4, PROBE, SPLIT] {
+        for kind in [1, 2, 3, 4, PROBE] {
             let sent = [kind, 0, 0, 0, 9, 8, 7];
             let mut datagram = sent;
             channel.mark(&mut datagram);

@@ -67,8 +67,19 @@ pub(super) async fn whois(context: &Context, of: &str) -> Result<Exit, Failure> 
 
 /// The table in `status`.
 pub(super) fn brief(peers: &[Peer], now: Time, look: Look) -> String {
-    let mut table = Table::new(&["  PEER", "ADDRESS", "STATE", "PATH", "RTT", "SEEN"])
-        .dispensable(&["SEEN", "RTT"]);
+    let mut table = Table::new(&[
+        "  PEER",
+        "ADDRESS",
+        "STATE",
+        "PATH",
+        "RTT",
+        "MTU",
+        "SEEN",
+        "HANDSHAKE",
+        "RX",
+        "TX",
+    ])
+    .dispensable(&["HANDSHAKE", "MTU", "TX", "RX", "SEEN", "RTT"]);
     for peer in peers {
         table.row([
             format!("  {}", human::name(peer.name.as_deref(), &peer.id)).into(),
@@ -76,7 +87,11 @@ pub(super) fn brief(peers: &[Peer], now: Time, look: Look) -> String {
             state(peer.state),
             human::path(&peer.path).into(),
             rtt(peer).into(),
+            mtu(peer).into(),
             seen(peer, now).into(),
+            handshake(peer, now).into(),
+            human::bytes(peer.rx_bytes).into(),
+            human::bytes(peer.tx_bytes).into(),
         ]);
     }
     table.render(look.palette, look.width)
@@ -87,10 +102,33 @@ fn full(peers: &[Peer], now: Time, look: Look) -> String {
         return String::new();
     }
     let mut table = Table::new(&[
-        "NAME", "IPV4", "STATE", "PATH", "RTT", "SEEN", "RX", "TX", "ROLES", "SITE", "IPV6",
+        "NAME",
+        "IPV4",
+        "STATE",
+        "PATH",
+        "RTT",
+        "MTU",
+        "SEEN",
+        "HANDSHAKE",
+        "RX",
+        "TX",
+        "ROLES",
+        "SITE",
+        "IPV6",
         "LABELS",
     ])
-    .dispensable(&["LABELS", "IPV6", "SITE", "ROLES", "TX", "RX", "SEEN", "RTT"]);
+    .dispensable(&[
+        "LABELS",
+        "IPV6",
+        "SITE",
+        "ROLES",
+        "HANDSHAKE",
+        "MTU",
+        "TX",
+        "RX",
+        "SEEN",
+        "RTT",
+    ]);
     for peer in peers {
         let mut roles = human::roles(&peer.roles);
         if peer.admin {
@@ -102,7 +140,9 @@ fn full(peers: &[Peer], now: Time, look: Look) -> String {
             state(peer.state),
             human::path(&peer.path).into(),
             rtt(peer).into(),
+            mtu(peer).into(),
             seen(peer, now).into(),
+            handshake(peer, now).into(),
             human::bytes(peer.rx_bytes).into(),
             human::bytes(peer.tx_bytes).into(),
             roles.into(),
@@ -135,6 +175,9 @@ fn facts(detail: &NodeDetail, now: Time, look: Look) -> String {
     }
     if let Some(path) = &detail.path {
         say("path", human::path(path).into());
+        if let Some(mtu) = path.mtu {
+            say("path MTU", mtu.to_string().into());
+        }
     }
     if !detail.endpoints.is_empty() {
         let endpoints = detail.endpoints.iter().map(ToString::to_string);
@@ -218,6 +261,14 @@ fn seen(peer: &Peer, now: Time) -> String {
         Some(seen) => human::ago(seen, now),
         None => "never".into(),
     }
+}
+
+fn mtu(peer: &Peer) -> String {
+    human::or_dash(peer.path.mtu.map(|mtu| mtu.to_string()).unwrap_or_default())
+}
+
+fn handshake(peer: &Peer, now: Time) -> String {
+    human::or_dash(peer.last_handshake.map(|at| human::ago(at, now)).unwrap_or_default())
 }
 
 fn labels(peer: &Peer) -> String {

@@ -219,7 +219,7 @@ mod tests {
     }
 
     fn path(kind: PathKind) -> Path {
-        Path { kind, endpoint: None, relay: None }
+        Path { kind, endpoint: None, relay: None, mtu: None }
     }
 
     #[test]

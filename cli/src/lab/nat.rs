@@ -204,6 +204,26 @@ pub(super) fn firewall() -> String {
     )
 }
 
+/// The rules of a gateway that says nothing when a packet is too large for it, and sends
+/// no fragments of it instead.
+pub(super) fn silence() -> String {
+    format!(
+        "table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n\
+           chain output {{\n\
+             type filter hook output priority filter; policy accept;\n\
+             icmp type destination-unreachable icmp code frag-needed drop\n\
+             icmpv6 type packet-too-big drop\n\
+           }}\n\
+         }}\n\
+         table netdev {TABLE}\ndelete table netdev {TABLE}\ntable netdev {TABLE} {{\n\
+           chain egress {{\n\
+             type filter hook egress devices = {{ lan, wan }} priority filter; policy accept;\n\
+             ip frag-off & 0x3fff != 0 drop\n\
+           }}\n\
+         }}\n"
+    )
+}
+
 /// The outer port of a host, behind one NAT or several, `reboots` starts after the
 /// first: another one each time.
 pub(super) fn outside(host: u8, reboots: u32) -> u16 {

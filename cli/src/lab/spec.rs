@@ -45,6 +45,8 @@ pub struct Gateway {
     pub nats: Vec<Nat>,
     /// What the site has.
     pub families: Families,
+    /// The largest packet that passes, in bytes; larger ones are swallowed without a word.
+    pub mtu: Option<u16>,
 }
 
 /// Families of addresses.
@@ -69,18 +71,21 @@ impl Families {
     }
 }
 
+/// What gateways can be made to take: IPv6 needs 1280 bytes.
+const NARROW: std::ops::RangeInclusive<u16> = 1280..=1500;
+
 /// The most NATs in a row.
 const MOST_NATS: usize = 4;
 
 impl Gateway {
     /// One through which every host is reached, in both families.
     pub fn routed() -> Self {
-        Self { nats: Vec::new(), families: Families::Dual }
+        Self { nats: Vec::new(), families: Families::Dual, mtu: None }
     }
 
     /// A NAT of IPv4, without IPv6.
     pub fn nat(nat: Nat) -> Self {
-        Self { nats: vec![nat], families: Families::V4 }
+        Self { nats: vec![nat], families: Families::V4, mtu: None }
     }
 
     /// Whether hosts behind it are reached by whoever they did not ask.
@@ -90,14 +95,24 @@ impl Gateway {
 }
 
 /// `none`, `symmetric`, `port-restricted+ipv6`, `ipv6-only`, `carrier-grade`, or NATs in a
-/// row from inside to outside: `port-restricted/symmetric`.
+/// row from inside to outside: `port-restricted/symmetric`. With `+mtu=1280` at the end
+/// nothing larger passes.
 impl FromStr for Gateway {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let (text, mtu) = match text.rsplit_once("+mtu=") {
+            Some((text, mtu)) => {
+                let mtu = mtu.parse().ok().filter(|mtu| NARROW.contains(mtu));
+                let (least, most) = (NARROW.start(), NARROW.end());
+                let wrong = || format!("an MTU is a number from {least} to {most}");
+                (text, Some(mtu.ok_or_else(wrong)?))
+            }
+            None => (text, None),
+        };
         match text {
-            "none" => return Ok(Self::routed()),
-            "ipv6-only" => return Ok(Self { nats: Vec::new(), families: Families::V6 }),
+            "none" => return Ok(Self { mtu, ..Self::routed() }),
+            "ipv6-only" => return Ok(Self { nats: Vec::new(), families: Families::V6, mtu }),
             _ => {}
         }
         let (text, families) = match text.strip_suffix("+ipv6") {
@@ -112,7 +127,7 @@ impl FromStr for Gateway {
         if nats.len() > 1 && families == Families::Dual {
             return Err("IPv6 goes with one NAT only".to_owned());
         }
-        Ok(Self { nats, families })
+        Ok(Self { nats, families, mtu })
     }
 }
 
@@ -302,10 +317,21 @@ mod tests {
         let nat = Nat::new(Kind::PortRestricted);
         assert_eq!(read("port-restricted+hairpin"), Ok(Gateway::nat(nat.hairpin())));
         let dual = Gateway { families: Families::Dual, ..Gateway::nat(nat) };
-        assert_eq!(read("port-restricted+ipv6"), Ok(dual));
+        assert_eq!(read("port-restricted+ipv6"), Ok(dual.clone()));
         assert_eq!(read("carrier-grade").map(|gateway| gateway.nats), Ok(vec![nat; 2]));
         assert!(!read("ipv6-only").unwrap().is_open());
-        for wrong in ["", "symmetric/", "carrier-grade+ipv6", "none+ipv6", "symmetric+hairpin"] {
+        let narrow = Gateway { mtu: Some(1280), ..dual };
+        assert_eq!(read("port-restricted+ipv6+mtu=1280"), Ok(narrow));
+        assert!(read("none+mtu=1400").unwrap().is_open());
+        for wrong in [
+            "",
+            "symmetric/",
+            "carrier-grade+ipv6",
+            "none+ipv6",
+            "symmetric+hairpin",
+            "none+mtu=576",
+            "none+mtu=",
+        ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

@@ -73,7 +73,7 @@ impl Wired {
 
     /// The networks that others reach.
     fn routed(&self) -> impl Iterator<Item = Prefix> {
-        let Gateway { nats, families } = &self.gateway;
+        let Gateway { nats, families, .. } = &self.gateway;
         let is_routed = nats.is_empty();
         let lan = self.lan().gateway().of(*families);
         lan.filter(move |prefix| is_routed || prefix.address().is_ipv6())
@@ -121,6 +121,15 @@ pub(super) async fn gateway<'a>(
             Ok(())
         };
         wire.await.map_err(Error::network(machine.name()))?;
+    }
+    if let Some(mtu) = wired.gateway.mtu {
+        let narrow = wired.outer();
+        let netlink = narrow.netlink()?;
+        for interface in [WAN, LAN] {
+            let set = netlink.set_mtu(interface, mtu).await;
+            set.map_err(Error::network(narrow.name()))?;
+        }
+        filter(narrow, &nat::silence()).await?;
     }
     translate(wired, reboots).await?;
     for other in others {

@@ -95,7 +95,12 @@ impl Control {
                     if let Path::Direct(address) = to {
                         self.sent_to(address, now.instant);
                     }
-                    self.send_probe(node, to);
+                    self.send_probe(node, to, None);
+                }
+                Step::Measure(to, size) => drop(self.send_probe(node, to, Some(size))),
+                Step::Resize => {
+                    let active = self.peers.get(&node).and_then(|peer| peer.paths.active());
+                    self.set_path(node, active);
                 }
                 Step::Use(path) => {
                     self.set_path(node, path);

@@ -12,6 +12,7 @@ use epsilon_proto::wire;
 
 use super::documents::{Source, Taken};
 use super::letters::Correspondence;
+use super::plane::SentProbe;
 use super::relays::Relayed;
 use super::vouching::Wish;
 use super::{Control, Output};
@@ -21,7 +22,6 @@ use crate::limit::Limit;
 use crate::membership::Word;
 use crate::path::Paths;
 use crate::saved::Write;
-use crate::shard::Path;
 
 /// A link that broke may come back so long before the peer counts as down.
 const GRACE: Duration = Duration::from_millis(1500);
@@ -52,7 +52,7 @@ pub(super) struct Peer {
     /// The letters to and from it.
     pub(super) letters: Correspondence,
     /// Probes under way: transaction and address.
-    pub(super) probes: VecDeque<(u64, Path)>,
+    pub(super) probes: VecDeque<SentProbe>,
     /// The link, when there is one.
     pub(super) link: Option<Link>,
     /// Until when its link is waited for: its first, or one that comes back.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use epsilon_proto::address::Ipv6Range;
+use epsilon_proto::address::{DEFAULT_MTU, Ipv6Range};
 use epsilon_proto::clock::Now;
 use epsilon_proto::id::{BootId, NodeId};
 use epsilon_proto::record::EndpointSource;
@@ -14,6 +14,13 @@ use crate::shard::{self, Command, Path, Prefix, Report};
 
 /// How many probes of one peer may be under way.
 const MAX_PROBES: usize = 64;
+
+/// A probe under way.
+pub(super) struct SentProbe {
+    transaction: u64,
+    to: Path,
+    size: Option<u16>,
+}
 
 /// What the data plane was told.
 #[derive(Default)]
@@ -173,7 +180,8 @@ impl Control {
 
     pub(super) fn set_path(&mut self, node: NodeId, path: Option<Path>) {
         if self.plane.installed.contains_key(&node) {
-            self.outputs.push_back(Output::Shard(Command::SetPath { node, path }));
+            let mtu = self.peers.get(&node).map_or(DEFAULT_MTU, |peer| peer.paths.mtu());
+            self.outputs.push_back(Output::Shard(Command::SetPath { node, path, mtu }));
         }
     }
 
@@ -184,13 +192,16 @@ impl Control {
             Report::ProbeAnswered { node, transaction, to, observed, rtt } => {
                 let local = self.local.clone();
                 let Some(peer) = self.peers.get_mut(&node) else { return };
-                let Some(position) =
-                    peer.probes.iter().position(|probe| *probe == (transaction, to))
-                else {
+                let is_it = |probe: &SentProbe| (probe.transaction, probe.to) == (transaction, to);
+                let position = peer.probes.iter().position(is_it);
+                let Some(sent) = position.and_then(|position| peer.probes.remove(position)) else {
                     return;
                 };
-                peer.probes.remove(position);
                 peer.last_seen = Some(now.wall);
+                if let Some(size) = sent.size {
+                    self.paths(node).measured(to, size, now.instant);
+                    return self.advance_paths(now);
+                }
                 if self.plane.pings.remove(&transaction) {
                     self.outputs.push_back(Output::Pong { transaction, from: to, rtt });
                 }
@@ -261,7 +272,7 @@ impl Control {
         if !self.is_keyed(node) {
             return None;
         }
-        let transaction = self.send_probe(node, to)?;
+        let transaction = self.send_probe(node, to, None)?;
         self.plane.pings.insert(transaction);
         while self.plane.pings.len() > MAX_PROBES {
             self.plane.pings.pop_first();
@@ -269,15 +280,16 @@ impl Control {
         Some((transaction, to))
     }
 
-    pub(super) fn send_probe(&mut self, node: NodeId, to: Path) -> Option<u64> {
+    /// Sends a probe, for a size one as long as the datagram of a packet of so many bytes.
+    pub(super) fn send_probe(&mut self, node: NodeId, to: Path, size: Option<u16>) -> Option<u64> {
         let peer = self.peers.get_mut(&node)?;
         self.plane.last_transaction += 1;
         let transaction = self.plane.last_transaction;
         if peer.probes.len() >= MAX_PROBES {
             peer.probes.pop_front();
         }
-        peer.probes.push_back((transaction, to));
-        self.outputs.push_back(Output::Shard(Command::SendProbe { node, to, transaction }));
+        peer.probes.push_back(SentProbe { transaction, to, size });
+        self.outputs.push_back(Output::Shard(Command::SendProbe { node, to, size, transaction }));
         Some(transaction)
     }
 }

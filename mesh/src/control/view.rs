@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use epsilon_proto::address::DEFAULT_MTU;
 use epsilon_proto::clock::{Now, Timestamp};
 use epsilon_proto::id::{DeviceId, NetworkId, NodeId, PublicKey};
 use epsilon_proto::key::AgreementKey;
@@ -67,6 +68,8 @@ pub struct MemberView {
     pub relays: Vec<NodeId>,
     /// Where its data travels.
     pub path: Option<Path>,
+    /// The largest packet that goes there whole.
+    pub mtu: u16,
     /// The relay, where that goes through one.
     pub relay: Option<NodeId>,
     /// The round trip of the last answered probe.
@@ -274,6 +277,7 @@ impl Control {
             is_open: record.is_open,
             relays: record.relays.clone(),
             path: peer.and_then(|peer| peer.paths.active()),
+            mtu: peer.map_or(DEFAULT_MTU, |peer| peer.paths.mtu()),
             relay: peer.and_then(|peer| peer.relayed.relay_of(peer.paths.active()?)),
             rtt: peer.and_then(|peer| peer.paths.rtt()),
             link: link.map(|link| link.remote),

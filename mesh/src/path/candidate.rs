@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use epsilon_proto::clock::Instant;
 
+use super::mtu::Mtu;
+
 /// A way that never answered gets so many probes per [`SILENT_WINDOW`].
 pub(super) const SILENT_PROBES: usize = 3;
 /// The window for [`SILENT_PROBES`].
@@ -29,6 +31,7 @@ pub(super) struct Candidate {
     seen: Option<(Instant, usize)>,
     /// Whether it stays open while nothing is sent.
     pub(super) is_lasting: bool,
+    pub(super) mtu: Mtu,
 }
 
 impl Candidate {
@@ -102,5 +105,15 @@ impl Candidate {
         // Those before tell nothing more.
         let excess = self.unanswered.len().saturating_sub(SILENT_PROBES);
         self.unanswered.drain(..excess);
+    }
+    /// A probe as long as a packet of this size was answered.
+    pub(super) fn answer_sized(&mut self, size: u16, now: Instant) {
+        self.answered = Some(now);
+        self.mtu.answered(size, now);
+    }
+
+    /// The size of the next probe for the MTU.
+    pub(super) fn next_size(&mut self, now: Instant) -> Option<u16> {
+        self.mtu.next(self.answered, self.rtt, now)
     }
 }

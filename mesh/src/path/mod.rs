@@ -11,9 +11,11 @@
 //! nothing better than a relay, the two call each other again and again, less and
 //! less often. A direct way that gets no reply is doubted after a second: if it does
 //! not answer, whatever does takes over. Who sends nothing keeps no way open: then
-//! the next packet takes one that lasts.
+//! the next packet takes one that lasts. While packets flow it is found out how large
+//! they may be.
 
 mod candidate;
+mod mtu;
 #[cfg(test)]
 mod tests;
 
@@ -21,10 +23,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use epsilon_proto::address::DEFAULT_MTU;
 use epsilon_proto::clock::Instant;
 
 use crate::shard::Path;
 use candidate::Candidate;
+use mtu::Mtu;
 
 /// How many ways to one peer are known at most.
 const MAX_CANDIDATES: usize = 24;
@@ -78,12 +82,16 @@ pub fn is_within(address: IpAddr, (base, length): LocalPrefix) -> bool {
 pub enum Step {
     /// Send a probe.
     Probe(Path),
+    /// Send one as long as the datagram of a packet of so many bytes.
+    Measure(Path, u16),
     /// Tell the peer where this node is, and that it shall probe that.
     Call,
     /// Ask for channels of relays, as far as there are none.
     Relay,
     /// Send data this way from now on, or let it wait.
     Use(Option<Path>),
+    /// Other packets than before are too large for the way in use.
+    Resize,
 }
 
 /// The order of ways, best first.
@@ -112,6 +120,8 @@ pub struct Paths {
     greetings: usize,
     /// Whether a way has to stay open, and when it is probed next.
     kept: Option<Instant>,
+    /// What the data plane was told of [`Paths::mtu`].
+    told: u16,
     steps: VecDeque<Step>,
 }
 
@@ -129,6 +139,12 @@ impl Paths {
     /// The round trip of the way in use, when it answered a probe.
     pub fn rtt(&self) -> Option<Duration> {
         self.candidates.get(&self.active?)?.rtt
+    }
+
+    /// How large a packet may be for the way in use, as far as that is known.
+    pub fn mtu(&self) -> u16 {
+        let active = self.active.and_then(|active| self.candidates.get(&active));
+        active.map_or(DEFAULT_MTU, |active| active.mtu.get())
     }
 
     /// Whether packets flow, or wait.
@@ -200,6 +216,9 @@ impl Paths {
     pub fn moved(&mut self, now: Instant) {
         self.is_proven = false;
         self.doubted = None;
+        for candidate in self.candidates.values_mut() {
+            candidate.mtu = Mtu::default();
+        }
         self.probe_all(now);
     }
 
@@ -265,7 +284,12 @@ impl Paths {
     /// What was sent got no reply.
     pub fn doubt(&mut self, now: Instant) {
         let Some(active) = self.active else { return self.busy(now) };
-        let answered = self.candidates.get(&active).and_then(|candidate| candidate.answered);
+        let mut answered = None;
+        if let Some(candidate) = self.candidates.get_mut(&active) {
+            // Perhaps what is small passes.
+            candidate.mtu.suspect(now);
+            answered = candidate.answered;
+        }
         let is_sure = self.is_proven && answered.is_some_and(|at| now.since(at) < SURE);
         if is_sure || self.doubted.is_some() {
             return;
@@ -329,6 +353,19 @@ impl Paths {
         if is_better {
             self.take(path, true);
         }
+    }
+
+    /// A probe was answered that was as long as the datagram of a packet of so many bytes.
+    pub fn measured(&mut self, path: Path, size: u16, now: Instant) {
+        if let Some(candidate) = self.candidates.get_mut(&path) {
+            candidate.answer_sized(size, now);
+        }
+    }
+
+    /// The way in use, if its MTU is to be found out.
+    fn measurable(&self) -> Option<(&Path, &Candidate)> {
+        let active = self.active.filter(|_| self.is_busy && self.is_proven)?;
+        self.candidates.get_key_value(&active)
     }
 
     fn is_better(&self, path: Path, rtt: Duration, than: Path, local: &[LocalPrefix]) -> bool {
@@ -428,6 +465,14 @@ impl Paths {
                 candidate.want();
             }
         }
+        let check = self.measurable().and_then(|(path, one)| Some((*path, one.mtu.check_due()?)));
+        if let Some((path, due)) = check
+            && due <= now
+            && let Some(candidate) = self.candidates.get_mut(&path)
+        {
+            candidate.mtu.check(now);
+            candidate.want_one();
+        }
         if self.kept.is_some_and(|due| due <= now) {
             self.kept = Some(now + KEEP);
             match self.active.and_then(|active| self.candidates.get_mut(&active)) {
@@ -444,6 +489,20 @@ impl Paths {
     pub fn next(&mut self, now: Instant) -> Option<Step> {
         self.advance(now);
         if let Some(step) = self.steps.pop_front() {
+            if let Step::Use(Some(_)) = step {
+                self.told = self.mtu();
+            }
+            return Some(step);
+        }
+        if self.told != self.mtu() && self.active.is_some() {
+            self.told = self.mtu();
+            return Some(Step::Resize);
+        }
+        let sized = self
+            .candidates
+            .iter_mut()
+            .filter_map(|(path, candidate)| Some(Step::Measure(*path, candidate.next_size(now)?)));
+        if let Some(step) = { sized }.next() {
             return Some(step);
         }
         let due = |candidate: &Candidate| candidate.due().is_some_and(|due| due <= now);
@@ -456,8 +515,10 @@ impl Paths {
     pub fn due(&self, now: Instant) -> Option<Instant> {
         let steps = (!self.steps.is_empty()).then_some(now);
         let doubt = self.doubted.map(|since| since + DOUBT);
-        let probes = self.candidates.values().filter_map(Candidate::due);
-        probes.chain([steps, doubt, self.next_call, self.kept].into_iter().flatten()).min()
+        let check = self.measurable().and_then(|(_, active)| active.mtu.check_due());
+        let probes = self.candidates.values();
+        let probes = probes.flat_map(|one| [one.due(), one.mtu.due()]).flatten();
+        probes.chain([steps, doubt, check, self.next_call, self.kept].into_iter().flatten()).min()
     }
 }
 

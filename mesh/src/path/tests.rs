@@ -30,8 +30,10 @@ struct Scene {
     now: u64,
     open: BTreeMap<Path, u64>,
     local: Vec<LocalPrefix>,
-    /// Answers under way: when, by which way, sent when.
-    answers: Vec<(u64, Path, u64)>,
+    /// How large a packet may be for those that are narrow.
+    narrow: BTreeMap<Path, u16>,
+    /// Answers under way: when, to what, sent when.
+    answers: Vec<(u64, Step, u64)>,
     /// Every step, and when.
     steps: Vec<(u64, Step)>,
 }
@@ -48,10 +50,15 @@ impl Scene {
     fn do_steps(&mut self) {
         while let Some(step) = self.paths.next(at(self.now)) {
             self.steps.push((self.now, step));
-            if let Step::Probe(path) = step
-                && let Some(rtt) = self.open.get(&path)
+            let (path, size) = match step {
+                Step::Probe(path) => (path, 0),
+                Step::Measure(path, size) => (path, size),
+                _ => continue,
+            };
+            if let Some(rtt) = self.open.get(&path)
+                && self.narrow.get(&path).is_none_or(|most| size <= *most)
             {
-                self.answers.push((self.now + rtt, path, self.now));
+                self.answers.push((self.now + rtt, step, self.now));
             }
         }
     }
@@ -69,9 +76,15 @@ impl Scene {
             self.now = next;
             let (arrived, left) = self.answers.iter().partition(|(when, ..)| *when <= next);
             self.answers = left;
-            for (when, path, sent) in arrived {
+            for (when, step, sent) in arrived {
                 let rtt = millis(when - sent);
-                self.paths.answered(path, rtt, at(self.now), &self.local);
+                match step {
+                    Step::Measure(path, size) => self.paths.measured(path, size, at(self.now)),
+                    Step::Probe(path) => {
+                        self.paths.answered(path, rtt, at(self.now), &self.local);
+                    }
+                    _ => {}
+                }
             }
         }
         self.now = end;
@@ -165,7 +178,9 @@ fn while_packets_flow_over_a_relay_the_peer_is_called_less_and_less_often() {
     assert_eq!(scene.paths.active(), Some(direct(1)));
     let known = scene.steps.len();
     scene.pass(600_000);
-    assert_eq!(scene.steps.len(), known, "all is well");
+    let is_check = |step: &Step| matches!(step, Step::Measure(way, DEFAULT_MTU) | Step::Probe(way) if *way == direct(1));
+    let later = &scene.steps[known..];
+    assert!(later.iter().all(|(_, step)| is_check(step)) && later.len() <= 42, "{later:?}");
 }
 
 #[test]
@@ -363,4 +378,39 @@ fn a_peer_that_is_seen_where_it_did_not_answer_is_tried_there_again_but_not_for_
     back.paths.seen(direct(1), at(back.now));
     back.pass(1_000);
     assert_eq!(back.paths.active(), Some(direct(1)));
+}
+
+#[test]
+fn a_narrow_way_is_measured_while_packets_flow_and_another_one_has_its_own_size() {
+    let mut scene = Scene::with(&[(relayed(1), true)]);
+    scene.open = BTreeMap::from([(relayed(1), 40), (direct(1), 20)]);
+    scene.narrow.insert(relayed(1), 1216);
+    scene.pass(60_000);
+    assert_eq!(scene.paths.mtu(), DEFAULT_MTU, "nobody needs to know");
+    let begun = scene.now;
+    scene.paths.busy(at(scene.now));
+    scene.pass(1_500);
+    assert_eq!(scene.paths.mtu(), 1216);
+    let told = scene.when(Step::Resize);
+    assert!(told.last().unwrap() - begun < 1_300, "{told:?}");
+    scene.paths.add(direct(1), true);
+    scene.pass(1_000);
+    assert_eq!((scene.paths.active(), scene.paths.mtu()), (Some(direct(1)), DEFAULT_MTU));
+    assert_eq!(scene.when(Step::Resize).len(), told.len(), "the new way said it");
+}
+
+#[test]
+fn what_swallows_large_packets_is_found_once_they_get_no_reply() {
+    let mut scene = Scene::with(&[(direct(1), true)]);
+    scene.open.insert(direct(1), 20);
+    scene.paths.busy(at(scene.now));
+    scene.pass(10_000);
+    scene.narrow.insert(direct(1), 1300);
+    scene.paths.doubt(at(scene.now));
+    scene.pass(1_500);
+    assert_eq!((scene.paths.active(), scene.paths.mtu()), (Some(direct(1)), 1300));
+    // Somewhere else it says nothing.
+    scene.narrow.clear();
+    scene.paths.moved(at(scene.now));
+    assert_eq!(scene.paths.mtu(), DEFAULT_MTU);
 }

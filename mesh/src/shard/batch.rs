@@ -34,11 +34,13 @@ pub struct Target {
     pub path: Path,
     /// The ECN bits of its IP header (RFC 3168).
     pub ecn: u8,
+    /// Whether it shall be lost where it does not fit, as it is sent to find that out.
+    pub whole: bool,
 }
 
 impl From<Path> for Target {
     fn from(path: Path) -> Self {
-        Self { path, ecn: 0 }
+        Self { path, ecn: 0, whole: false }
     }
 }
 

@@ -117,6 +117,10 @@ pub enum Command {
         node: NodeId,
         /// The way to it.
         path: Option<Path>,
+        /// The largest packet that goes there in one datagram, in bytes. What is larger
+        /// is answered with an ICMP error, or goes in parts where nobody would
+        /// understand one.
+        mtu: u16,
     },
     /// Forgets the session, because the peer's daemon was started again. A
     /// new handshake starts at once if there was traffic lately or packets
@@ -161,6 +165,8 @@ pub enum Command {
         node: NodeId,
         /// The path to try.
         to: Path,
+        /// Makes it as long as the datagram of a packet of so many bytes.
+        size: Option<u16>,
         /// Comes back in [`Report::ProbeAnswered`]. Unique per peer.
         transaction: u64,
     },

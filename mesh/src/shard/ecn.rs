@@ -14,7 +14,7 @@ const NONE: u8 = 0;
 const CAPABLE_1: u8 = 1;
 const CAPABLE_0: u8 = 2;
 /// There was congestion on the way.
-const CONGESTION: u8 = 3;
+pub(super) const CONGESTION: u8 = 3;
 
 /// The mark of an IP packet.
 pub(super) fn of(packet: &[u8]) -> u8 {

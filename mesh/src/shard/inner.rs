@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(super) const V4_HEADER: usize = 20;
 /// The length of an IPv6 header, in bytes.
 pub(super) const V6_HEADER: usize = 40;
+/// The smallest MTU of IPv6 (RFC 8200, section 5).
+pub(super) const LEAST_V6: u16 = 1280;
 
 /// The addresses of an IP packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +69,16 @@ impl Addresses {
             }
             _ => None,
         }
+    }
+}
+
+/// Whether the sender of a packet that is too large for a path must not be told: an IPv4
+/// packet may say that it is to be fragmented, and IPv6 ones of 1280 bytes always fit.
+pub(super) fn goes_in_parts(packet: &[u8]) -> bool {
+    match packet.first().map(|first| first >> 4) {
+        Some(4) => packet.get(6).is_some_and(|flags| flags & 0x40 == 0),
+        Some(6) => packet.len() <= usize::from(LEAST_V6),
+        _ => false,
     }
 }
 

@@ -35,16 +35,18 @@ mod command;
 mod ecn;
 mod engine;
 mod filter;
+mod icmp;
 mod inner;
 mod lane;
+mod mss;
 pub mod offload;
+mod parts;
 mod peer;
 mod probe;
 mod prober;
 mod routes;
 mod stats;
 mod transit;
-mod unreachable;
 mod wireguard;
 
 #[cfg(test)]

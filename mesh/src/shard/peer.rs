@@ -3,13 +3,16 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use epsilon_proto::address::DEFAULT_MTU;
 use epsilon_proto::clock::Instant;
 use epsilon_proto::key::AgreementKey;
 
 use super::batch::{HostBatch, SendBatch, Target};
 use super::command::{Path, PeerId, Report};
 use super::ecn;
-use super::inner::without_padding;
+use super::inner::{goes_in_parts, without_padding};
+use super::mss;
+use super::parts::{self, Parts, Whole};
 use super::stats::{PeerDropped, PeerStats, Traffic};
 use super::wireguard::{
     HANDSHAKE_LENGTH, Handshake, Indices, KEEPALIVE_TIMEOUT, Opened, Tunnel, WireGuard,
@@ -76,11 +79,53 @@ pub(super) enum Refusal {
     Congestion,
 }
 
+/// Decides what becomes of an opened packet.
+struct Judge<A> {
+    admit: A,
+    mtu: u16,
+}
+
+impl<A: Fn(&[u8]) -> Result<Next, Refusal>> Judge<A> {
+    /// Says into `next` where the packet goes, and gives back how much of it is for the
+    /// host.
+    fn packet(
+        &self,
+        packet: &mut [u8],
+        mark: u8,
+        next: &mut Option<Result<Next, Refusal>>,
+        forwarded: &mut Vec<u8>,
+    ) -> usize {
+        let mut judged = (self.admit)(packet);
+        if judged.is_ok() && !ecn::unwrap(packet, mark) {
+            judged = Err(Refusal::Congestion);
+        }
+        if self.mtu < DEFAULT_MTU {
+            mss::clamp(packet, self.mtu);
+        }
+        *next = Some(judged);
+        match judged {
+            Ok(Next::Host) => packet.len(),
+            Ok(Next::Peer(_)) => {
+                forwarded.clear();
+                forwarded.extend_from_slice(packet);
+                0
+            }
+            Err(_) => 0,
+        }
+    }
+}
+
 pub(super) struct Peer {
     pub(super) id: PeerId,
     pub(super) key: AgreementKey,
     path: Option<Path>,
+    /// The largest packet that goes there in one datagram.
+    mtu: u16,
     tunnel: Tunnel,
+    /// What is put together, from the first part on.
+    parts: Option<Box<Parts>>,
+    /// How many packets went in parts.
+    parted: u32,
     /// When something was last sent or heard.
     used: Option<Instant>,
     waiting: VecDeque<(Instant, Vec<u8>)>,
@@ -107,6 +152,9 @@ impl Peer {
             id,
             key,
             path: None,
+            mtu: DEFAULT_MTU,
+            parts: None,
+            parted: 0,
             tunnel: Tunnel::new(key, indices, slot),
             used: None,
             waiting: VecDeque::new(),
@@ -161,7 +209,8 @@ impl Peer {
         }
     }
 
-    pub(super) fn set_path(&mut self, path: Option<Path>, context: &mut Context<'_>) {
+    pub(super) fn set_path(&mut self, path: Option<Path>, mtu: u16, context: &mut Context<'_>) {
+        self.mtu = mtu;
         if self.path == path {
             return;
         }
@@ -175,10 +224,22 @@ impl Peer {
         }
     }
 
-    /// Takes a packet of the host.
+    /// The largest packet that the sender of this one has to be told about, if it is
+    /// larger.
+    pub(super) fn too_large(&self, packet: &[u8]) -> Option<u16> {
+        let is_large = packet.len() > usize::from(self.mtu);
+        (is_large && !goes_in_parts(packet)).then_some(self.mtu)
+    }
+
+    /// A packet was too large, and its sender was told.
+    pub(super) fn told(&mut self) {
+        self.dropped.too_large += 1;
+    }
+
+    /// Takes a packet for the peer.
     pub(super) fn send(&mut self, packet: &[u8], context: &mut Context<'_>) {
         match self.path {
-            Some(path) if self.tunnel.is_ready(context.now) => self.seal(path, packet, context),
+            Some(path) if self.tunnel.is_ready(context.now) => self.carry(path, packet, context),
             Some(_) => {
                 self.wait(packet, context.now);
                 self.initiate(false, context);
@@ -209,7 +270,7 @@ impl Peer {
         let Some(path) = self.path.filter(|_| self.tunnel.is_ready(context.now)) else { return };
         self.expire_waiting(context.now);
         for (_, packet) in std::mem::take(&mut self.waiting) {
-            self.seal(path, &packet, context);
+            self.carry(path, &packet, context);
         }
     }
 
@@ -222,16 +283,33 @@ impl Peer {
         }
     }
 
-    fn seal(&mut self, path: Path, packet: &[u8], context: &mut Context<'_>) {
-        let (length, now) = (sealed_length(packet.len()), context.now);
-        let target = Target { path, ecn: ecn::of(packet) };
-        if context.network.send(target, length, |into| self.tunnel.seal(packet, now, into)) {
+    fn carry(&mut self, path: Path, packet: &[u8], context: &mut Context<'_>) {
+        let target = Target { ecn: ecn::of(packet), ..path.into() };
+        let mtu = self.mtu;
+        let is_sent = if mtu >= DEFAULT_MTU {
+            self.seal(target, packet, context)
+        } else if mss::is_syn(packet) {
+            let mut packet = packet.to_vec();
+            mss::clamp(&mut packet, mtu);
+            self.seal(target, &packet, context)
+        } else if packet.len() <= usize::from(mtu) {
+            self.seal(target, packet, context)
+        } else {
+            self.parted = self.parted.wrapping_add(1);
+            parts::split(packet, mtu, self.parted, |part| self.seal(target, part, context))
+        };
+        if is_sent {
             self.sent.count(packet.len());
             self.unreturned = None;
             self.asked(context);
         } else {
             self.dropped.no_room += 1;
         }
+    }
+
+    fn seal(&mut self, target: Target, packet: &[u8], context: &mut Context<'_>) -> bool {
+        let (length, now) = (sealed_length(packet.len()), context.now);
+        context.network.send(target, length, |into| self.tunnel.seal(packet, now, into))
     }
 
     /// Something left for the peer to which it has to react.
@@ -343,37 +421,36 @@ impl Peer {
         (from, mark): (Path, u8),
         datagram: &[u8],
         (host, forwarded): (&mut HostBatch, &mut Vec<u8>),
-        admit: impl FnOnce(&[u8]) -> Result<Next, Refusal>,
+        admit: impl Fn(&[u8]) -> Result<Next, Refusal>,
         is_outside: impl FnOnce() -> bool,
         context: &mut Context<'_>,
     ) -> Option<usize> {
         let now = context.now;
         let was_ready = self.tunnel.is_ready(now);
-        let (mut opened, mut next, mut delivered) = (None, Ok(Next::Host), 0);
+        let judge = Judge { admit, mtu: self.mtu };
+        let (mut opened, mut next, mut delivered) = (None, None, 0);
+        let mut whole = None;
         host.push((), datagram.len(), |into| {
             opened = self.tunnel.open(datagram, now, into);
             let Some(padded) = opened.filter(|padded| *padded > 0) else { return 0 };
-            let length = without_padding(&into[..padded]).len();
-            let packet = &mut into[..length];
-            next = admit(packet);
-            if next.is_ok() && !ecn::unwrap(packet, mark) {
-                next = Err(Refusal::Congestion);
+            if parts::is_part(&into[..padded]) && !self.id.is_device() {
+                whole = self.parts.get_or_insert_default().take(&into[..padded], mark);
+                return 0;
             }
-            delivered = length;
-            match next {
-                Ok(Next::Host) => length,
-                Ok(Next::Peer(_)) => {
-                    forwarded.clear();
-                    forwarded.extend_from_slice(packet);
-                    0
-                }
-                Err(_) => 0,
-            }
+            delivered = without_padding(&into[..padded]).len();
+            judge.packet(&mut into[..delivered], mark, &mut next, forwarded)
         });
         let Some(padded) = opened else {
             self.dropped.unopened += 1;
             return None;
         };
+        if let Some(Whole { packet, mark }) = whole {
+            delivered = packet.len();
+            host.push((), delivered, |into| {
+                into.copy_from_slice(&packet);
+                judge.packet(into, mark, &mut next, forwarded)
+            });
+        }
         self.heard(context.now);
         if self.path != Some(from) {
             self.moved(from, is_outside(), context);
@@ -391,7 +468,7 @@ impl Peer {
             return None;
         }
         self.unreturned.get_or_insert(context.now);
-        match next {
+        match next? {
             Ok(Next::Peer(to)) => return Some(to),
             Ok(Next::Host) => self.count(delivered, Ok(())),
             Err(refusal) => {

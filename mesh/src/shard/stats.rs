@@ -84,6 +84,8 @@ pub struct PeerDropped {
     pub filtered: u64,
     /// Marked for congestion on the way, which its ends would not understand.
     pub congestion: u64,
+    /// Too large for the path, which their sender was told.
+    pub too_large: u64,
     /// The batch was full.
     pub no_room: u64,
 }

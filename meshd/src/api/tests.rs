@@ -415,8 +415,12 @@ fn reply_to(call: &Call) -> Reply {
         rx_bytes: 0,
         tx_bytes: 0,
     };
-    let path =
-        Path { kind: PathKind::Direct, endpoint: "192.0.2.1:7755".parse().ok(), relay: None };
+    let path = Path {
+        kind: PathKind::Direct,
+        endpoint: "192.0.2.1:7755".parse().ok(),
+        relay: None,
+        mtu: Some(1420),
+    };
     match call {
         Call::Version => {
             Reply::Version(Version { version: "0.1.0".into(), schemas: vec![SCHEMA.into()] })

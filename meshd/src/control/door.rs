@@ -304,9 +304,22 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     }
     // A restarted daemon must not wait for connections of the last one to fade.
     socket.set_reuse_address(true)?;
+    keep_segments_small(&SockRef::from(&socket));
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// What every path carries (RFC 8200, section 5), without the headers of IPv6 and TCP.
+const SEGMENT: u32 = 1280 - 40 - 20;
+
+/// Makes both ends of the connections of a socket, or of one that is not connected yet,
+/// send what fits every path: some paths swallow what is larger without a word, and
+/// TCP would wait for ever.
+pub(super) fn keep_segments_small(socket: &SockRef<'_>) {
+    if let Err(error) = socket.set_tcp_mss(SEGMENT) {
+        tracing::debug!(%error, "cannot limit the segments of control connections");
+    }
 }
 
 /// Whether the kernel was booted or configured without IPv6.

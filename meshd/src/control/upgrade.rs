@@ -21,13 +21,13 @@ use libp2p::identity::Keypair;
 use libp2p::tcp::tokio::TcpStream as Compat;
 use libp2p::{PeerId, noise, yamux};
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::admission::{self, Applicant, Failure};
 use super::api::{AdmissionEvent, DialError, Error, Limits, Timing};
-use super::door::Passed;
+use super::door::{Passed, keep_segments_small};
 use super::gate::{Gate, Lane};
 use super::identity::node_key;
 
@@ -81,8 +81,7 @@ impl Upgrades {
         secret: usize,
     ) -> Result<Link, DialError> {
         let handshake = async {
-            let stream =
-                TcpStream::connect(address).await.map_err(|error| connect_error(&error))?;
+            let stream = connect(address).await.map_err(|error| connect_error(&error))?;
             let mut stream = self.tuned(stream);
             // From here on the TCP port is known to be open: whoever hangs up
             // or talks back gibberish does not have our key.
@@ -163,6 +162,12 @@ impl Upgrades {
         }
         Compat(stream)
     }
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    keep_segments_small(&SockRef::from(&socket));
+    socket.connect(address).await
 }
 
 /// The error of a dial that reached somebody else.

@@ -32,7 +32,7 @@ fn dropped(stats: &DataStats) -> Vec<Drops> {
     let peers = |count: fn(&epsilon_mesh::shard::PeerDropped) -> u64| {
         stats.shard.peers.iter().map(|peer| count(&peer.dropped)).sum()
     };
-    let reasons: [(&str, &str, u64); 19] = [
+    let reasons: [(&str, &str, u64); 20] = [
         ("kernel", "by the kernel: not for this node, or too many at once", stats.kernel),
         ("unknown", "datagrams of no kind, of no session, or by nobody known", shard.unknown),
         ("unopened", "forged, repeated, or of a session that is gone", peers(|peer| peer.unopened)),
@@ -46,6 +46,11 @@ fn dropped(stats: &DataStats) -> Vec<Drops> {
             peers(|peer| peer.congestion),
         ),
         ("waiting", "waited too long for a session or a path", peers(|peer| peer.waiting)),
+        (
+            "too_large",
+            "too large for the path, which their sender was told",
+            peers(|peer| peer.too_large),
+        ),
         ("no_room", "the batch was full", peers(|peer| peer.no_room)),
         ("passed", "for another thread, which does not keep up", shard.passed),
         ("unsendable", "of this host: no IP, to a group, or to itself", shard.unsendable),

@@ -9,7 +9,6 @@ use epsilon_proto::api::{
     Device, DeviceAddRequest, DeviceAdded, DeviceConfig, DeviceList, DeviceRemoveRequest,
     DeviceRemoved, Problem, ProblemKind, Secret,
 };
-use epsilon_proto::clock::{Instant, Timestamp};
 use epsilon_proto::device::WgQuick;
 use epsilon_proto::id::{DeviceId, NodeId};
 use epsilon_proto::key::AgreementKey;
@@ -19,7 +18,6 @@ use epsilon_proto::token::HostPort;
 
 use super::answer::{Asked, usage};
 use super::{render, select};
-use crate::clock;
 use crate::network::Snapshot;
 
 impl Asked {
@@ -191,12 +189,6 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// When something was by the wall clock.
-fn wall_time(instant: Instant) -> Timestamp {
-    let ago = clock::instant().since(instant);
-    Timestamp(clock::wall().0.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)))
-}
-
 fn device(view: &DeviceView, snapshot: &Snapshot) -> Device {
     let served_here = view.server == snapshot.view.own;
     let stats = snapshot.stats.shard.peers.iter();
@@ -214,9 +206,7 @@ fn device(view: &DeviceView, snapshot: &Snapshot) -> Device {
         added_at: render::time(view.added),
         served_here,
         endpoint: stats.and_then(|stats| stats.path).map(Path::address),
-        last_handshake: stats
-            .and_then(|stats| stats.last_handshake)
-            .map(|instant| render::time(wall_time(instant))),
+        last_handshake: stats.and_then(|stats| stats.last_handshake).map(render::moment),
         rx_bytes: stats.map_or(0, |stats| stats.received.bytes),
         tx_bytes: stats.map_or(0, |stats| stats.sent.bytes),
     }

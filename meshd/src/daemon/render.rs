@@ -11,12 +11,19 @@ use epsilon_proto::api::{
     NodeDetail, NodeRef, OwnNode, Path, PathKind, Peer, PeerState as ApiState, Role, StorageState,
     StorageStatus, Time,
 };
-use epsilon_proto::clock::Timestamp;
+use epsilon_proto::clock::{Instant, Timestamp};
 use epsilon_proto::id::{NodeId, PublicKey};
 use epsilon_proto::record::Label;
 use epsilon_proto::trust::Roles;
 
+use crate::clock;
 use crate::network::Snapshot;
+
+/// A moment of the engine's clock.
+pub(super) fn moment(at: Instant) -> Time {
+    let ago = u64::try_from(clock::instant().since(at).as_millis()).unwrap_or(u64::MAX);
+    time(Timestamp(clock::wall().0.saturating_sub(ago)))
+}
 
 pub(super) fn time(at: Timestamp) -> Time {
     Time::from_unix_ms(at.0)
@@ -63,7 +70,8 @@ pub(super) fn path_to(path: Option<shard::Path>, member: &MemberView, snapshot: 
     };
     let relay = member.relay.filter(|_| kind == PathKind::Relayed && path == member.path);
     let relay = relay.map(|node| node_ref(node, snapshot));
-    Path { kind, endpoint: path.map(shard::Path::address), relay }
+    let mtu = (path.is_some() && path == member.path).then_some(member.mtu);
+    Path { kind, endpoint: path.map(shard::Path::address), relay, mtu }
 }
 
 pub(super) fn own(snapshot: &Snapshot) -> OwnNode {
@@ -110,6 +118,7 @@ pub(super) fn peer(member: &MemberView, snapshot: &Snapshot) -> Peer {
         path: path_to(member.path.filter(|_| state(member) != ApiState::Down), member, snapshot),
         rtt_us: member.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
         last_seen: member.last_seen.map(time),
+        last_handshake: stats.and_then(|stats| stats.last_handshake).map(moment),
         rx_bytes: stats.map_or(0, |stats| stats.received.bytes),
         tx_bytes: stats.map_or(0, |stats| stats.sent.bytes),
         roles: roles(member.roles),

@@ -264,7 +264,7 @@ impl Carrier {
             // An error is one that an earlier datagram brought back: asking for
             // it has cleared it.
             if received.is_ok() {
-                for Datagram { address, ecn, bytes } in self.receiver.datagrams() {
+                for Datagram { address, ecn, bytes, .. } in self.receiver.datagrams() {
                     round.packets += 1;
                     round.asides += usize::from(used == Use::Aside);
                     round.bytes += bytes.len();

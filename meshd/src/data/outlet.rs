@@ -63,17 +63,12 @@ impl Outlet {
             let datagrams = self.out.network.iter().map(|(target, bytes)| Datagram {
                 address: target.path.address(),
                 ecn: target.ecn,
+                whole: target.whole,
                 bytes,
             });
             let failures = &mut self.network;
             self.sender.send(
-                |to| {
-                    if to.is_ipv4() {
-                        Some(sockets.v4().as_fd())
-                    } else {
-                        sockets.v6().map(AsFd::as_fd)
-                    }
-                },
+                |to, whole| sockets.sending(to.is_ipv4(), whole).map(AsFd::as_fd),
                 datagrams,
                 |error, count| failures.count(error, count),
             );

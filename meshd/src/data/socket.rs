@@ -122,6 +122,17 @@ impl Sockets {
         self.v6.as_ref()
     }
 
+    /// By which socket of a family to send what may be fragmented on its way, or what
+    /// may not, which is nothing but probes: those for the rest, of the first lane.
+    pub(super) fn sending(&self, is_v4: bool, whole: bool) -> Option<&UdpSocket> {
+        match (is_v4, whole) {
+            (true, false) => Some(&self.v4),
+            (false, false) => self.v6.as_ref(),
+            (true, true) => self.groups_v4(),
+            (false, true) => self.groups_v6(),
+        }
+    }
+
     /// Of the first lane: the IPv4 socket on which groups are joined.
     pub fn groups_v4(&self) -> Option<&UdpSocket> {
         self.asides.first()
@@ -179,17 +190,19 @@ fn bind(address: SocketAddr, lanes: u8) -> io::Result<Bound> {
         address.set_port(bound.port());
     }
     drop(alone);
-    let bind = |buffer| {
+    let bind = |buffer, is_aside| {
         let socket = open(address, buffer)?;
         socket.set_reuse_port(true)?;
         socket.bind(&address.into())?;
         Receiver::prepare(&socket, address.is_ipv4());
+        Receiver::forbid_fragments(&socket, address.is_ipv4(), is_aside);
         io::Result::Ok(UdpSocket::from(socket))
     };
     // In this order, which the program that spreads datagrams goes by.
-    let aside = bind(ASIDE)?;
-    let lanes: Vec<UdpSocket> = (0..lanes).map(|_| bind(BUFFER)).collect::<io::Result<_>>()?;
-    let transit = bind(BUFFER)?;
+    let aside = bind(ASIDE, true)?;
+    let lanes: Vec<UdpSocket> =
+        (0..lanes).map(|_| bind(BUFFER, false)).collect::<io::Result<_>>()?;
+    let transit = bind(BUFFER, false)?;
     // What goes to a group comes to every socket of the port unless told
     // otherwise; groups are joined on the one for the rest. Where the kernel knows
     // no such option (IPv6 before Linux 4.20) beacons are heard several times.

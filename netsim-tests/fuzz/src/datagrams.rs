@@ -4,6 +4,7 @@
 //! An input is a script. Node 0 is under test, node 1 a member that
 //! misbehaves, node 2 another member.
 
+use epsilon_proto::address::DEFAULT_MTU;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use epsilon_mesh::shard::{
     Command, MAX_DATAGRAM, Output, Path, ProbeKeys, Relaying, Report, Shard, Target, probe_keys,
 };
 use epsilon_proto::clock::Instant;
-use epsilon_proto::datagram::{BEACON, Channel, PROBE, RELAYED_DATA, SPLIT};
+use epsilon_proto::datagram::{BEACON, Channel, PROBE, RELAYED_DATA};
 use epsilon_proto::id::{BootId, NetworkId, NodeId};
 use hkdf::Hkdf;
 use sha2::Sha256;
@@ -264,7 +265,7 @@ impl Scene {
                 let member = 1 + usize::from(source & 1);
                 let path = path(member).filter(|_| !is_cut);
                 self.paths[member - 1] = path.map(Path::address);
-                self.command(Command::SetPath { node: node(member), path });
+                self.command(Command::SetPath { node: node(member), path, mtu: DEFAULT_MTU });
             }
             8 => self.command(Command::ResetSession { node: node(1) }),
             9 => {
@@ -283,7 +284,7 @@ impl Scene {
                 let to = path(1)?;
                 self.paths[0] = Some(to.address());
                 let transaction = u64::from(source);
-                self.command(Command::SendProbe { node: node(1), to, transaction });
+                self.command(Command::SendProbe { node: node(1), to, size: None, transaction });
             }
             _ => {
                 let packet = packets::with_lengths(script.bytes()?);
@@ -316,8 +317,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let mut answer = vec![0; 32];
     answer[0] = 2;
     answer[24] = 9;
-    let junk =
-        [1, 2, 3, 4, PROBE, RELAYED_DATA, BEACON, SPLIT].map(|kind| step(0, 3, &[kind; 148]));
+    let junk = [1, 2, 3, 4, PROBE, RELAYED_DATA, BEACON].map(|kind| step(0, 3, &[kind; 148]));
     vec![
         junk.concat(),
         // A session, packets both ways, a replay, an altered replay.

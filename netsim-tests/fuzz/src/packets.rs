@@ -1,5 +1,6 @@
 //! Packets that the host's programs send into the mesh.
 
+use epsilon_proto::address::DEFAULT_MTU;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,7 +68,8 @@ pub(crate) fn shard() -> Shard {
     shard.handle_command(own, now, &mut out);
     for node in [1, 2] {
         shard.handle_command(admit(node), now, &mut out);
-        let command = Command::SetPath { node: identity(node).0, path: path(node) };
+        let command =
+            Command::SetPath { node: identity(node).0, path: path(node), mtu: DEFAULT_MTU };
         shard.handle_command(command, now, &mut out);
     }
     let prefixes = DEVICE.map(|text| Prefix::host(text.parse::<IpAddr>().unwrap())).to_vec();

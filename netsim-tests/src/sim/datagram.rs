@@ -27,6 +27,7 @@ pub(crate) enum Content {
     Request {
         transaction: u64,
     },
+    /// As long as the request.
     Answer {
         transaction: u64,
         observed: SocketAddr,
@@ -48,6 +49,8 @@ pub(crate) struct Datagram {
     to: NodeId,
     channel: Option<Channel>,
     content: Content,
+    /// How large a packet it could carry.
+    size: u16,
 }
 
 /// Packets from one machine to another, each of which is replied to.
@@ -58,6 +61,8 @@ pub struct Conversation {
     /// Who replies.
     pub to: usize,
     every: Duration,
+    /// How large they are, in bytes; replies are small.
+    size: u16,
     goes_on: bool,
     /// How many were sent.
     pub sent: u64,
@@ -87,33 +92,41 @@ impl World {
         let port = self.machines[from].address.port();
         let Some(arrived) = self.carry(Protocol::Udp, from, port, to) else { return };
         let target = arrived.machine;
-        if self.is_reachable(from, target) && !self.random.chance(self.options.loss) {
+        let pair = (from.min(target), from.max(target));
+        let fits = self.narrow.get(&pair).is_none_or(|most| datagram.size <= *most);
+        if self.is_reachable(from, target) && fits && !self.random.chance(self.options.loss) {
             let delay = self.delay(from, target);
             self.queue.after(delay, Event::Datagram(datagram, arrived));
         }
     }
 
-    fn send_datagram(&mut self, from: usize, to: NodeId, way: Path, content: Content) {
+    fn send_datagram(
+        &mut self,
+        from: usize,
+        to: NodeId,
+        way: Path,
+        (content, size): (Content, u16),
+    ) {
         let channel = match way {
             Path::Direct(_) => None,
             Path::Relayed(_, channel) => Some(channel),
         };
         let run = self.machines[from].run;
-        let datagram = Datagram { sender: from, run, to, channel, content };
+        let datagram = Datagram { sender: from, run, to, channel, content, size };
         self.post_datagram(from, way.address(), datagram);
     }
 
     /// Does what a command brings about.
     pub(crate) fn carry_out(&mut self, machine: usize, sent: Sent) {
         match sent {
-            Sent::Probe { node, way, transaction } => {
+            Sent::Probe { node, way, size, transaction } => {
                 let at = self.now();
                 let plane = &mut self.machines[machine].plane;
                 if plane.peers.get(&node).is_none_or(|peer| peer.keys.is_none()) {
                     return;
                 }
                 plane.outstanding.insert(transaction, Outstanding { node, way, sent: at });
-                self.send_datagram(machine, node, way, Content::Request { transaction });
+                self.send_datagram(machine, node, way, (Content::Request { transaction }, size));
             }
             Sent::Waiting { node } => {
                 let at = self.now();
@@ -169,7 +182,7 @@ impl World {
                     self.input(machine, Input::Report(report));
                 }
                 let content = Content::Answer { transaction, observed: arrived.from };
-                self.send_datagram(machine, node, way, content);
+                self.send_datagram(machine, node, way, (content, datagram.size));
             }
             Content::Answer { transaction, observed } => {
                 let outstanding = &mut self.machines[machine].plane.outstanding;
@@ -228,6 +241,7 @@ impl World {
             }
             return;
         };
+        let mtu = peer.mtu;
         peer.used = at;
         let was_busy = std::mem::replace(&mut peer.is_busy, true);
         if peer.unanswered.is_none() {
@@ -239,7 +253,10 @@ impl World {
             self.input(machine, Input::Report(Report::Busy { node }));
             self.queue.at(at + IDLE, Event::Idle(machine, run, node));
         }
-        self.send_datagram(machine, node, way, Content::Packet { number, is_reply });
+        // What is larger goes in parts, or its sender makes it smaller.
+        let size = self.conversations.get(number as usize).map_or(0, |one| one.size);
+        let size = if is_reply { 0 } else { size.min(mtu) };
+        self.send_datagram(machine, node, way, (Content::Packet { number, is_reply }, size));
     }
 
     /// Whether what was sent to a peer has no reply yet.
@@ -270,8 +287,13 @@ impl World {
 
     /// One machine sends packets to another from now on, every so often.
     pub fn converse(&mut self, from: usize, to: usize, every: Duration) -> usize {
+        self.converse_in(from, to, every, 0)
+    }
+
+    /// The same with packets of so many bytes.
+    pub fn converse_in(&mut self, from: usize, to: usize, every: Duration, size: u16) -> usize {
         let conversation =
-            Conversation { from, to, every, goes_on: true, sent: 0, replied: Vec::new() };
+            Conversation { from, to, every, size, goes_on: true, sent: 0, replied: Vec::new() };
         self.conversations.push(conversation);
         let number = self.conversations.len() - 1;
         self.queue.after(Duration::ZERO, Event::Converse(number));
@@ -305,6 +327,11 @@ impl World {
     /// By which way a machine sends to another.
     pub fn path(&self, from: usize, to: usize) -> Option<Path> {
         self.machines[from].plane.peers.get(&self.machines[to].node)?.path
+    }
+
+    /// How large a packet a machine sends whole to another.
+    pub fn mtu(&self, from: usize, to: usize) -> Option<u16> {
+        Some(self.machines[from].plane.peers.get(&self.machines[to].node)?.mtu)
     }
 
     /// How many datagrams a machine passed on for others, in its present run.

@@ -237,6 +237,16 @@ impl World {
         self.divided();
     }
 
+    /// Between two machines nothing larger than this gets through any more, and nobody
+    /// says so; or everything does.
+    pub fn narrow_between(&mut self, one: usize, other: usize, most: Option<u16>) {
+        let pair = (one.min(other), one.max(other));
+        match most {
+            Some(most) => drop(self.narrow.insert(pair, most)),
+            None => drop(self.narrow.remove(&pair)),
+        }
+    }
+
     /// Everybody reaches everybody again.
     pub fn heal(&mut self) {
         self.divide = None;

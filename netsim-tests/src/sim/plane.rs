@@ -20,6 +20,8 @@ use epsilon_proto::key::AgreementKey;
 pub(crate) struct Peer {
     pub(crate) prefixes: Vec<Prefix>,
     pub(crate) path: Option<Path>,
+    /// The largest packet that goes there whole.
+    pub(crate) mtu: u16,
     pub(crate) keys: Option<ProbeKeys>,
     /// How many of its probes were reported in which second.
     pub(crate) reported: (u64, u32),
@@ -65,6 +67,7 @@ pub(crate) enum Sent {
     Probe {
         node: NodeId,
         way: Path,
+        size: u16,
         transaction: u64,
     },
     /// The packets that waited for a path.
@@ -95,9 +98,9 @@ impl Plane {
                 let before = self.devices.remove(&key).unwrap_or_default();
                 self.hand_over(PeerId::Device(key), &before, &[]);
             }
-            Command::SetPath { node, path } => {
+            Command::SetPath { node, path, mtu } => {
                 if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.path = path;
+                    (peer.path, peer.mtu) = (path, mtu);
                     return path.is_some().then_some(Sent::Waiting { node });
                 }
             }
@@ -115,9 +118,14 @@ impl Plane {
             Command::RemoveChannel { channel } => drop(self.channels.remove(&channel)),
             Command::SetRelaying(relaying) => self.is_relay = relaying.all > 0,
             Command::ResetSession { .. } => {}
-            Command::SendProbe { node, to, transaction } => {
+            Command::SendProbe { node, to, size, transaction } => {
                 self.probes += 1;
-                return Some(Sent::Probe { node, way: to, transaction });
+                return Some(Sent::Probe {
+                    node,
+                    way: to,
+                    size: size.unwrap_or_default(),
+                    transaction,
+                });
             }
         }
         None

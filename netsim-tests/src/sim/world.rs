@@ -116,6 +116,8 @@ pub struct World {
     pub(crate) divide: Option<Vec<usize>>,
     /// The pairs between which nothing gets through.
     pub(crate) cuts: BTreeSet<(usize, usize)>,
+    /// The largest packets that get through between two machines.
+    pub(crate) narrow: BTreeMap<(usize, usize), u16>,
     /// Who is banned by which document.
     pub(crate) bans: BTreeMap<Digest, BTreeSet<NodeId>>,
     pub(crate) wrong_gates: u64,
@@ -148,6 +150,7 @@ impl World {
             last_connection: 0,
             divide: None,
             cuts: BTreeSet::new(),
+            narrow: BTreeMap::new(),
             bans: BTreeMap::new(),
             wrong_gates: 0,
             conversations: Vec::new(),

@@ -16,6 +16,7 @@ mod dataplane;
 mod devices;
 mod joining;
 mod lifecycle;
+mod mtu;
 mod nat;
 mod outsider;
 mod partition;

@@ -293,3 +293,41 @@ fn three_nats_in_a_row_and_neighbours_behind_one_are_no_obstacle() {
         assert_eq!(address.ip(), IpAddr::from([192, 168, 1, 3]), "on the local network");
     });
 }
+
+#[test]
+fn where_large_packets_are_swallowed_smaller_ones_are_sent_directly_and_over_relays() {
+    cases(here!(), 20, 4, |case| {
+        let kind = Some(Behaviour::PORT_RESTRICTED);
+        let mut world = fleet_with(case, 2, [kind, kind]);
+        world.narrow_between(2, 3, Some(1380));
+        let talk = world.converse_in(2, 3, OFTEN, 1420);
+        let begun = world.now();
+        world.run_for(SECOND * 20);
+        let gap = longest_gap(&world, talk, begun);
+        assert!(gap <= SECOND * 3, "{gap:?} at first");
+        assert!(is_direct(&world, 2, 3));
+        assert_eq!(world.mtu(2, 3), Some(1380));
+        let begun = world.now();
+        world.narrow_between(2, 3, Some(1219));
+        world.run_for(SECOND * 20);
+        let gap = longest_gap(&world, talk, begun);
+        assert!(gap <= SECOND * 3, "{gap:?} once it is narrower");
+        assert_eq!(world.mtu(2, 3), Some(1216));
+        // Each way has a size of its own.
+        for relay in 0..2 {
+            world.narrow_between(relay, 3, Some(1300));
+        }
+        let begun = world.now();
+        world.cut_between(2, 3);
+        world.run_for(SECOND * 30);
+        let gap = longest_gap(&world, talk, begun);
+        assert!(gap <= SECOND * 5, "{gap:?} over a relay");
+        assert!(!is_direct(&world, 2, 3));
+        assert_eq!(world.mtu(2, 3), Some(1300));
+        world.heal();
+        world.narrow_between(2, 3, None);
+        world.run_for(MINUTE * 15);
+        assert!(is_direct(&world, 2, 3));
+        assert_eq!(world.mtu(2, 3), Some(1420));
+    });
+}

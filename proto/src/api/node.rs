@@ -96,6 +96,9 @@ pub struct Path {
     /// The relay, on a relayed path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<NodeRef>,
+    /// The largest packet that it carries whole, in bytes, as far as it was found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
 }
 
 /// Another member, and what this node sees of it now.
@@ -124,6 +127,9 @@ pub struct Peer {
     /// The last time that anything authenticated came from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Time>,
+    /// The last handshake with it, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handshake: Option<Time>,
     /// Bytes received from it through the mesh since the daemon started.
     pub rx_bytes: u64,
     /// Bytes sent to it through the mesh since the daemon started.

@@ -33,6 +33,8 @@ pub struct Datagram<'a> {
     pub address: SocketAddr,
     /// The ECN bits of its IP header.
     pub ecn: u8,
+    /// Whether it shall be lost where it does not fit, and not be fragmented.
+    pub whole: bool,
     /// What it carries.
     pub bytes: &'a [u8],
 }

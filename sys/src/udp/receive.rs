@@ -35,6 +35,20 @@ pub fn dropped(socket: &impl AsFd) -> u64 {
     if outcome == 0 { u64::from(values[libc::SK_MEMINFO_DROPS as usize]) } else { 0 }
 }
 
+/// Sets an option of a socket, as far as the kernel knows it.
+pub(super) fn set_option(socket: &impl AsFd, level: i32, name: i32, value: i32) {
+    // SAFETY: the value is an int that lives during the call.
+    unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<i32>() as _,
+        )
+    };
+}
+
 /// Receives datagrams, many at once.
 pub struct Receiver {
     bytes: Box<[u8]>,
@@ -79,25 +93,30 @@ impl Receiver {
     /// Makes a socket join datagrams and tell their ECN bits. An older kernel
     /// does not; then they come one by one, or without.
     pub fn prepare(socket: &impl AsFd, is_v4: bool) {
-        let set = |level, name| {
-            let on: i32 = 1;
-            // SAFETY: the value is an int that lives during the call.
-            unsafe {
-                libc::setsockopt(
-                    socket.as_fd().as_raw_fd(),
-                    level,
-                    name,
-                    (&raw const on).cast(),
-                    size_of::<i32>() as _,
-                )
-            };
-        };
-        set(libc::SOL_UDP, libc::UDP_GRO);
+        set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1);
         if is_v4 {
-            set(libc::IPPROTO_IP, libc::IP_RECVTOS);
+            set_option(socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1);
         } else {
-            set(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS);
+            set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1);
         }
+    }
+
+    /// Says whether what a socket sends may be fragmented on its way, which is then
+    /// forbidden by the header of IPv4 and nobody's business in IPv6. The kernel is told
+    /// to believe no router that says that something was too large: anybody can
+    /// say that. Interfaces count either way.
+    pub fn forbid_fragments(socket: &impl AsFd, is_v4: bool, forbids: bool) {
+        let (level, name, value) = match (is_v4, forbids) {
+            (true, true) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
+            (true, false) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT),
+            (false, true) => {
+                (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)
+            }
+            (false, false) => {
+                (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT)
+            }
+        };
+        set_option(socket, level, name, value);
     }
 
     /// Takes what is there, without waiting, and at most so many messages; says
@@ -162,6 +181,7 @@ impl Receiver {
             bytes.chunks(message.size).map(|bytes| Datagram {
                 address: message.from,
                 ecn: message.ecn,
+                whole: false,
                 bytes,
             })
         })

@@ -41,6 +41,7 @@ struct Plan {
     count: usize,
     address: SocketAddr,
     ecn: u8,
+    whole: bool,
     /// The length of each piece but the last.
     size: usize,
     length: usize,
@@ -75,12 +76,12 @@ impl Sender {
         self.carried
     }
 
-    /// Sends datagrams in their order, by sockets of either family; none of
-    /// them waits. `failed` hears of every message that the kernel refused, and
+    /// Sends datagrams in their order, by sockets of either family, and those that are
+    /// not to be fragmented by others; none of them waits. `failed` hears of every message that the kernel refused, and
     /// how many datagrams it had.
     pub fn send<'a>(
         &mut self,
-        socket_for: impl Fn(&SocketAddr) -> Option<BorrowedFd<'a>>,
+        socket_for: impl Fn(&SocketAddr, bool) -> Option<BorrowedFd<'a>>,
         datagrams: impl Iterator<Item = Datagram<'a>>,
         mut failed: impl FnMut(&io::Error, usize),
     ) {
@@ -107,7 +108,8 @@ impl Sender {
         self.segmentation
             && self.plans.last().is_some_and(|last| {
                 last.open
-                    && (last.address, last.ecn) == (datagram.address, datagram.ecn)
+                    && (last.address, last.ecn, last.whole)
+                        == (datagram.address, datagram.ecn, datagram.whole)
                     && length <= last.size
                     && length > 0
                     && last.length + length <= LONGEST_MESSAGE
@@ -131,6 +133,7 @@ impl Sender {
             count: 1,
             address: datagram.address,
             ecn: datagram.ecn & ECN,
+            whole: datagram.whole,
             size: length,
             length,
             open: true,
@@ -140,19 +143,21 @@ impl Sender {
     /// Sends what is planned.
     fn flush<'a>(
         &mut self,
-        socket_for: &impl Fn(&SocketAddr) -> Option<BorrowedFd<'a>>,
+        socket_for: &impl Fn(&SocketAddr, bool) -> Option<BorrowedFd<'a>>,
         failed: &mut impl FnMut(&io::Error, usize),
     ) {
         let mut next = 0;
         while let Some(plan) = self.plans.get(next).copied() {
-            let Some(socket) = socket_for(&plan.address) else {
+            let Some(socket) = socket_for(&plan.address, plan.whole) else {
                 failed(&io::Error::from_raw_os_error(libc::EAFNOSUPPORT), plan.count);
                 next += 1;
                 continue;
             };
             // Those that the same socket sends.
-            let of_family = |one: &Plan| one.address.is_ipv4() == plan.address.is_ipv4();
-            let run = self.plans[next..].iter().take_while(|one| of_family(one)).count();
+            let by_it = |one: &Plan| {
+                (one.address.is_ipv4(), one.whole) == (plan.address.is_ipv4(), plan.whole)
+            };
+            let run = self.plans[next..].iter().take_while(|one| by_it(one)).count();
             for index in next..next + run {
                 self.describe(index);
             }

@@ -41,9 +41,13 @@ fn datagrams_of_all_lengths_arrive_in_order_and_whole_in_both_families() {
             .map(|(number, length)| ((number / 30 % 4) as u8, vec![number as u8; *length]))
             .collect();
         let mut sender = Sender::default();
-        let datagrams =
-            sent.iter().map(|(ecn, bytes)| Datagram { address: target, ecn: *ecn, bytes });
-        sender.send(|_| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
+        let datagrams = sent.iter().map(|(ecn, bytes)| Datagram {
+            address: target,
+            ecn: *ecn,
+            whole: false,
+            bytes,
+        });
+        sender.send(|_, _| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
         assert!(sender.segments());
         let own = from.local_addr().unwrap();
         let got = received(&to, sent.len());
@@ -60,8 +64,8 @@ fn targets_that_alternate_and_empty_datagrams_are_kept_apart() {
     let targets = [one.local_addr().unwrap(), other.local_addr().unwrap()];
     let datagrams = payloads
         .iter()
-        .flat_map(|bytes| targets.map(|address| Datagram { address, ecn: 0, bytes }));
-    Sender::default().send(|_| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
+        .flat_map(|bytes| targets.map(|address| Datagram { address, ecn: 0, whole: false, bytes }));
+    Sender::default().send(|_, _| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
     for socket in [one, other] {
         let mut got = vec![[0; 100]; 20];
         for (number, buffer) in got.iter_mut().enumerate() {
@@ -79,11 +83,15 @@ fn what_is_refused_is_said_and_the_rest_goes_on() {
     // Longer than any datagram may be.
     let (long, short) = (vec![0; 65_530], vec![7; 10]);
     let all = [(nowhere, &short), (target, &long), (target, &short)];
-    let datagrams =
-        all.iter().map(|(address, bytes)| Datagram { address: *address, ecn: 0, bytes });
+    let datagrams = all.iter().map(|(address, bytes)| Datagram {
+        address: *address,
+        ecn: 0,
+        whole: false,
+        bytes,
+    });
     let mut failures = Vec::new();
     Sender::default().send(
-        |to| to.is_ipv4().then(|| from.as_fd()),
+        |to, _| to.is_ipv4().then(|| from.as_fd()),
         datagrams,
         |error, count| failures.push((error.raw_os_error(), count)),
     );
@@ -96,8 +104,9 @@ fn datagrams_that_are_too_long_for_one_message_go_one_by_one() {
     let (from, to) = pair("127.0.0.1:0");
     let target = to.local_addr().unwrap();
     let payload = vec![1; 40_000];
-    let datagrams = (0..4).map(|_| Datagram { address: target, ecn: 0, bytes: &payload });
-    Sender::default().send(|_| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
+    let datagrams =
+        (0..4).map(|_| Datagram { address: target, ecn: 0, whole: false, bytes: &payload });
+    Sender::default().send(|_, _| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
     assert_eq!(received(&to, 4).len(), 4);
 }
 
@@ -126,8 +135,9 @@ fn where_the_kernel_cuts_up_no_messages_datagrams_go_one_by_one_from_then_on() {
     let payloads: Vec<Vec<u8>> = (0..20).map(|number| vec![number; 1000]).collect();
     let mut sender = Sender::default();
     for round in 1..=3 {
-        let datagrams = payloads.iter().map(|bytes| Datagram { address: target, ecn: 0, bytes });
-        sender.send(|_| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
+        let datagrams =
+            payloads.iter().map(|bytes| Datagram { address: target, ecn: 0, whole: false, bytes });
+        sender.send(|_, _| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
         assert!(!sender.segments());
         let got: Vec<Vec<u8>> = received(&to, 20).into_iter().map(|one| one.2).collect();
         assert!(got == payloads, "round {round}");

@@ -15,6 +15,7 @@ use epsilon_proto::key::AgreementKey;
 use super::batch::{Output, Target};
 use super::command::{Command, Path, PeerId, Report};
 use super::filter::ReceiveFilter;
+use super::icmp::{self, Fault};
 use super::inner::{self, Addresses};
 use super::lane::{Kind, Lane, Passed};
 use super::peer::{Context, Next, Peer, Refusal, Reports};
@@ -22,7 +23,6 @@ use super::prober::canonical;
 use super::routes::{Prefix, Routes};
 use super::stats::{Dropped, Stats};
 use super::transit::{Transit, Verdict};
-use super::unreachable;
 use super::wireguard::{HANDSHAKE_LENGTH, Indices, Initiator, SLOTS, WireGuard};
 use crate::limit::Limit;
 use probing::Probed;
@@ -34,8 +34,8 @@ pub const BEACONS_PER_SECOND: u32 = 64;
 /// The longest datagram besides data: no probe is longer.
 const MAX_ASIDE: usize = 1500;
 
-/// ICMP errors per second to the host's own programs.
-const UNREACHABLE_PER_SECOND: u32 = 100;
+/// ICMP errors per second.
+const ERRORS_PER_SECOND: u32 = 100;
 
 /// Where a peer sits.
 type Slot = usize;
@@ -91,7 +91,7 @@ pub struct Shard {
     transit: Transit,
     reports: Reports,
     beacons: Limit,
-    unreachable: Limit,
+    errors: Limit,
     timeout: Option<Instant>,
     dropped: Dropped,
     changes: u64,
@@ -125,7 +125,7 @@ impl Shard {
             transit: Transit::default(),
             reports: Reports::default(),
             beacons: per_second(BEACONS_PER_SECOND),
-            unreachable: per_second(UNREACHABLE_PER_SECOND),
+            errors: per_second(ERRORS_PER_SECOND),
             timeout: None,
             dropped: Dropped::default(),
             changes: 0,
@@ -184,9 +184,9 @@ impl Shard {
             }
             Command::RemovePeer { node } => self.remove_peer(PeerId::Node(node)),
             Command::RemoveDevice { key } => self.remove_peer(PeerId::Device(key)),
-            Command::SetPath { node, path } => {
+            Command::SetPath { node, path, mtu } => {
                 let path = path.map(Path::canonical);
-                self.with_node(node, now, out, |peer, context| peer.set_path(path, context));
+                self.with_node(node, now, out, |peer, context| peer.set_path(path, mtu, context));
             }
             Command::ResetSession { node } => {
                 self.with_node(node, now, out, Peer::reset);
@@ -198,8 +198,8 @@ impl Shard {
             Command::RemoveChannel { channel } => self.transit.remove(channel),
             Command::SetRelaying(relaying) => self.transit.limit(relaying),
             Command::ClearProbeKeys { node } => self.clear_probe_keys(node),
-            Command::SendProbe { node, to, transaction } => {
-                self.ask(node, to.canonical(), transaction, now, out);
+            Command::SendProbe { node, to, size, transaction } => {
+                self.ask(node, to.canonical(), size, transaction, now, out);
             }
         }
     }
@@ -303,13 +303,35 @@ impl Shard {
         let owner = self.routes.owner(destination).filter(|_| own.is_none());
         let Some(slot) = owner else {
             self.dropped.unroutable += 1;
-            if self.unreachable.allows(now) {
-                let answer = |into: &mut [u8]| unreachable::answer(packet, into);
-                out.host.push((), unreachable::MAX_LENGTH, answer);
-            }
+            self.tell(Fault::Unreachable, packet, now, out);
             return;
         };
         self.send(slot, packet, now, out);
+    }
+
+    /// Tells the sender of a packet why it goes nowhere; `false` if there is nothing that
+    /// could be said of it.
+    fn tell(&mut self, fault: Fault, packet: &[u8], now: Instant, out: &mut Output) -> bool {
+        let mut answer = [0; icmp::MAX_LENGTH];
+        let length = fault.answer(packet, &mut answer);
+        let Some(source) = Addresses::of(packet).map(|all| all.source).filter(|_| length > 0)
+        else {
+            return false;
+        };
+        if !self.errors.allows(now) {
+            return true;
+        }
+        let answer = &answer[..length];
+        if let Some(slot) = self.routes.owner(source) {
+            self.send(slot, answer, now, out);
+        } else {
+            let copy = |into: &mut [u8]| {
+                into.copy_from_slice(answer);
+                length
+            };
+            out.host.push((), length, copy);
+        }
+        true
     }
 
     /// Sends a packet to a peer, or passes it on.
@@ -318,7 +340,17 @@ impl Shard {
             Some(Some(Seat::Away { lane, .. })) => {
                 self.pass(*lane, Kind::Packet, packet, out);
             }
-            _ => drop(self.with_peer(slot, now, out, |peer, context| peer.send(packet, context))),
+            Some(Some(Seat::Here(peer))) => {
+                let too_large = peer.too_large(packet);
+                if let Some(mtu) = too_large
+                    && self.tell(Fault::TooLarge(mtu), packet, now, out)
+                {
+                    self.with_peer(slot, now, out, |peer, _| peer.told());
+                    return;
+                }
+                self.with_peer(slot, now, out, |peer, context| peer.send(packet, context));
+            }
+            Some(None) | None => {}
         }
     }
 
@@ -350,7 +382,8 @@ impl Shard {
         };
         match self.transit.next(channel, from, datagram.len(), now) {
             Verdict::To(to) => {
-                let target = Target { path: Path::Direct(to), ecn: mark };
+                let whole = Channel::carries_probe(datagram);
+                let target = Target { path: Path::Direct(to), ecn: mark, whole };
                 return self.pass_on(target, datagram, out);
             }
             Verdict::TooMuch => {
@@ -413,8 +446,7 @@ impl Shard {
                 }
                 Some(())
             }
-            // Nobody has agreed to split with this node.
-            (Some(DatagramKind::Beacon | DatagramKind::Split) | None, _) => None,
+            (Some(DatagramKind::Beacon) | None, _) => None,
         };
         if taken.is_none() {
             self.dropped.unknown += 1;

@@ -5,10 +5,11 @@ use std::time::Duration;
 use epsilon_proto::clock::Instant;
 use epsilon_proto::id::NodeId;
 
-use super::super::batch::Output;
+use super::super::batch::{Output, Target};
 use super::super::command::{Path, Report};
 use super::super::probe::{self, Probe, ProbeKeys};
 use super::super::prober::{Heard, Prober};
+use super::super::wireguard::sealed_length;
 use super::Shard;
 use crate::limit::Limit;
 
@@ -44,12 +45,15 @@ impl Shard {
         &mut self,
         node: NodeId,
         to: Path,
+        size: Option<u16>,
         transaction: u64,
         now: Instant,
         out: &mut Output,
     ) {
         let request = Probe::Request { transaction };
-        if self.send_probe(node, to, probe::LENGTH, request, out)
+        let length = size.map_or(0, |size| sealed_length(size.into()));
+        let length = length.clamp(probe::LENGTH, probe::MAX_LENGTH);
+        if self.send_probe(node, to, length, request, out)
             && let Some(probed) = self.probed.get_mut(&node)
         {
             probed.prober.sent(transaction, to, now);
@@ -108,6 +112,7 @@ impl Shard {
         let Some((key, index)) = probed.prober.sealing() else { return false };
         let counter = self.probe_counter;
         self.probe_counter += 1;
-        out.network.send(to, length, |into| probe::seal(key, index, counter, probe, into))
+        let target = Target { whole: true, ..to.into() };
+        out.network.send(target, length, |into| probe::seal(key, index, counter, probe, into))
     }
 }

@@ -1,5 +1,6 @@
 //! A node with several shards, and peers with one each.
 
+use epsilon_proto::address::DEFAULT_MTU;
 use std::collections::VecDeque;
 
 use super::*;
@@ -73,7 +74,7 @@ impl World {
             } else {
                 world.order(&Command::SetPeer { node: id, key: agreement, prefixes });
                 let path = Some(Path::Direct(underlay(peer)));
-                world.order(&Command::SetPath { node: id, path });
+                world.order(&Command::SetPath { node: id, path, mtu: DEFAULT_MTU });
             }
             let (now, shard) = (world.now, &mut world.peers[peer].1);
             let mut out = Output::new();
@@ -84,7 +85,7 @@ impl World {
             for command in [
                 Command::SetOwn { addresses, reserved: Vec::new() },
                 Command::SetPeer { node: own.into(), key: agreement, prefixes: everything },
-                Command::SetPath { node: own.into(), path },
+                Command::SetPath { node: own.into(), path, mtu: DEFAULT_MTU },
             ] {
                 shard.handle_command(command, now, &mut out);
             }
@@ -287,7 +288,12 @@ fn probes_are_sent_and_answered_by_the_front_wherever_they_arrive() {
             shard.handle_command(command, now, out);
         });
         world.turn = (arrives_at + LANES - 1) % LANES;
-        world.order(&Command::SendProbe { node, to: Path::Direct(underlay(peer)), transaction: 5 });
+        world.order(&Command::SendProbe {
+            node,
+            to: Path::Direct(underlay(peer)),
+            size: None,
+            transaction: 5,
+        });
         let reports: Vec<(usize, Report)> = world
             .node
             .lanes

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use epsilon_proto::address::DEFAULT_MTU;
 use epsilon_proto::clock::Instant;
 use epsilon_proto::id::{BootId, NetworkId, NodeId};
 use epsilon_proto::key::SecretKey;
@@ -15,6 +16,7 @@ use super::*;
 
 mod devices;
 mod lanes;
+mod narrow;
 mod relay;
 
 const NETWORK: NetworkId = NetworkId([9; 32]);
@@ -160,7 +162,7 @@ impl Fleet {
 
     fn path(&mut self, from: usize, to: usize) {
         let path = Some(Path::Direct(address(to)));
-        self.command(from, Command::SetPath { node: self.id(to), path });
+        self.command(from, Command::SetPath { node: self.id(to), path, mtu: DEFAULT_MTU });
     }
 
     fn with_output(
@@ -414,7 +416,10 @@ fn a_removed_peer_is_cut_off_in_both_directions() {
     fleet.send(0, &packet(V4[0], V4[1], b"let me in"));
     fleet.give_probe_keys();
     let node = fleet.id(1);
-    fleet.command(0, Command::SendProbe { node, to: Path::Direct(address(1)), transaction: 1 });
+    fleet.command(
+        0,
+        Command::SendProbe { node, to: Path::Direct(address(1)), size: None, transaction: 1 },
+    );
     fleet.send(1, &packet(V4[1], V4[0], b"hello"));
     let answers: Vec<_> =
         fleet.log[said_so_far..].iter().filter(|wire| wire.from == address(1)).collect();
@@ -521,7 +526,7 @@ fn an_answered_probe_tells_the_address_seen_and_the_round_trip() {
     let (node, to) = (fleet.id(1), address(1));
     let request = fleet.with_output(0, |shard, now, out| {
         shard.handle_command(
-            Command::SendProbe { node, to: Path::Direct(to), transaction: 42 },
+            Command::SendProbe { node, to: Path::Direct(to), size: None, transaction: 42 },
             now,
             out,
         );
@@ -551,8 +556,12 @@ fn an_answer_from_another_address_or_too_late_is_none() {
     for (from, delay) in [("198.51.100.1:1", 0), ("192.0.2.2:7755", 5)] {
         let mut fleet = Fleet::of(2);
         fleet.give_probe_keys();
-        let command =
-            Command::SendProbe { node: fleet.id(1), to: Path::Direct(address(1)), transaction: 42 };
+        let command = Command::SendProbe {
+            node: fleet.id(1),
+            to: Path::Direct(address(1)),
+            size: None,
+            transaction: 42,
+        };
         let request = fleet.with_output(0, |shard, now, out| {
             shard.handle_command(command, now, out);
         });
@@ -568,7 +577,10 @@ fn forged_and_repeated_probes_are_not_answered() {
     let mut fleet = Fleet::of(2);
     fleet.give_probe_keys();
     let node = fleet.id(1);
-    fleet.command(0, Command::SendProbe { node, to: Path::Direct(address(1)), transaction: 1 });
+    fleet.command(
+        0,
+        Command::SendProbe { node, to: Path::Direct(address(1)), size: None, transaction: 1 },
+    );
     let request = fleet.log[0].clone();
     assert_eq!(fleet.log.len(), 2);
     assert!(fleet.deliver(&request).is_empty());
@@ -592,12 +604,22 @@ fn without_probe_keys_none_is_sent_or_answered() {
     fleet.command(1, Command::ClearProbeKeys { node: fleet.id(0) });
     fleet.command(
         0,
-        Command::SendProbe { node: fleet.id(1), to: Path::Direct(address(1)), transaction: 1 },
+        Command::SendProbe {
+            node: fleet.id(1),
+            to: Path::Direct(address(1)),
+            size: None,
+            transaction: 1,
+        },
     );
     assert_eq!(fleet.log.len(), 1);
     fleet.command(
         1,
-        Command::SendProbe { node: fleet.id(0), to: Path::Direct(address(0)), transaction: 1 },
+        Command::SendProbe {
+            node: fleet.id(0),
+            to: Path::Direct(address(0)),
+            size: None,
+            transaction: 1,
+        },
     );
     assert_eq!(fleet.log.len(), 1);
 }
@@ -768,7 +790,7 @@ fn a_session_outlives_a_path_and_packets_wait_for_the_next() {
     let mut fleet = Fleet::connected(2);
     fleet.send(0, &packet(V4[0], V4[1], b"hello"));
     fleet.received(1);
-    fleet.command(0, Command::SetPath { node: fleet.id(1), path: None });
+    fleet.command(0, Command::SetPath { node: fleet.id(1), path: None, mtu: DEFAULT_MTU });
     let waiting = packet(V4[0], V4[1], b"waiting");
     fleet.send(0, &waiting);
     assert_eq!(fleet.reports(0), [Report::NoPath { node: fleet.id(1) }]);
@@ -902,7 +924,7 @@ proptest! {
             let (peer, id) = (1 - node, fleet.id(1 - node));
             match event {
                 Event::Packet => fleet.send(node, &packet(V4[node], V4[peer], b"before")),
-                Event::NoPath => fleet.command(node, Command::SetPath { node: id, path: None }),
+                Event::NoPath => fleet.command(node, Command::SetPath { node: id, path: None, mtu: DEFAULT_MTU }),
                 Event::Path => fleet.path(node, peer),
                 Event::Reset => fleet.command(node, Command::ResetSession { node: id }),
                 Event::Restart => fleet.restart(node),
@@ -910,7 +932,7 @@ proptest! {
                 Event::Introduce => fleet.introduce(node),
                 Event::Probe => {
                     let to = address(peer);
-                    fleet.command(node, Command::SendProbe { node: id, to: Path::Direct(to), transaction: 1 });
+                    fleet.command(node, Command::SendProbe { node: id, to: Path::Direct(to), size: None, transaction: 1 });
                 }
                 Event::Pass(seconds) => fleet.pass(Duration::from_secs(seconds)),
                 Event::Cut(cut) => fleet.cut = cut,

@@ -1,5 +1,6 @@
 //! Two nodes that reach each other only through a third.
 
+use epsilon_proto::address::DEFAULT_MTU;
 use epsilon_proto::datagram::{Channel, RELAYED_DATA};
 
 use super::*;
@@ -24,7 +25,7 @@ fn relayed_fleet() -> Fleet {
     fleet.command(RELAY, Command::SetChannel { channel: channel(), ends });
     for (from, to) in [(ONE, OTHER), (OTHER, ONE)] {
         let node = fleet.id(to);
-        fleet.command(from, Command::SetPath { node, path: Some(relayed()) });
+        fleet.command(from, Command::SetPath { node, path: Some(relayed()), mtu: DEFAULT_MTU });
     }
     fleet
 }
@@ -61,7 +62,10 @@ fn probes_go_over_a_relay_and_back() {
     let mut fleet = relayed_fleet();
     fleet.give_probe_keys_to(ONE, OTHER);
     let (one, other) = (fleet.id(ONE), fleet.id(OTHER));
-    fleet.command(ONE, Command::SendProbe { node: other, to: relayed(), transaction: 7 });
+    fleet.command(
+        ONE,
+        Command::SendProbe { node: other, to: relayed(), size: None, transaction: 7 },
+    );
     assert_eq!(fleet.reports(OTHER), [Report::ProbeReceived { node: one, from: relayed() }]);
     let observed = address(RELAY);
     let answered = Report::ProbeAnswered {
@@ -118,7 +122,7 @@ fn a_packet_by_another_way_moves_no_path_and_is_reported() {
 fn an_end_without_a_path_answers_a_handshake_by_the_way_it_came() {
     let mut fleet = relayed_fleet();
     let one = fleet.id(ONE);
-    fleet.command(OTHER, Command::SetPath { node: one, path: None });
+    fleet.command(OTHER, Command::SetPath { node: one, path: None, mtu: DEFAULT_MTU });
     let sent = packet(V4[ONE], V4[OTHER], b"hello");
     fleet.send(ONE, &sent);
     assert_eq!(fleet.received(OTHER), [sent]);

@@ -2,6 +2,7 @@
 //! they need root.
 #![allow(clippy::disallowed_methods)] // Real things run in real time.
 
+use epsilon_proto::address::DEFAULT_MTU;
 use std::any::Any;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -132,7 +133,7 @@ fn introduce(started: &Started, own: usize, peer: usize) {
     for command in [
         Command::SetOwn { addresses: prefixes(own), reserved: Vec::new() },
         Command::SetPeer { node, key: agreement, prefixes: prefixes(peer) },
-        Command::SetPath { node, path: Some(path) },
+        Command::SetPath { node, path: Some(path), mtu: DEFAULT_MTU },
     ] {
         started.handle.command(command);
     }

@@ -1,9 +1,10 @@
-//! Telling the host that an inner address belongs to nobody, so that a
-//! program says "No route to host" at once and does not wait for a time-out.
+//! Telling whoever sent a packet why it goes nowhere: its inner address belongs to
+//! nobody, so that a program says "No route to host" at once and does not wait for a
+//! time-out; or it is too large for the path.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::inner::{Addresses, V4_HEADER, V6_HEADER};
+use super::inner::{Addresses, LEAST_V6, V4_HEADER, V6_HEADER};
 
 const ICMP: u8 = 1;
 const ICMP_V6: u8 = 58;
@@ -19,25 +20,58 @@ const QUOTE_V6: usize = 1280 - V6_HEADER - ICMP_HEADER;
 /// The length of the longest [`answer`].
 pub(super) const MAX_LENGTH: usize = 1280;
 
-/// Writes the ICMP error "host unreachable" (RFC 792) or "address
-/// unreachable" (RFC 4443) about a packet; gives back its length, and 0 where
-/// there must be none: about errors, later fragments, and packets that were
-/// not from one host to one host (RFC 1122, section 3.2.2).
-///
-/// It comes from the address that was not found: the host would refuse a
-/// packet from outside that claims to come from one of its own addresses.
-pub(super) fn answer(packet: &[u8], into: &mut [u8]) -> usize {
-    let Some(Addresses { source, destination }) = Addresses::of(packet) else { return 0 };
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            answer_v4(packet, source, destination, into)
+/// What is wrong with a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fault {
+    /// Its destination is nobody's: "host unreachable" (RFC 792) or "address
+    /// unreachable" (RFC 4443).
+    Unreachable,
+    /// It is larger than this: "fragmentation needed" (RFC 1191) or "packet too big"
+    /// (RFC 4443).
+    TooLarge(u16),
+}
+
+impl Fault {
+    /// The first eight bytes of the error, without a checksum.
+    fn header_v4(self) -> [u8; ICMP_HEADER] {
+        match self {
+            Self::Unreachable => [3, 1, 0, 0, 0, 0, 0, 0],
+            Self::TooLarge(mtu) => {
+                let [high, low] = mtu.to_be_bytes();
+                [3, 4, 0, 0, 0, 0, high, low]
+            }
         }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            answer_v6(packet, source, destination, into)
-        }
-        _ => None,
     }
-    .unwrap_or(0)
+
+    fn header_v6(self) -> [u8; ICMP_HEADER] {
+        match self {
+            Self::Unreachable => [1, 3, 0, 0, 0, 0, 0, 0],
+            Self::TooLarge(mtu) => {
+                let [high, low] = mtu.max(LEAST_V6).to_be_bytes();
+                [2, 0, 0, 0, 0, 0, high, low]
+            }
+        }
+    }
+
+    /// Writes the ICMP error about a packet; gives back its length, and 0 where there
+    /// must be none: about errors, later fragments, and packets that were not from one
+    /// host to one host (RFC 1122, section 3.2.2).
+    ///
+    /// It comes from the address to which the packet went: the host would refuse a
+    /// packet from outside that claims to come from one of its own addresses.
+    pub(super) fn answer(self, packet: &[u8], into: &mut [u8]) -> usize {
+        let Some(Addresses { source, destination }) = Addresses::of(packet) else { return 0 };
+        match (source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                answer_v4(self.header_v4(), packet, source, destination, into)
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                answer_v6(self.header_v6(), packet, source, destination, into)
+            }
+            _ => None,
+        }
+        .unwrap_or(0)
+    }
 }
 
 fn is_host_v4(address: Ipv4Addr) -> bool {
@@ -52,6 +86,7 @@ fn is_host_v6(address: Ipv6Addr) -> bool {
 }
 
 fn answer_v4(
+    error: [u8; ICMP_HEADER],
     packet: &[u8],
     source: Ipv4Addr,
     destination: Ipv4Addr,
@@ -77,7 +112,7 @@ fn answer_v4(
     ip[16..20].copy_from_slice(&source.octets());
     let sum = checksum(&[ip]);
     ip[10..12].copy_from_slice(&sum);
-    icmp[..2].copy_from_slice(&[3, 1]);
+    icmp[..ICMP_HEADER].copy_from_slice(&error);
     icmp[ICMP_HEADER..].copy_from_slice(quote);
     let sum = checksum(&[icmp]);
     icmp[2..4].copy_from_slice(&sum);
@@ -85,6 +120,7 @@ fn answer_v4(
 }
 
 fn answer_v6(
+    error: [u8; ICMP_HEADER],
     packet: &[u8],
     source: Ipv6Addr,
     destination: Ipv6Addr,
@@ -110,7 +146,7 @@ fn answer_v6(
     ip[7] = HOP_LIMIT;
     ip[8..24].copy_from_slice(&destination.octets());
     ip[24..40].copy_from_slice(&source.octets());
-    icmp[..2].copy_from_slice(&[1, 3]);
+    icmp[..ICMP_HEADER].copy_from_slice(&error);
     icmp[ICMP_HEADER..].copy_from_slice(quote);
     let [high, low] = payload.to_be_bytes();
     let sum = checksum(&[&ip[8..40], &[0, 0, high, low, 0, 0, 0, ICMP_V6], icmp]);
@@ -141,7 +177,7 @@ mod tests {
 
     fn answered(packet: &[u8]) -> Option<Vec<u8>> {
         let mut into = [0xff; MAX_LENGTH];
-        let length = answer(packet, &mut into);
+        let length = Fault::Unreachable.answer(packet, &mut into);
         (length > 0).then(|| into[..length].to_vec())
     }
 
