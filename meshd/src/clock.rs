@@ -17,6 +17,12 @@ fn boottime() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }
 
+/// How long the machine slept since it was started.
+pub fn asleep() -> Duration {
+    let awake = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    boottime().saturating_sub(awake)
+}
+
 /// The engine's clock.
 pub fn instant() -> Instant {
     Instant(boottime().saturating_sub(*START))

@@ -53,6 +53,7 @@ use epsilon_proto::trust::{MemberCertificate, NetworkBlock};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
+use self::relays::FULL_MESH;
 use crate::dial::{Callee, Dialer};
 use crate::event::Event;
 use crate::membership::{Membership, Refused};
@@ -393,21 +394,40 @@ impl Control {
         }
     }
 
-    /// The addresses of the host's interfaces, without those of the mesh.
-    pub fn handle_local_addresses(&mut self, prefixes: Vec<LocalPrefix>, now: Now) {
-        if self.local == prefixes {
+    /// The addresses of the host's interfaces, without those of the mesh; `was_interrupted`
+    /// if it was cut off or asleep meanwhile, or is reached by another way, so that what
+    /// was known of the network may not hold.
+    pub fn handle_local_addresses(
+        &mut self,
+        prefixes: Vec<LocalPrefix>,
+        was_interrupted: bool,
+        now: Now,
+    ) {
+        let is_less = self.local.iter().any(|before| !prefixes.contains(before));
+        let has_moved = was_interrupted || is_less;
+        if self.local == prefixes && !has_moved {
             return;
         }
         self.local = prefixes;
         self.beacons_sent = 0;
         self.beacon_due = now.instant;
         self.dialer.hurry(now.instant);
-        self.outputs.push_back(Output::CheckLinks);
+        if has_moved {
+            self.outputs.push_back(Output::CheckLinks);
+            self.own_record.has_moved();
+            self.forget_openness();
+        }
+        let is_small = self.members.len() <= FULL_MESH;
         for (node, peer) in &mut self.peers {
-            peer.paths.moved(now.instant);
+            if has_moved {
+                peer.paths.moved();
+            }
+            // In a large fleet the others are looked for when they are needed.
+            if is_small || peer.link.is_some() || peer.paths.is_wanted() {
+                peer.paths.probe_all(now.instant);
+            }
             self.agenda.touch(*node);
         }
-        self.forget_openness();
         self.own_record.touch();
         self.advance_own(now);
         self.advance_paths(now);

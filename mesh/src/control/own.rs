@@ -58,6 +58,8 @@ pub(super) struct OwnRecord {
     pub(super) retry: Option<Instant>,
     /// Where members saw this node's datagrams come from.
     pub(super) observed: BTreeMap<NodeId, SocketAddr>,
+    /// Whether that was before it moved.
+    is_observed_before: bool,
     /// Claims this node vouched for, whose records it does not have yet.
     pub(super) promises: BTreeMap<NodeId, (Claims, Instant)>,
     /// Since when another ranks higher for something that this node claims.
@@ -87,6 +89,7 @@ impl OwnRecord {
             budget: Limit::new(PUBLISH_BURST, PUBLISH_EVERY),
             retry: None,
             observed: BTreeMap::new(),
+            is_observed_before: false,
             promises: BTreeMap::new(),
             disputed: None,
             foreign: 0,
@@ -110,6 +113,12 @@ impl OwnRecord {
     /// A node that was vouched for will not come: what it claimed is free.
     pub(super) fn forget_promise(&mut self, node: NodeId) {
         self.promises.remove(&node);
+    }
+
+    /// This node may be somewhere else: where it was seen counts no more once it is seen
+    /// again.
+    pub(super) fn has_moved(&mut self) {
+        self.is_observed_before = true;
     }
 
     pub(super) fn persist_failed(&mut self, now: Instant) {
@@ -167,7 +176,10 @@ impl Control {
 
     /// Where a member saw this node's datagrams come from.
     pub(super) fn observed_at(&mut self, by: NodeId, address: SocketAddr) {
-        let observed = &mut self.own_record.observed;
+        let OwnRecord { observed, is_observed_before, .. } = &mut self.own_record;
+        if std::mem::take(is_observed_before) {
+            observed.clear();
+        }
         let is_known = observed.values().any(|known| *known == address);
         let before = observed.insert(by, address);
         if !is_known || before.is_some_and(|before| before != address) {

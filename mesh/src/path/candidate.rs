@@ -12,8 +12,13 @@ pub(super) const SILENT_PROBES: usize = 3;
 pub(super) const SILENT_WINDOW: Duration = Duration::from_mins(10);
 /// So many more after the peer asked to be probed.
 pub(super) const CALLED_PROBES: usize = 10;
-/// Between two probes to one address.
+/// Between two probes to one address; less where it answers fast.
 pub(super) const RETRY: Duration = Duration::from_millis(300);
+/// Not less than this.
+const LEAST_RETRY: Duration = Duration::from_millis(100);
+
+/// The longest that an answer is waited for.
+const SLOW: Duration = Duration::from_millis(1500);
 
 /// A way to a peer.
 #[derive(Debug, Clone, Default)]
@@ -75,6 +80,12 @@ impl Candidate {
         self.rtt = Some(rtt);
     }
 
+    /// How long it may take to answer before others are used: three probes, as long as
+    /// they are not far.
+    pub(super) fn patience(&self) -> Duration {
+        self.rtt.map_or(SLOW, |rtt| (rtt * 3).clamp(RETRY, SLOW))
+    }
+
     /// How many probes were sent in vain.
     pub(super) fn silence(&self) -> usize {
         self.unanswered.len()
@@ -92,7 +103,7 @@ impl Candidate {
             let oldest = self.unanswered[self.unanswered.len() - SILENT_PROBES];
             return Some(oldest + SILENT_WINDOW);
         }
-        Some(*last + RETRY)
+        Some(*last + self.rtt.map_or(RETRY, |rtt| (rtt * 2).clamp(LEAST_RETRY, RETRY)))
     }
 
     /// A probe is sent there.

@@ -9,7 +9,7 @@
 //! Only an authenticated answer moves a path. Order: same network, direct,
 //! relayed; then round trip, with hysteresis. While packets flow and there is
 //! nothing better than a relay, the two call each other again and again, less and
-//! less often. A direct way that gets no reply is doubted after a second: if it does
+//! less often. A way that gets no reply is doubted after half a second: if it does
 //! not answer, whatever does takes over. Who sends nothing keeps no way open: then
 //! the next packet takes one that lasts. While packets flow it is found out how large
 //! they may be.
@@ -26,7 +26,7 @@ use std::time::Duration;
 use epsilon_proto::address::DEFAULT_MTU;
 use epsilon_proto::clock::Instant;
 
-use crate::shard::Path;
+use crate::shard::{Path, UNANSWERED};
 use candidate::Candidate;
 use mtu::Mtu;
 
@@ -37,10 +37,6 @@ const MAX_CANDIDATES: usize = 24;
 const HYSTERESIS: f64 = 0.2;
 /// See [`HYSTERESIS`].
 const MARGIN: Duration = Duration::from_millis(3);
-/// A way that is doubted has so long to answer.
-const DOUBT: Duration = Duration::from_millis(900);
-/// What answered so lately is not doubted.
-const SURE: Duration = Duration::from_secs(1);
 /// After each call without a direct way, when to call again.
 const CALLS: [Duration; 7] = [
     Duration::from_secs(1),
@@ -102,6 +98,16 @@ enum Rank {
     Relayed,
 }
 
+/// What was sent has no reply.
+#[derive(Debug)]
+struct Doubt {
+    since: Instant,
+    /// When other ways are tried, too.
+    others: Option<Instant>,
+    /// When the way in use is none any more if it has not answered.
+    ends: Instant,
+}
+
 /// The paths to one peer.
 #[derive(Debug, Default)]
 pub struct Paths {
@@ -109,8 +115,8 @@ pub struct Paths {
     active: Option<Path>,
     /// Whether the way in use answered since it was last doubted.
     is_proven: bool,
-    /// Since when the way in use has to answer, or else.
-    doubted: Option<Instant>,
+    /// Whether the way in use has to answer, or else.
+    doubt: Option<Doubt>,
     /// Whether packets flow, or wait.
     is_busy: bool,
     /// How many calls were made in vain, and when the next is due.
@@ -211,15 +217,19 @@ impl Paths {
         self.restart_calls(now);
     }
 
+    /// Whether a way is in use, or has to stay open.
+    pub fn is_wanted(&self) -> bool {
+        self.is_busy || self.kept.is_some()
+    }
+
     /// The own network changed: what answered before says nothing, and the peer has
     /// to learn where this node is now.
-    pub fn moved(&mut self, now: Instant) {
+    pub fn moved(&mut self) {
         self.is_proven = false;
-        self.doubted = None;
+        self.doubt = None;
         for candidate in self.candidates.values_mut() {
             candidate.mtu = Mtu::default();
         }
-        self.probe_all(now);
     }
 
     /// Calls a new peer by and by, though no packets flow, unless a way is found before:
@@ -257,7 +267,7 @@ impl Paths {
     /// soon be closed.
     pub fn idle(&mut self, now: Instant) {
         self.is_busy = false;
-        self.doubted = None;
+        self.doubt = None;
         self.next_call = None;
         if self.kept.is_some() {
             return;
@@ -290,13 +300,27 @@ impl Paths {
             candidate.mtu.suspect(now);
             answered = candidate.answered;
         }
-        let is_sure = self.is_proven && answered.is_some_and(|at| now.since(at) < SURE);
-        if is_sure || self.doubted.is_some() {
+        // After what has no reply was sent.
+        let is_sure = self.is_proven && answered.is_some_and(|at| now.since(at) < UNANSWERED);
+        if is_sure || self.doubt.is_some() {
             return;
         }
-        self.doubted = Some(now);
-        for (path, candidate) in &mut self.candidates {
-            if *path == active || candidate.answered.is_some() {
+        let candidate = self.candidates.get_mut(&active);
+        let patience = candidate.map_or(UNANSWERED, |candidate| {
+            candidate.want();
+            candidate.patience()
+        });
+        self.doubt = Some(Doubt {
+            since: now,
+            others: self.is_proven.then_some(now + patience / 2).or(Some(now)),
+            ends: now + patience,
+        });
+    }
+
+    /// Looks for other ways, as the one in use does not answer at once.
+    fn try_others(&mut self) {
+        for candidate in self.candidates.values_mut() {
+            if candidate.answered.is_some() {
                 candidate.want();
             }
         }
@@ -338,13 +362,13 @@ impl Paths {
         candidate.answer(rtt, now);
         if self.active == Some(path) {
             self.is_proven = true;
-            self.doubted = None;
+            self.doubt = None;
             self.settle();
             return;
         }
         let is_better = match self.active {
             // What is as good, and answers while the other does not yet.
-            Some(active) if self.is_proven && self.doubted.is_some() => {
+            Some(active) if self.is_proven && self.doubt.is_some() => {
                 rank(path, local) <= rank(active, local)
             }
             Some(active) if self.is_proven => self.is_better(path, rtt, active, local),
@@ -387,7 +411,7 @@ impl Paths {
 
     fn take(&mut self, path: Path, is_proven: bool) {
         self.is_proven = is_proven;
-        self.doubted = None;
+        self.doubt = None;
         if self.active != Some(path) {
             self.active = Some(path);
             self.steps.push_back(Step::Use(Some(path)));
@@ -421,7 +445,7 @@ impl Paths {
     /// The way in use is none: takes the best that answered since so long, or one
     /// that lasts.
     fn fall_back(&mut self, now: Instant) {
-        let since = self.doubted.take();
+        let since = self.doubt.take().map(|doubt| doubt.since);
         let best = self
             .candidates
             .iter()
@@ -448,9 +472,13 @@ impl Paths {
 
     /// Does what is due.
     fn advance(&mut self, now: Instant) {
-        if self.doubted.is_some_and(|since| now.since(since) >= DOUBT) {
-            self.is_proven = false;
-            self.fall_back(now);
+        if let Some(doubt) = &mut self.doubt {
+            if doubt.others.take_if(|at| *at <= now).is_some() {
+                self.try_others();
+            } else if doubt.ends <= now {
+                self.is_proven = false;
+                self.fall_back(now);
+            }
         }
         if self.next_call.is_some_and(|due| due <= now) && !self.is_busy && self.greetings == 0 {
             self.next_call = None;
@@ -514,7 +542,7 @@ impl Paths {
     /// When [`Paths::next`] has something to do.
     pub fn due(&self, now: Instant) -> Option<Instant> {
         let steps = (!self.steps.is_empty()).then_some(now);
-        let doubt = self.doubted.map(|since| since + DOUBT);
+        let doubt = self.doubt.as_ref().map(|doubt| doubt.others.unwrap_or(doubt.ends));
         let check = self.measurable().and_then(|(_, active)| active.mtu.check_due());
         let probes = self.candidates.values();
         let probes = probes.flat_map(|one| [one.due(), one.mtu.due()]).flatten();

@@ -356,7 +356,8 @@ fn after_a_move_the_peer_is_called_at_once_and_the_first_answer_counts() {
     scene.pass(10_000);
     scene.open.remove(&direct(1));
     let begun = scene.now;
-    scene.paths.moved(at(scene.now));
+    scene.paths.moved();
+    scene.paths.probe_all(at(scene.now));
     scene.pass(1_000);
     assert!(scene.when(Step::Call).contains(&begun));
     assert_eq!(scene.when(Step::Use(Some(relayed(1)))).last(), Some(&(begun + 50)));
@@ -411,6 +412,7 @@ fn what_swallows_large_packets_is_found_once_they_get_no_reply() {
     assert_eq!((scene.paths.active(), scene.paths.mtu()), (Some(direct(1)), 1300));
     // Somewhere else it says nothing.
     scene.narrow.clear();
-    scene.paths.moved(at(scene.now));
+    scene.paths.moved();
+    scene.paths.probe_all(at(scene.now));
     assert_eq!(scene.paths.mtu(), DEFAULT_MTU);
 }

@@ -20,8 +20,9 @@ use super::wireguard::{
 };
 use crate::limit::Limit;
 
-/// After so long without a reply it is reported that there is none.
-pub const UNANSWERED: Duration = Duration::from_secs(1);
+/// After so long without a reply it is reported that there is none. TCP sends again after
+/// 0.2, 0.6, 1.4 and 3 s: by the third time there has to be another way.
+pub const UNANSWERED: Duration = Duration::from_millis(500);
 /// After so long without a word either way a peer is idle: mappings of NATs do not
 /// last much longer.
 pub const IDLE: Duration = Duration::from_secs(15);

@@ -175,7 +175,9 @@ pub(super) fn local_prefixes(links: &[Link], addresses: &[Address]) -> Vec<Local
         .filter(|address| address.usable && !address.deprecated && !address.temporary)
         .filter(|address| {
             links.iter().any(|link| {
-                link.index == address.interface && link.up && !link.loopback && !is_mesh(link)
+                link.index == address.interface
+                    && (link.up && link.carrier)
+                    && !(link.loopback || is_mesh(link))
             })
         })
         .map(|address| (address.prefix.address, address.prefix.length))

@@ -17,6 +17,7 @@ mod interface;
 mod join;
 mod names;
 pub(crate) mod provisional;
+mod surroundings;
 mod task;
 
 use std::net::SocketAddr;

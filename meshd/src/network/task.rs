@@ -18,23 +18,22 @@ use epsilon_proto::id::{BootId, NetworkId, NodeId};
 use epsilon_proto::key::{SecretKey, Strict};
 use epsilon_proto::message::Refusal;
 use epsilon_proto::name::{NetworkName, NodeName};
-use epsilon_sys::netlink::{self, Netlink};
+use epsilon_sys::netlink::Netlink;
 use tokio::sync::{mpsc, oneshot};
 
 use super::discovery::Discovery;
 use super::gate::Secrets;
-use super::interface::{Interface, is_mesh, is_mesh_name, local_prefixes};
+use super::interface::{Interface, is_mesh, is_mesh_name};
 use super::join::{JoinError, Joined, Watch};
 use super::names::Names;
 use super::provisional;
+use super::surroundings::{Seen, Surroundings};
 use super::{Config, Error, IDENTITY_FILE, Order, Pong, ROOT_FILE, Snapshot};
 use crate::control::{self as plane, AdmissionEvent, AdmissionStep};
 use crate::data::{self, Sockets, Tun};
 use crate::store::{FILE, Store, Writer};
 use crate::{clock, random};
 
-/// After a change of interfaces, how long to wait for the next.
-const SETTLE: Duration = Duration::from_millis(200);
 /// How long a ping waits for its answer.
 const PING: Duration = Duration::from_secs(2);
 /// Admissions, and answers of the store, that may wait.
@@ -60,11 +59,10 @@ pub(super) struct Task {
     reports: mpsc::Receiver<Report>,
     gate: Arc<Secrets>,
     netlink: Netlink,
-    changes: netlink::Changes,
+    surroundings: Surroundings,
     interface: Interface,
     discovery: Option<Discovery>,
     names: Names,
-    settle: Option<tokio::time::Instant>,
     watch: Watch,
     waiting: Waiting,
     failed_calls: BTreeMap<SocketAddr, String>,
@@ -103,7 +101,7 @@ impl Task {
         })?;
 
         let netlink = Netlink::open()?;
-        let changes = netlink.changes()?;
+        let surroundings = Surroundings::new(netlink.clone())?;
         // Whoever has the port has the network: an interface with several queues
         // would let another daemon in.
         let mut sockets = Sockets::open(settings.port, config.lanes)?;
@@ -167,11 +165,10 @@ impl Task {
             reports: started.reports,
             gate,
             netlink,
-            changes,
+            surroundings,
             interface,
             discovery,
             names: Names::new(),
-            settle: None,
             watch,
             waiting: Waiting {
                 operations: BTreeMap::new(),
@@ -222,7 +219,7 @@ impl Task {
                     self.engine.handle_persisted(ticket, result, clock::now());
                     Ok(())
                 }
-                change = self.changes.next() => self.host_changed(change.as_ref()),
+                changed = self.surroundings.changed() => changed.map_err(Error::from),
                 found = self.names.answered() => {
                     self.names.learn(found);
                     self.tell_addresses();
@@ -273,7 +270,7 @@ impl Task {
         let joins = self.watch.due(now).filter(|_| !self.waiting.joins.is_empty());
         let joins = joins.map(clock::deadline);
         let pings = self.waiting.pings.values().map(|(_, _, until)| clock::deadline(*until)).min();
-        [engine, joins, pings, self.settle]
+        [engine, joins, pings, self.surroundings.due()]
             .into_iter()
             .flatten()
             .fold(self.names.due(), tokio::time::Instant::min)
@@ -282,8 +279,7 @@ impl Task {
     async fn timers(&mut self) -> Result<(), Error> {
         let now = clock::now();
         self.engine.handle_timeout(now);
-        if self.settle.is_some_and(|settle| settle <= tokio::time::Instant::now()) {
-            self.settle = None;
+        if self.surroundings.is_due() {
             self.look_around().await?;
         }
         if self.names.due() <= tokio::time::Instant::now() {
@@ -439,28 +435,15 @@ impl Task {
             .map_err(|stopped| self.ended("control plane", &stopped.to_string()))
     }
 
-    fn host_changed(&mut self, change: Option<&netlink::Change>) -> Result<(), Error> {
-        if change.is_none() {
-            self.changes = self.netlink.changes()?;
-        }
-        // The mesh's own routes are no news.
-        let is_news =
-            !matches!(change, Some(netlink::Change::RouteSet(_) | netlink::Change::RouteGone(_)));
-        if is_news && self.settle.is_none() {
-            self.settle = Some(tokio::time::Instant::now() + SETTLE);
-        }
-        Ok(())
-    }
-
     /// Tells the engine and discovery how the host is connected now.
     async fn look_around(&mut self) -> Result<(), Error> {
-        let links = self.netlink.links().await?;
-        let addresses = self.netlink.addresses().await?;
+        let seen = self.surroundings.look().await?;
         if let Some(discovery) = &mut self.discovery {
-            discovery.refresh(&links, &addresses, is_mesh);
+            discovery.refresh(&seen.links, &seen.addresses, is_mesh);
         }
-        self.interface.look_at(&self.netlink, &links, &addresses).await;
-        self.engine.handle_local_addresses(local_prefixes(&links, &addresses), clock::now());
+        self.interface.look_at(&self.netlink, &seen.links, &seen.addresses).await;
+        let Seen { prefixes, was_interrupted, .. } = seen;
+        self.engine.handle_local_addresses(prefixes, was_interrupted, clock::now());
         Ok(())
     }
 

@@ -140,7 +140,7 @@ impl World {
             Ok(control) => control,
             Err(error) => panic!("n{machine} does not start: {error}"),
         };
-        control.handle_local_addresses(vec![(local, 24)], now);
+        control.handle_local_addresses(vec![(local, 24)], false, now);
         control.handle_token_addresses(one.token_addresses.clone(), now);
         one.control = Some(control);
         self.trace.note(at, machine, "start", &boot.0);
@@ -205,7 +205,7 @@ impl World {
         let now = one.now(self.queue.now());
         self.strand(machine);
         if let Some(control) = &mut self.machines[machine].control {
-            control.handle_local_addresses(vec![(address, 24)], now);
+            control.handle_local_addresses(vec![(address, 24)], true, now);
             self.drain(machine);
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use epsilon_proto::address::DEFAULT_PORT;
 use epsilon_proto::api::{Path, PathKind};
 
-use crate::support::{Fleet, holds, until, until_within, within};
+use crate::support::{Fleet, Stream, holds, until, until_within, within};
 
 /// A socket of a host.
 fn socket(fleet: &Fleet, host: &str, port: u16) -> UdpSocket {
@@ -168,4 +168,68 @@ async fn a_way_that_is_cut_is_left_for_a_relay_and_taken_again() {
     is(&fleet, PathKind::Direct).await;
     fleet.lab.move_host("n3", 1).await.unwrap();
     is(&fleet, PathKind::Direct).await;
+}
+
+/// What a connection may stand still for: packets take another way, and TCP sends again
+/// what it sent to nowhere, after times that double.
+const OTHER_WAY: Duration = Duration::from_secs(3);
+const MOVED: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn a_running_connection_outlives_cuts_dead_relays_and_moves() {
+    // Two that everybody reaches, and two behind NATs.
+    let gateways = ["port-restricted", "port-restricted"];
+    let Some((mut fleet, _)) = Fleet::joined_behind([1, 1], &gateways).await else { return };
+    fleet.all_reach(&["n1", "n2", "n3", "n4"]).await;
+    let address = fleet.node("n4").network().await.unwrap().node.ipv4.unwrap().into();
+    let stream = Stream::open(fleet.host("n3").unwrap(), fleet.host("n4").unwrap(), address);
+    let is = async |fleet: &Fleet, wanted: PathKind| {
+        until_within(Duration::from_mins(1), &format!("the ways are {wanted:?}"), async || {
+            let ways = [path(fleet, "n3", "n4").await?, path(fleet, "n4", "n3").await?];
+            holds(ways.iter().all(|way| way.kind == wanted), ways.clone())?;
+            let [way, _] = ways;
+            Ok(way)
+        })
+        .await
+    };
+    is(&fleet, PathKind::Direct).await;
+    stream.stall().await;
+    fleet.lab.cut_between(3, 4).await.unwrap();
+    let way = is(&fleet, PathKind::Relayed).await;
+    let stall = stream.stall().await;
+    println!("the direct way is cut: {stall:?}");
+    assert!(stall <= OTHER_WAY, "the direct way is cut: {stall:?}");
+    let relay = way.relay.and_then(|relay| relay.name).unwrap();
+    fleet.kill(&relay).await;
+    until("another relay is used", async || {
+        let ways = [path(&fleet, "n3", "n4").await?, path(&fleet, "n4", "n3").await?];
+        let is_other = |way: &Path| {
+            way.relay.as_ref().and_then(|one| one.name.clone()).is_some_and(|name| name != relay)
+        };
+        holds(ways.iter().all(is_other), ways)
+    })
+    .await;
+    let stall = stream.stall().await;
+    println!("{relay} is killed: {stall:?}");
+    assert!(stall <= OTHER_WAY, "{relay} is killed: {stall:?}");
+    fleet.lab.heal_between(3, 4).await.unwrap();
+    is(&fleet, PathKind::Direct).await;
+    let stall = stream.stall().await;
+    println!("the direct way is back: {stall:?}");
+    assert!(stall <= Duration::from_secs(1), "the direct way is back: {stall:?}");
+    let site = if relay == "n1" { 2 } else { 1 };
+    fleet.lab.move_host("n4", site).await.unwrap();
+    is(&fleet, PathKind::Direct).await;
+    let stall = stream.stall().await;
+    println!("n4 is somewhere else: {stall:?}");
+    assert!(stall <= MOVED, "n4 is somewhere else: {stall:?}");
+    // Where it has the same address as before.
+    let before = fleet.host("n3").unwrap().ipv4();
+    fleet.lab.move_host("n3", 4).await.unwrap();
+    assert_eq!(fleet.host("n3").unwrap().ipv4(), before);
+    is(&fleet, PathKind::Direct).await;
+    let stall = stream.stall().await;
+    println!("n3 is somewhere else: {stall:?}");
+    assert!(stall <= MOVED, "n3 is somewhere else: {stall:?}");
+    stream.close();
 }

@@ -31,6 +31,8 @@ pub(crate) fn within<T: Send>(host: &Host, work: impl FnOnce() -> T + Send) -> T
 pub(crate) struct Stream {
     end: TcpStream,
     arrived: Arc<AtomicU64>,
+    /// The longest time without any since it was asked for, in microseconds.
+    stall: Arc<AtomicU64>,
     reader: JoinHandle<Result<Travelled, String>>,
     echo: JoinHandle<()>,
     writer: JoinHandle<()>,
@@ -77,6 +79,8 @@ impl Stream {
         let mut receiving = end.try_clone().unwrap();
         let arrived = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&arrived);
+        let stall = Arc::new(AtomicU64::new(0));
+        let longest = Arc::clone(&stall);
         let reader = thread::spawn(move || {
             let mut travelled = Travelled { numbers: 0, longest_stall: Duration::ZERO };
             let (mut number, mut last) = ([0; 8], Instant::now());
@@ -91,11 +95,13 @@ impl Stream {
                 }
                 travelled.numbers += 1;
                 counter.store(travelled.numbers, Ordering::Relaxed);
-                travelled.longest_stall = travelled.longest_stall.max(last.elapsed());
+                let gap = last.elapsed();
+                travelled.longest_stall = travelled.longest_stall.max(gap);
+                longest.fetch_max(u64::try_from(gap.as_micros()).unwrap(), Ordering::Relaxed);
                 last = Instant::now();
             }
         });
-        Self { end, arrived, reader, echo, writer }
+        Self { end, arrived, stall, reader, echo, writer }
     }
 
     /// Waits until more has come through.
@@ -106,6 +112,12 @@ impl Stream {
             holds(now > before + 20, now)
         })
         .await;
+    }
+
+    /// The longest time without anything since the last call, once more has come through.
+    pub(crate) async fn stall(&self) -> Duration {
+        self.flows().await;
+        Duration::from_micros(self.stall.swap(0, Ordering::Relaxed))
     }
 
     /// Ends it. Fails the test when it broke before.
