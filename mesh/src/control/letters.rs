@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
-use epsilon_proto::clock::Now;
+use epsilon_proto::clock::{Instant, Now};
 use epsilon_proto::id::{BootId, NodeId};
 use epsilon_proto::letter::{Call, Letter, MAX_CALL, MAX_HOPS, Words};
 use epsilon_proto::message::Request;
@@ -171,6 +171,15 @@ impl Control {
     pub(super) fn call(&mut self, node: NodeId, wants_answer: bool) {
         let addresses = self.endpoints(MAX_CALL).into_iter().map(|one| one.address).collect();
         self.tell(node, &Words::Call(Call { addresses, wants_answer }));
+    }
+
+    /// There is another link, by which calls that went nowhere may arrive.
+    pub(super) fn call_again(&mut self, now: Instant) {
+        for (node, peer) in &mut self.peers {
+            if peer.link.is_none() && peer.paths.call_again(now) {
+                self.agenda.touch(*node);
+            }
+        }
     }
 
     fn take_call(&mut self, from: NodeId, call: Call, now: Now) {

@@ -243,6 +243,7 @@ impl Control {
             self.prefer_path(node, address);
         }
         self.begin_to_settle(now.instant);
+        self.call_again(now.instant);
         if !outbound {
             self.reached_from(remote.ip(), now);
         }

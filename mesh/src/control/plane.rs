@@ -217,6 +217,10 @@ impl Control {
                 }
                 if was_proven != is_proven {
                     self.choose_relays(now);
+                    if self.members.get(node).is_some_and(|member| member.record.is_relay) {
+                        // It may lead to those to whom there was no way.
+                        self.call_again(now.instant);
+                    }
                 }
                 self.advance_own(now);
             }

@@ -17,7 +17,7 @@ use crate::path::is_within;
 use crate::shard::{Command, Path};
 
 /// After a relay was asked, when it is asked again.
-const ASK_EVERY: Duration = Duration::from_secs(2);
+const ASK_EVERY: Duration = Duration::from_millis(800);
 /// What came from an address to which nothing was sent for so long came unasked:
 /// NATs forget sooner.
 const UNASKED: Duration = Duration::from_mins(5);
@@ -334,7 +334,12 @@ impl Control {
         for relay in relays {
             let asked = self.peer(peer).relayed.asked.get(&relay).copied();
             let is_asked = asked.is_some_and(|at| now.instant.since(at) < ASK_EVERY);
-            let is_known = self.peer(peer).relayed.channels.contains_key(&relay);
+            // One that does not answer may be gone: the relay ends those of members that
+            // were started again.
+            let known = self.peer(peer).relayed.channels.get(&relay).copied();
+            let is_known = known.is_some_and(|(channel, address)| {
+                !self.peer(peer).paths.is_silent(Path::Relayed(address, channel))
+            });
             if relay == self.own || is_asked || is_known || self.direct_to(relay).is_none() {
                 continue;
             }

@@ -27,7 +27,7 @@ use epsilon_proto::address::DEFAULT_MTU;
 use epsilon_proto::clock::Instant;
 
 use crate::shard::{Path, UNANSWERED};
-use candidate::Candidate;
+use candidate::{Candidate, SILENT_PROBES};
 use mtu::Mtu;
 
 /// How many ways to one peer are known at most.
@@ -178,6 +178,12 @@ impl Paths {
             return;
         }
         self.candidates.insert(path, Candidate::new(is_lasting));
+    }
+
+    /// Whether a way was probed in vain lately, as often as it may be.
+    pub fn is_silent(&self, path: Path) -> bool {
+        let candidate = self.candidates.get(&path);
+        candidate.is_some_and(|candidate| candidate.silence() >= SILENT_PROBES)
     }
 
     /// A way that leads nowhere any more: the relay said so.
@@ -425,6 +431,15 @@ impl Paths {
             self.next_call = None;
             self.calls = 0;
         }
+    }
+
+    /// Calls may arrive that did not before; says whether one is due.
+    pub fn call_again(&mut self, now: Instant) -> bool {
+        let is_due = self.is_busy && !self.is_proven;
+        if is_due {
+            self.restart_calls(now);
+        }
+        is_due
     }
 
     fn restart_calls(&mut self, now: Instant) {

@@ -1,7 +1,10 @@
 //! Members behind real NATs.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use epsilon_proto::address::DEFAULT_PORT;
 use epsilon_proto::api::{Path, PathKind};
@@ -232,4 +235,134 @@ async fn a_running_connection_outlives_cuts_dead_relays_and_moves() {
     println!("n3 is somewhere else: {stall:?}");
     assert!(stall <= MOVED, "n3 is somewhere else: {stall:?}");
     stream.close();
+}
+
+/// The port at which [`echo`] answers.
+const ECHO: u16 = 7;
+/// The medians over all pairs.
+const FIRST_REPLY: Duration = Duration::from_millis(1500);
+const BEST_WAY: Duration = Duration::from_secs(3);
+
+/// From now on a host sends back what comes to it.
+fn echo(fleet: &Fleet, host: &str) {
+    let socket = socket(fleet, host, ECHO);
+    std::thread::spawn(move || {
+        let mut bytes = [0; 64];
+        // As long as the tests run.
+        loop {
+            if let Ok((length, from)) = socket.recv_from(&mut bytes) {
+                // What is lost is asked for again.
+                let _ = socket.send_to(&bytes[..length], from);
+            }
+        }
+    });
+}
+
+/// Datagrams from one host to another all the time.
+struct Talk {
+    stop: Arc<AtomicBool>,
+    replied: Arc<OnceLock<Instant>>,
+    thread: JoinHandle<()>,
+}
+
+impl Talk {
+    fn begin(fleet: &Fleet, from: &str, to: Ipv4Addr) -> Self {
+        let socket = socket(fleet, from, 0);
+        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let (stop, replied) = (Arc::<AtomicBool>::default(), Arc::<OnceLock<Instant>>::default());
+        let (stopped, noted) = (Arc::clone(&stop), Arc::clone(&replied));
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                // Refused as long as nobody knows where to.
+                let _ = socket.send_to(&[7; 20], (to, ECHO));
+                if socket.recv(&mut [0; 64]).is_ok() {
+                    noted.get_or_init(Instant::now);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        });
+        Self { stop, replied, thread }
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// Each kind against each other and itself: two daemons are started again, and talk as
+/// soon as each has contact with a third one.
+#[tokio::test]
+#[ignore = "it takes minutes: make soak"]
+async fn the_table_of_all_kinds_of_gateways() {
+    const KINDS: [&str; 7] = [
+        "none",
+        "endpoint-independent",
+        "address-restricted",
+        "port-restricted",
+        "symmetric",
+        "carrier-grade",
+        "ipv6-only",
+    ];
+    let gateways: Vec<&str> = KINDS.iter().flat_map(|kind| [*kind, *kind]).collect();
+    let Some((mut fleet, _)) = Fleet::joined_behind([1], &gateways).await else { return };
+    let host = |kind: usize, which: usize| format!("n{}", 2 + kind * 2 + which);
+    (0..KINDS.len()).for_each(|kind| echo(&fleet, &host(kind, 1)));
+    let has_v4 = |kind: &str| kind != "ipv6-only";
+    let has_v6 = |kind: &str| matches!(kind, "none" | "ipv6-only");
+    let mut table = Vec::new();
+    let (mut firsts, mut bests) = (Vec::new(), Vec::new());
+    for (one, first_kind) in KINDS.into_iter().enumerate() {
+        for (other, other_kind) in KINDS.into_iter().enumerate().skip(one) {
+            let (from, to) = (host(one, 0), host(other, 1));
+            let kinds = (first_kind, other_kind);
+            let meet = has_v4(kinds.0) && has_v4(kinds.1) || has_v6(kinds.0) && has_v6(kinds.1);
+            let is_direct = meet && is_direct(kinds.0, kinds.1);
+            let wanted = if is_direct { PathKind::Direct } else { PathKind::Relayed };
+            let address = fleet.node(&to).network().await.unwrap().node.ipv4.unwrap();
+            for name in [&from, &to] {
+                fleet.kill(name).await;
+                fleet.launch(name);
+            }
+            for name in [&from, &to] {
+                fleet.answers(name).await;
+                until(&format!("{name} has contact"), async || {
+                    let up = fleet.node(name).network().await?.members.up;
+                    holds(up > 1, up)
+                })
+                .await;
+            }
+            let begun = Instant::now();
+            let talk = Talk::begin(&fleet, &from, address);
+            until(&format!("{from} and {to} ({kinds:?}) are {wanted:?}"), async || {
+                let ways = [path(&fleet, &from, &to).await?, path(&fleet, &to, &from).await?];
+                holds(ways.iter().all(|way| way.kind == wanted), ways)
+            })
+            .await;
+            let best = begun.elapsed();
+            until("there was a reply", async || holds(talk.replied.get().is_some(), ())).await;
+            let first = talk.replied.get().unwrap().duration_since(begun);
+            talk.end();
+            let kind = if is_direct { "direct" } else { "relayed" };
+            table.push(format!(
+                "| {} | {} | {:.2} s | {kind} | {:.2} s |",
+                kinds.0,
+                kinds.1,
+                first.as_secs_f64(),
+                best.as_secs_f64()
+            ));
+            firsts.push(first);
+            bests.extend(is_direct.then_some(best));
+        }
+    }
+    println!("| one | other | first reply after | best way | after |\n|---|---|---|---|---|");
+    println!("{}", table.join("\n"));
+    let (first, best) = (median(firsts), median(bests));
+    println!("medians: first reply after {first:.2?}, direct after {best:.2?}");
+    assert!(first <= FIRST_REPLY && best <= BEST_WAY);
 }
