@@ -394,17 +394,15 @@ impl Control {
         }
     }
 
-    /// The addresses of the host's interfaces, without those of the mesh; `was_interrupted`
-    /// if it was cut off or asleep meanwhile, or is reached by another way, so that what
+    /// The addresses of the host's interfaces, without those of the mesh; it `has_moved` if
+    /// it was cut off or asleep meanwhile, or is reached by another way, so that what
     /// was known of the network may not hold.
     pub fn handle_local_addresses(
         &mut self,
         prefixes: Vec<LocalPrefix>,
-        was_interrupted: bool,
+        has_moved: bool,
         now: Now,
     ) {
-        let is_less = self.local.iter().any(|before| !prefixes.contains(before));
-        let has_moved = was_interrupted || is_less;
         if self.local == prefixes && !has_moved {
             return;
         }

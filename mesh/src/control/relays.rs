@@ -338,7 +338,7 @@ impl Control {
             // were started again.
             let known = self.peer(peer).relayed.channels.get(&relay).copied();
             let is_known = known.is_some_and(|(channel, address)| {
-                !self.peer(peer).paths.is_silent(Path::Relayed(address, channel))
+                self.peer(peer).paths.may_answer(Path::Relayed(address, channel))
             });
             if relay == self.own || is_asked || is_known || self.direct_to(relay).is_none() {
                 continue;
@@ -395,6 +395,13 @@ impl Control {
             return;
         }
         let Some(address) = self.direct_to(relay) else { return };
+        let known = self.peer(peer).relayed.channels.get(&relay).copied();
+        if let (Some(number), Some((channel, at))) = (answer.channel, known)
+            && (Channel::new(number), address) == (channel, at)
+            && self.paths(peer).retry(Path::Relayed(address, channel))
+        {
+            return;
+        }
         self.leave_channel(peer, relay, now);
         if let Some(number) = answer.channel {
             let channel = Channel::new(number);

@@ -119,6 +119,7 @@ impl Candidate {
     }
     /// A probe as long as a packet of this size was answered.
     pub(super) fn answer_sized(&mut self, size: u16, now: Instant) {
+        self.unanswered.clear();
         self.answered = Some(now);
         self.mtu.answered(size, now);
     }

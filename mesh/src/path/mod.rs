@@ -180,10 +180,21 @@ impl Paths {
         self.candidates.insert(path, Candidate::new(is_lasting));
     }
 
-    /// Whether a way was probed in vain lately, as often as it may be.
-    pub fn is_silent(&self, path: Path) -> bool {
+    /// Whether a way is known, and was not probed in vain lately, as often as it may be.
+    pub fn may_answer(&self, path: Path) -> bool {
         let candidate = self.candidates.get(&path);
-        candidate.is_some_and(|candidate| candidate.silence() >= SILENT_PROBES)
+        candidate.is_some_and(|candidate| candidate.silence() < SILENT_PROBES)
+    }
+
+    /// A way that was silent is there: it is probed again. `false` if it is not known.
+    pub fn retry(&mut self, path: Path) -> bool {
+        let candidate = self.candidates.get_mut(&path);
+        candidate
+            .map(|candidate| {
+                candidate.grant();
+                candidate.want();
+            })
+            .is_some()
     }
 
     /// A way that leads nowhere any more: the relay said so.
@@ -387,8 +398,11 @@ impl Paths {
 
     /// A probe was answered that was as long as the datagram of a packet of so many bytes.
     pub fn measured(&mut self, path: Path, size: u16, now: Instant) {
-        if let Some(candidate) = self.candidates.get_mut(&path) {
-            candidate.answer_sized(size, now);
+        let Some(candidate) = self.candidates.get_mut(&path) else { return };
+        candidate.answer_sized(size, now);
+        if self.active == Some(path) {
+            self.is_proven = true;
+            self.doubt = None;
         }
     }
 

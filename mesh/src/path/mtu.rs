@@ -50,6 +50,8 @@ const MEASURES: u8 = 2;
 const CONFIRM: Duration = Duration::from_secs(30);
 /// When to try again after the way did not answer at all.
 const AGAIN: Duration = Duration::from_secs(2);
+/// Between two checks because of a suspicion, at least.
+const SUSPECT: Duration = Duration::from_secs(5);
 /// How often it is looked whether larger ones pass (RFC 8899, section 5.1.1).
 const RAISE: Duration = Duration::from_mins(10);
 
@@ -62,8 +64,10 @@ pub(super) struct Mtu {
     round: Option<Round>,
     /// When it is to be checked, as long as packets flow.
     due: Instant,
-    /// When others were tried last.
+    /// When others were tried last, but for those that were smaller still.
     measured: Instant,
+    /// When the last probes came to their end.
+    checked: Instant,
 }
 
 /// Probes under way.
@@ -119,7 +123,8 @@ impl Mtu {
 
     /// What is large may be swallowed: it is checked soon.
     pub(super) fn suspect(&mut self, now: Instant) {
-        self.due = self.due.min(now);
+        // What flows one way only gives rise to it all the time.
+        self.due = self.due.min(now.max(self.checked + SUSPECT));
     }
 
     /// A probe of this size was answered.
@@ -128,7 +133,7 @@ impl Mtu {
         let is_better = match aim {
             // It was only late.
             Some(Aim::Below(limit)) if size >= limit => {
-                self.round = None;
+                (self.round, self.due, self.checked) = (None, now + CONFIRM, now);
                 true
             }
             // Of those that do pass the largest.
@@ -142,14 +147,15 @@ impl Mtu {
             let may_be_raised = size < DEFAULT_MTU && now.since(self.measured) >= RAISE;
             self.measured = if may_be_raised { now } else { self.measured };
             self.round = may_be_raised.then(|| Round::new(Aim::Raise, now));
-            self.due = now + CONFIRM;
+            (self.due, self.checked) = (now + CONFIRM, now);
         }
     }
 
     fn is_wanted(&self, size: u16, aim: Aim) -> bool {
         match aim {
             Aim::Check => size == self.get(),
-            Aim::Below(limit) => size < limit && (self.get() >= limit || size > self.get()),
+            // The limit itself once more: it may have been lost three times.
+            Aim::Below(limit) => size <= limit && (self.get() >= limit || size > self.get()),
             Aim::Raise => size > self.get(),
         }
     }
@@ -181,9 +187,12 @@ impl Mtu {
             }
             let is_open = answered.is_some_and(|at| at >= round.begun);
             self.round = None;
+            self.checked = now;
             self.due = now + if is_open { CONFIRM } else { AGAIN };
             if aim == Aim::Check && is_open {
-                self.measured = now;
+                if self.get() == DEFAULT_MTU {
+                    self.measured = now;
+                }
                 self.round = Some(Round::new(Aim::Below(self.get()), now));
             }
         }
@@ -212,6 +221,8 @@ mod tests {
         now: u64,
         limit: u16,
         is_open: bool,
+        /// So many of the next probes are lost.
+        lose: usize,
         answered: Option<Instant>,
         probes: Vec<u16>,
     }
@@ -219,7 +230,8 @@ mod tests {
     impl Scene {
         fn new(limit: u16) -> Self {
             let mtu = Mtu::default();
-            Self { mtu, now: 5_000, limit, is_open: true, answered: None, probes: Vec::new() }
+            let probes = Vec::new();
+            Self { mtu, now: 5_000, limit, is_open: true, lose: 0, answered: None, probes }
         }
 
         /// Checks whenever it is time to, for so long.
@@ -234,7 +246,10 @@ mod tests {
                 let mut passed = Vec::new();
                 while let Some(size) = self.mtu.next(self.answered, None, now) {
                     self.probes.push(size);
-                    passed.extend((self.is_open && size <= self.limit).then_some(size));
+                    let is_lost = self.lose > 0;
+                    self.lose = self.lose.saturating_sub(1);
+                    let fits = self.is_open && !is_lost && size <= self.limit;
+                    passed.extend(fits.then_some(size));
                 }
                 assert!(self.mtu.due().is_none_or(|due| due > now), "nothing is left to be done");
                 self.now += 10;
@@ -261,7 +276,7 @@ mod tests {
             scene.pass(2_000);
             let best = SIZES.into_iter().find(|size| *size <= limit);
             assert_eq!(Some(scene.mtu.get()), best);
-            assert!(scene.probes.len() < 3 + 2 * SIZES.len(), "{:?}", scene.probes);
+            assert!(scene.probes.len() <= 3 + 2 * SIZES.len(), "{:?}", scene.probes);
         }
     }
 
@@ -280,7 +295,7 @@ mod tests {
     #[test]
     fn what_becomes_narrow_is_found_and_what_becomes_wide_by_and_by() {
         let mut scene = Scene::new(DEFAULT_MTU);
-        scene.pass(1_000);
+        scene.pass(6_000);
         scene.limit = 1216;
         scene.mtu.suspect(at(scene.now));
         scene.pass(2_000);
@@ -294,6 +309,21 @@ mod tests {
         assert_eq!(scene.mtu.get(), 896);
         scene.pass(600_000);
         assert_eq!(scene.mtu.get(), 1390);
+    }
+
+    #[test]
+    fn a_check_that_is_lost_altogether_changes_nothing_for_long() {
+        let mut scene = Scene::new(DEFAULT_MTU);
+        scene.lose = 3;
+        scene.pass(2_000);
+        assert_eq!(scene.mtu.get(), DEFAULT_MTU);
+        // What gets no reply all the time is checked every five seconds, not more often.
+        let before = scene.probes.len();
+        for _ in 0..100 {
+            scene.mtu.suspect(at(scene.now));
+            scene.pass(500);
+        }
+        assert!(scene.probes.len() - before <= 11, "{}", scene.probes.len() - before);
     }
 
     #[test]

@@ -26,7 +26,7 @@
 //!   those came from, and are no longer than they were.
 //! * Whoever has no key of a member gets no answer at all.
 //! * Packets of one flow keep their order. Once a session stands, a packet
-//!   costs no allocation and no lock of ours.
+//!   costs no allocation and no lock of ours, unless it goes in parts.
 //! * No bytes make it panic, and what strangers send makes nothing grow.
 //! * Without traffic it asks for no timer.
 

@@ -65,6 +65,9 @@ struct Incomplete {
     mark: u8,
 }
 
+/// Not a part of any packet.
+struct NoPart;
+
 /// A packet that was put together, and the ECN bits of its datagrams.
 pub(super) struct Whole {
     pub(super) packet: Vec<u8>,
@@ -75,43 +78,55 @@ pub(super) struct Whole {
 #[derive(Default)]
 pub(super) struct Parts {
     incomplete: VecDeque<Incomplete>,
+    /// Parts that came to nothing.
+    pub(super) dropped: u64,
 }
 
 impl Parts {
     /// Takes a part, with what follows it as padding; gives the packet when it was the
     /// last one that was missing.
     pub(super) fn take(&mut self, part: &[u8], mark: u8) -> Option<Whole> {
-        let (header, bytes) = part.split_first_chunk::<HEADER>()?;
-        let [PART, places, low, high, number @ ..] = *header else { return None };
+        let put = self.put(part, mark);
+        self.dropped += u64::from(put.is_err());
+        put.ok().flatten()
+    }
+
+    fn put(&mut self, part: &[u8], mark: u8) -> Result<Option<Whole>, NoPart> {
+        let (header, bytes) = part.split_first_chunk::<HEADER>().ok_or(NoPart)?;
+        let [PART, places, low, high, number @ ..] = *header else { return Err(NoPart) };
         let (place, count) = (usize::from(places >> 4), usize::from(places & 15));
         let (length, number) =
             (usize::from(u16::from_le_bytes([low, high])), u32::from_le_bytes(number));
         if count < 2 || place >= count || length > LONGEST || length < count {
-            return None;
+            return Err(NoPart);
         }
         let each = length.div_ceil(count);
         let start = each * place;
-        let bytes = bytes.get(..each.min(length.checked_sub(start)?))?;
+        let rest = length.checked_sub(start).ok_or(NoPart)?;
+        let bytes = bytes.get(..each.min(rest)).ok_or(NoPart)?;
         let is_it =
             |one: &Incomplete| (one.number, one.count, one.bytes.len()) == (number, count, length);
         let found = self.incomplete.iter().position(is_it).unwrap_or_else(|| {
-            if self.incomplete.len() == INCOMPLETE {
-                self.incomplete.pop_front();
+            if self.incomplete.len() == INCOMPLETE
+                && let Some(oldest) = self.incomplete.pop_front()
+            {
+                self.dropped += u64::from(oldest.there.count_ones());
             }
             let bytes = vec![0; length];
             self.incomplete.push_back(Incomplete { number, count, there: 0, bytes, mark });
             self.incomplete.len() - 1
         });
-        let one = self.incomplete.get_mut(found)?;
-        one.bytes.get_mut(start..start + bytes.len())?.copy_from_slice(bytes);
+        let one = self.incomplete.get_mut(found).ok_or(NoPart)?;
+        let place_of = one.bytes.get_mut(start..start + bytes.len()).ok_or(NoPart)?;
+        place_of.copy_from_slice(bytes);
         one.there |= 1 << place;
         // Congestion that one part saw the packet saw (RFC 3168, section 5.3).
         one.mark = if mark == CONGESTION { mark } else { one.mark };
         if usize::try_from(one.there.count_ones()) != Ok(count) {
-            return None;
+            return Ok(None);
         }
-        let Incomplete { bytes: packet, mark, .. } = self.incomplete.remove(found)?;
-        Some(Whole { packet, mark })
+        let whole = self.incomplete.remove(found);
+        Ok(whole.map(|Incomplete { bytes: packet, mark, .. }| Whole { packet, mark }))
     }
 }
 
@@ -140,6 +155,9 @@ mod tests {
             assert!(parts.take(&one[1], 0).is_none());
         }
         assert!(parts.take(&first[0][0], 0).is_none(), "four others were incomplete since");
+        assert_eq!(parts.dropped, 2, "the first one's, and the second's");
+        assert!(parts.take(&[PART, 0x02, 0, 0], 0).is_none());
+        assert_eq!(parts.dropped, 3);
         for n in (2..5).rev() {
             assert_eq!(parts.take(&first[n][0], 0).unwrap().packet, packet(n as u8));
         }

@@ -31,6 +31,8 @@ pub const IDLE: Duration = Duration::from_secs(15);
 const ACTIVE: Duration = Duration::from_secs(30);
 /// At most so many packets wait; the oldest gives way.
 const WAITING: usize = 32;
+/// ICMP errors per second about packets that are too large for the path.
+const ERRORS: u32 = 50;
 /// No packet waits longer.
 const WAITING_TIME: Duration = Duration::from_secs(10);
 
@@ -137,6 +139,9 @@ pub(super) struct Peer {
     /// The first packet received since one was last sent.
     unreturned: Option<Instant>,
     no_path: Limit,
+    /// About packets that are too large: one program that does not listen must not
+    /// take them from others.
+    errors: Limit,
     new_source: Limit,
     received: Traffic,
     sent: Traffic,
@@ -163,6 +168,7 @@ impl Peer {
             is_busy: false,
             unreturned: None,
             no_path: Limit::new(1, Duration::from_secs(1)),
+            errors: Limit::new(ERRORS, Duration::from_secs(1) / ERRORS),
             new_source: Limit::new(1, Duration::from_secs(1)),
             received: Traffic::default(),
             sent: Traffic::default(),
@@ -182,13 +188,17 @@ impl Peer {
             sent: self.sent,
             last_received: self.last_received,
             last_handshake: self.last_handshake,
-            dropped: self.dropped,
+            dropped: PeerDropped {
+                incomplete: self.parts.as_ref().map_or(0, |parts| parts.dropped),
+                ..self.dropped
+            },
         }
     }
 
     /// Ends the session and everything that was known through it.
     pub(super) fn close(&mut self) {
         self.tunnel.clear();
+        self.parts = None;
         self.unanswered = None;
         self.unreturned = None;
     }
@@ -232,9 +242,15 @@ impl Peer {
         (is_large && !goes_in_parts(packet)).then_some(self.mtu)
     }
 
-    /// A packet was too large, and its sender was told.
-    pub(super) fn told(&mut self) {
+    /// A packet is too large: counts it, and says whether its sender shall be told.
+    pub(super) fn refuse_large(&mut self, now: Instant) -> bool {
         self.dropped.too_large += 1;
+        self.errors.allows(now)
+    }
+
+    /// It could not be told, and the packet goes on.
+    pub(super) fn take_back(&mut self) {
+        self.dropped.too_large -= 1;
     }
 
     /// Takes a packet for the peer.
@@ -287,13 +303,14 @@ impl Peer {
     fn carry(&mut self, path: Path, packet: &[u8], context: &mut Context<'_>) {
         let target = Target { ecn: ecn::of(packet), ..path.into() };
         let mtu = self.mtu;
-        let is_sent = if mtu >= DEFAULT_MTU {
-            self.seal(target, packet, context)
-        } else if mss::is_syn(packet) {
-            let mut packet = packet.to_vec();
-            mss::clamp(&mut packet, mtu);
-            self.seal(target, &packet, context)
-        } else if packet.len() <= usize::from(mtu) {
+        let mut clamped = Vec::new();
+        let mut packet = packet;
+        if mtu < DEFAULT_MTU && mss::is_syn(packet) {
+            clamped.extend_from_slice(packet);
+            mss::clamp(&mut clamped, mtu);
+            packet = &clamped;
+        }
+        let is_sent = if packet.len() <= usize::from(mtu) || mtu >= DEFAULT_MTU {
             self.seal(target, packet, context)
         } else {
             self.parted = self.parted.wrapping_add(1);

@@ -86,6 +86,9 @@ pub struct PeerDropped {
     pub congestion: u64,
     /// Too large for the path, which their sender was told.
     pub too_large: u64,
+    /// Parts of packets that gave way to others before they were whole, and such that
+    /// are none.
+    pub incomplete: u64,
     /// The batch was full.
     pub no_room: u64,
 }

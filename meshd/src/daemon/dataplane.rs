@@ -32,7 +32,7 @@ fn dropped(stats: &DataStats) -> Vec<Drops> {
     let peers = |count: fn(&epsilon_mesh::shard::PeerDropped) -> u64| {
         stats.shard.peers.iter().map(|peer| count(&peer.dropped)).sum()
     };
-    let reasons: [(&str, &str, u64); 20] = [
+    let reasons: [(&str, &str, u64); 22] = [
         ("kernel", "by the kernel: not for this node, or too many at once", stats.kernel),
         ("unknown", "datagrams of no kind, of no session, or by nobody known", shard.unknown),
         ("unopened", "forged, repeated, or of a session that is gone", peers(|peer| peer.unopened)),
@@ -52,6 +52,12 @@ fn dropped(stats: &DataStats) -> Vec<Drops> {
             peers(|peer| peer.too_large),
         ),
         ("no_room", "the batch was full", peers(|peer| peer.no_room)),
+        (
+            "incomplete",
+            "parts of packets of which others never came, or that are none",
+            peers(|peer| peer.incomplete),
+        ),
+        ("relayed", "to be passed on, but more than was agreed", shard.relayed),
         ("passed", "for another thread, which does not keep up", shard.passed),
         ("unsendable", "of this host: no IP, to a group, or to itself", shard.unsendable),
         ("unroutable", "of this host: to an address of no member", shard.unroutable),
@@ -75,6 +81,9 @@ fn dropped(stats: &DataStats) -> Vec<Drops> {
 
 #[cfg(test)]
 mod tests {
+    use epsilon_mesh::shard::{Dropped, PeerDropped, PeerId, PeerStats, Traffic};
+    use epsilon_proto::key::AgreementKey;
+
     use super::*;
 
     #[test]
@@ -89,5 +98,50 @@ mod tests {
             dropped(&stats).into_iter().map(|drops| (drops.reason, drops.packets)).collect();
         let expected = [("unknown", 3), ("network_refused", 2), ("reports", 9)];
         assert_eq!(listed, expected.map(|(reason, packets)| (reason.to_owned(), packets)));
+    }
+
+    #[test]
+    fn whatever_is_counted_is_listed() {
+        let mut bit = 0;
+        let mut next = || {
+            bit += 1;
+            1_u64 << bit
+        };
+        // All fields by name: a new one does not compile until it is here, too.
+        let peer = PeerDropped {
+            waiting: next(),
+            unopened: next(),
+            source: next(),
+            destination: next(),
+            hops: next(),
+            filtered: next(),
+            congestion: next(),
+            too_large: next(),
+            incomplete: next(),
+            no_room: next(),
+        };
+        let shard = Dropped {
+            unknown: next(),
+            unsendable: next(),
+            unroutable: next(),
+            beacons: next(),
+            relayed: next(),
+            passed: next(),
+            reports: next(),
+        };
+        let mut stats = DataStats::default();
+        stats.shard.dropped = shard;
+        stats.shard.peers = vec![PeerStats {
+            id: PeerId::Device(AgreementKey([1; 32])),
+            path: None,
+            ready: false,
+            received: Traffic::default(),
+            sent: Traffic::default(),
+            last_received: None,
+            last_handshake: None,
+            dropped: peer,
+        }];
+        let listed: u64 = dropped(&stats).iter().map(|drops| drops.packets).sum();
+        assert_eq!(listed, (2 << bit) - 2);
     }
 }

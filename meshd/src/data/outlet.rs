@@ -74,7 +74,7 @@ impl Outlet {
             );
             self.out.network.clear();
             if !self.sender.segments() && !std::mem::replace(&mut self.warned, true) {
-                let (interface, errno) = (self.tun.name(), self.network.last_errno);
+                let (interface, errno) = (self.tun.name(), self.sender.refusal());
                 tracing::warn!(interface, ?errno, "no UDP segmentation; datagrams go one by one");
             }
         }

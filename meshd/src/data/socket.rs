@@ -128,8 +128,9 @@ impl Sockets {
         match (is_v4, whole) {
             (true, false) => Some(&self.v4),
             (false, false) => self.v6.as_ref(),
-            (true, true) => self.groups_v4(),
-            (false, true) => self.groups_v6(),
+            // Another lane has none; what it passes on has to leave all the same.
+            (true, true) => self.groups_v4().or(Some(&self.v4)),
+            (false, true) => self.groups_v6().or(self.v6.as_ref()),
         }
     }
 

@@ -23,11 +23,12 @@ pub(super) struct Surroundings {
     settle: Option<tokio::time::Instant>,
     /// Whether what was known of the network may not hold, though it looks the same.
     was_interrupted: bool,
-    prefixes: Vec<LocalPrefix>,
-    /// The interfaces that have them.
-    interfaces: BTreeSet<u32>,
+    /// The addresses of the host, and which interfaces have them.
+    prefixes: BTreeSet<(u32, LocalPrefix)>,
     /// By which interfaces and gateways everything else is reached.
-    defaults: Option<BTreeSet<(u32, Option<IpAddr>)>>,
+    defaults: BTreeSet<(u32, Option<IpAddr>)>,
+    /// Whether these may be others than they were.
+    are_defaults_old: bool,
     asleep: Duration,
 }
 
@@ -38,7 +39,7 @@ pub(super) struct Seen {
     /// The addresses under which the host can be reached outside of meshes.
     pub(super) prefixes: Vec<LocalPrefix>,
     /// Whether the host was cut off, asleep, or is reached by another way than before.
-    pub(super) was_interrupted: bool,
+    pub(super) has_moved: bool,
 }
 
 impl Surroundings {
@@ -49,9 +50,9 @@ impl Surroundings {
             changes,
             settle: None,
             was_interrupted: false,
-            prefixes: Vec::new(),
-            interfaces: BTreeSet::new(),
-            defaults: None,
+            prefixes: BTreeSet::new(),
+            defaults: BTreeSet::new(),
+            are_defaults_old: true,
             asleep: clock::asleep(),
         })
     }
@@ -62,24 +63,29 @@ impl Surroundings {
         if change.is_none() {
             self.changes = self.netlink.changes()?;
         }
-        self.was_interrupted |= match &change {
+        let (is_cut, is_route) = match &change {
             Some(Change::LinkSet(link)) => {
-                self.interfaces.contains(&link.index) && !(link.up && link.carrier)
+                (self.leads_out(link.index) && !(link.up && link.carrier), false)
             }
-            Some(Change::LinkGone(link)) => self.interfaces.contains(&link.index),
+            Some(Change::LinkGone(link)) => (self.leads_out(link.index), false),
             Some(Change::AddressGone(address)) => {
                 let prefix = (address.prefix.address, address.prefix.length);
-                self.interfaces.contains(&address.interface) && self.prefixes.contains(&prefix)
+                let had = self.prefixes.contains(&(address.interface, prefix));
+                (had && self.leads_out(address.interface), false)
             }
-            _ => false,
-        };
-        // Others come and go with containers and meshes, and this one's are no news.
-        let is_news = match &change {
             Some(Change::RouteSet(route) | Change::RouteGone(route)) => {
-                route.destination.length == 0
+                (false, route.destination.length == 0)
             }
-            _ => true,
+            Some(Change::Missed) | None => (true, true),
+            Some(_) => (false, false),
         };
+        self.was_interrupted |= is_cut;
+        // The kernel does not say which routes went with an interface.
+        self.are_defaults_old |= is_cut || is_route;
+        // Other routes come and go with containers and meshes.
+        let is_other_route =
+            matches!(&change, Some(Change::RouteSet(_) | Change::RouteGone(_))) && !is_route;
+        let is_news = !is_other_route;
         if is_news {
             self.settle.get_or_insert(tokio::time::Instant::now() + SETTLE);
         }
@@ -107,25 +113,40 @@ impl Surroundings {
         self.settle = None;
         let links = self.netlink.links().await?;
         let addresses = self.netlink.addresses().await?;
-        let routes = self.netlink.routes().await?;
+        let prefixes: Vec<LocalPrefix> = local_prefixes(&links, &addresses);
+        let now: BTreeSet<(u32, LocalPrefix)> = addresses
+            .iter()
+            .map(|one| (one.interface, (one.prefix.address, one.prefix.length)))
+            .filter(|(_, prefix)| prefixes.contains(prefix))
+            .collect();
+        let is_less = self.prefixes.iter().any(|one| !now.contains(one) && self.leads_out(one.0));
+        let is_first = self.prefixes.is_empty();
+        let is_other_way =
+            (is_less || self.are_defaults_old) && self.look_for_defaults(&links).await;
+        self.prefixes = now;
+        let has_moved = std::mem::take(&mut self.was_interrupted) || is_less || is_other_way;
+        Ok(Seen { links, addresses, prefixes, has_moved: has_moved && !is_first })
+    }
+
+    /// Whether what is far is reached by an interface: bridges of containers come and go.
+    fn leads_out(&self, interface: u32) -> bool {
+        self.defaults.is_empty() || self.defaults.iter().any(|(index, _)| *index == interface)
+    }
+
+    /// Looks for the default routes; says whether they are others than before.
+    async fn look_for_defaults(&mut self, links: &[Link]) -> bool {
+        // Who cannot say which there are says nothing of others.
+        let Ok(routes) = self.netlink.routes().await else { return false };
         let is_of_host = |index: u32| {
             !links.iter().any(|link| link.index == index && (is_mesh(link) || link.loopback))
         };
-        let defaults = routes
+        let defaults: BTreeSet<(u32, Option<IpAddr>)> = routes
             .iter()
             .filter(|route| route.destination.length == 0)
             .filter_map(|route| Some((route.interface?, route.gateway)))
             .filter(|(interface, _)| is_of_host(*interface))
             .collect();
-        let before = self.defaults.replace(defaults);
-        let is_other_way = before.is_some() && before != self.defaults;
-        self.prefixes = local_prefixes(&links, &addresses);
-        self.interfaces = addresses
-            .iter()
-            .filter(|one| self.prefixes.contains(&(one.prefix.address, one.prefix.length)))
-            .map(|one| one.interface)
-            .collect();
-        let was_interrupted = std::mem::take(&mut self.was_interrupted) || is_other_way;
-        Ok(Seen { links, addresses, prefixes: self.prefixes.clone(), was_interrupted })
+        self.are_defaults_old = false;
+        std::mem::replace(&mut self.defaults, defaults.clone()) != defaults
     }
 }

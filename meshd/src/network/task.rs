@@ -442,8 +442,8 @@ impl Task {
             discovery.refresh(&seen.links, &seen.addresses, is_mesh);
         }
         self.interface.look_at(&self.netlink, &seen.links, &seen.addresses).await;
-        let Seen { prefixes, was_interrupted, .. } = seen;
-        self.engine.handle_local_addresses(prefixes, was_interrupted, clock::now());
+        let Seen { prefixes, has_moved, .. } = seen;
+        self.engine.handle_local_addresses(prefixes, has_moved, clock::now());
         Ok(())
     }
 

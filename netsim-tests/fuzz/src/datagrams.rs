@@ -228,7 +228,9 @@ impl Scene {
             0 => self.send(from, script.bytes()?.to_vec()),
             1 => self.handshake(from),
             2 => {
-                let packet = packets::with_lengths(script.bytes()?);
+                let bytes = script.bytes()?;
+                let is_lying = source & 4 != 0;
+                let packet = if is_lying { bytes.to_vec() } else { packets::with_lengths(bytes) };
                 let datagram = self.seal_packet(&packet);
                 self.send(from, datagram);
             }
@@ -265,7 +267,8 @@ impl Scene {
                 let member = 1 + usize::from(source & 1);
                 let path = path(member).filter(|_| !is_cut);
                 self.paths[member - 1] = path.map(Path::address);
-                self.command(Command::SetPath { node: node(member), path, mtu: DEFAULT_MTU });
+                let mtu = if source & 8 != 0 { 512 } else { DEFAULT_MTU };
+                self.command(Command::SetPath { node: node(member), path, mtu });
             }
             8 => self.command(Command::ResetSession { node: node(1) }),
             9 => {

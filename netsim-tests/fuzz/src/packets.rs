@@ -68,8 +68,9 @@ pub(crate) fn shard() -> Shard {
     shard.handle_command(own, now, &mut out);
     for node in [1, 2] {
         shard.handle_command(admit(node), now, &mut out);
-        let command =
-            Command::SetPath { node: identity(node).0, path: path(node), mtu: DEFAULT_MTU };
+        // One of the ways is narrow.
+        let mtu = if node == 1 { DEFAULT_MTU } else { 512 };
+        let command = Command::SetPath { node: identity(node).0, path: path(node), mtu };
         shard.handle_command(command, now, &mut out);
     }
     let prefixes = DEVICE.map(|text| Prefix::host(text.parse::<IpAddr>().unwrap())).to_vec();

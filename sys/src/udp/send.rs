@@ -27,6 +27,8 @@ pub struct Sender {
     pieces: Box<[libc::iovec]>,
     plans: Vec<Plan>,
     segmentation: bool,
+    /// Why the kernel is not asked any more.
+    refusal: Option<i32>,
     carried: Carried,
 }
 
@@ -60,6 +62,7 @@ impl Default for Sender {
             pieces: vec![piece; PIECES].into_boxed_slice(),
             plans: Vec::with_capacity(MESSAGES),
             segmentation: true,
+            refusal: None,
             carried: Carried::default(),
         }
     }
@@ -69,6 +72,11 @@ impl Sender {
     /// Whether the kernel is asked to cut messages up.
     pub fn segments(&self) -> bool {
         self.segmentation
+    }
+
+    /// The error with which it refused.
+    pub fn refusal(&self) -> Option<i32> {
+        self.refusal
     }
 
     /// What was sent so far.
@@ -105,11 +113,13 @@ impl Sender {
     /// Whether a datagram may go in the last message.
     fn joins(&self, datagram: &Datagram<'_>) -> bool {
         let length = datagram.bytes.len();
+        // A refusal of what is sent to find out what fits would say nothing.
         self.segmentation
+            && !datagram.whole
             && self.plans.last().is_some_and(|last| {
                 last.open
                     && (last.address, last.ecn, last.whole)
-                        == (datagram.address, datagram.ecn, datagram.whole)
+                        == (datagram.address, datagram.ecn, false)
                     && length <= last.size
                     && length > 0
                     && last.length + length <= LONGEST_MESSAGE
@@ -201,6 +211,7 @@ impl Sender {
         let knows_segments = self.carried.packets > self.carried.messages;
         if code == Some(libc::EIO) || (code == Some(libc::EINVAL) && !knows_segments) {
             self.segmentation = false;
+            self.refusal = code;
         }
         let kept = std::mem::take(&mut self.plans);
         for piece in plan.first..plan.first + plan.count {

@@ -100,6 +100,19 @@ fn what_is_refused_is_said_and_the_rest_goes_on() {
 }
 
 #[test]
+fn what_is_not_to_be_fragmented_is_never_joined() {
+    let (from, to) = pair("127.0.0.1:0");
+    let target = to.local_addr().unwrap();
+    let payload = vec![1; 1000];
+    let datagrams =
+        (0..6).map(|n| Datagram { address: target, ecn: 0, whole: n < 3, bytes: &payload });
+    let mut sender = Sender::default();
+    sender.send(|_, _| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
+    assert_eq!(received(&to, 6).len(), 6);
+    assert_eq!(sender.carried().messages, 4);
+}
+
+#[test]
 fn datagrams_that_are_too_long_for_one_message_go_one_by_one() {
     let (from, to) = pair("127.0.0.1:0");
     let target = to.local_addr().unwrap();
@@ -139,6 +152,7 @@ fn where_the_kernel_cuts_up_no_messages_datagrams_go_one_by_one_from_then_on() {
             payloads.iter().map(|bytes| Datagram { address: target, ecn: 0, whole: false, bytes });
         sender.send(|_, _| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
         assert!(!sender.segments());
+        assert!(matches!(sender.refusal(), Some(libc::EIO | libc::EINVAL)));
         let got: Vec<Vec<u8>> = received(&to, 20).into_iter().map(|one| one.2).collect();
         assert!(got == payloads, "round {round}");
     }

@@ -34,7 +34,7 @@ pub const BEACONS_PER_SECOND: u32 = 64;
 /// The longest datagram besides data: no probe is longer.
 const MAX_ASIDE: usize = 1500;
 
-/// ICMP errors per second.
+/// ICMP errors per second about packets to nobody.
 const ERRORS_PER_SECOND: u32 = 100;
 
 /// Where a peer sits.
@@ -303,7 +303,9 @@ impl Shard {
         let owner = self.routes.owner(destination).filter(|_| own.is_none());
         let Some(slot) = owner else {
             self.dropped.unroutable += 1;
-            self.tell(Fault::Unreachable, packet, now, out);
+            if self.errors.allows(now) {
+                self.tell(Fault::Unreachable, packet, now, out);
+            }
             return;
         };
         self.send(slot, packet, now, out);
@@ -318,9 +320,6 @@ impl Shard {
         else {
             return false;
         };
-        if !self.errors.allows(now) {
-            return true;
-        }
         let answer = &answer[..length];
         if let Some(slot) = self.routes.owner(source) {
             self.send(slot, answer, now, out);
@@ -336,17 +335,19 @@ impl Shard {
 
     /// Sends a packet to a peer, or passes it on.
     fn send(&mut self, slot: Slot, packet: &[u8], now: Instant, out: &mut Output) {
-        match self.slots.get(slot) {
+        match self.slots.get_mut(slot) {
             Some(Some(Seat::Away { lane, .. })) => {
-                self.pass(*lane, Kind::Packet, packet, out);
+                let lane = *lane;
+                self.pass(lane, Kind::Packet, packet, out);
             }
             Some(Some(Seat::Here(peer))) => {
-                let too_large = peer.too_large(packet);
-                if let Some(mtu) = too_large
-                    && self.tell(Fault::TooLarge(mtu), packet, now, out)
-                {
-                    self.with_peer(slot, now, out, |peer, _| peer.told());
-                    return;
+                if let Some(mtu) = peer.too_large(packet) {
+                    if !peer.refuse_large(now) || self.tell(Fault::TooLarge(mtu), packet, now, out)
+                    {
+                        return;
+                    }
+                    // Of some packets nothing may be said.
+                    self.with_peer(slot, now, out, |peer, _| peer.take_back());
                 }
                 self.with_peer(slot, now, out, |peer, context| peer.send(packet, context));
             }

@@ -101,6 +101,14 @@ fn connections_agree_on_segments_that_fit_whoever_knows_of_the_path() {
             assert_eq!(arrived[arrived.len() - 2..], fits.to_be_bytes());
         }
     }
+    // With data in it (RFC 7413) one may be as long as others.
+    let mut fleet = pair(NARROW);
+    let mut syn = packet(V6[0], V6[1], &[&tcp[..], &[9; 1210]].concat());
+    syn[6] = 6;
+    fleet.send(0, &syn);
+    assert_eq!(fleet.received(1)[0].len(), syn.len());
+    let longest = fleet.log.iter().map(|wire| wire.bytes.len()).max();
+    assert!(longest.unwrap() <= usize::from(NARROW) + OVERHEAD, "{longest:?}");
     // A usual path changes nothing.
     let mut fleet = pair(DEFAULT_MTU);
     let mut syn = packet(V4[0], V4[1], &tcp);

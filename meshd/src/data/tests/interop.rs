@@ -93,6 +93,10 @@ fn send_numbers(from: &str, to: &str, length: Duration) -> u64 {
     number
 }
 
+/// So many may be lost before there is a session: two seconds' worth on a machine whose
+/// cores are busy.
+const FIRST: u64 = 600;
+
 /// Takes numbered datagrams until the end, in order; gives how many were sent if none
 /// is missing from the first on: before there is a session only some can wait, and the
 /// oldest give way.
@@ -107,6 +111,7 @@ fn take_numbers(socket: &UdpSocket) -> u64 {
         }
         assert!(last < Some(number), "{number} after {last:?}");
         if last.is_none() {
+            assert!(number < FIRST, "{number} before the first that arrived");
             count = number;
         }
         last = Some(number);
