@@ -98,7 +98,7 @@ bench:
 	BENCH_TOOLS="$(CURDIR)/$(TOOLS)/rivals" \
 		$(CARGO) bench --locked --quiet -p epsilon-netsim-tests --bench dataplane
 
-# The better part of an hour on two cores; `netsim-tests/soak sim` runs a part.
+# An hour and a half on two cores; `netsim-tests/soak sim` runs a part.
 soak: deps build $(FUZZ)
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" CARGO="$(CARGO)" netsim-tests/soak
 

@@ -3,8 +3,8 @@
 //! and filters lose.
 
 use super::inner::{V4_HEADER, V6_HEADER};
+use super::offload::TCP;
 
-const TCP: u8 = 6;
 const TCP_HEADER: usize = 20;
 const SYN: u8 = 0x02;
 /// Kinds of options.

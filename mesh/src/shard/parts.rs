@@ -91,6 +91,11 @@ impl Parts {
         put.ok().flatten()
     }
 
+    /// The peer was started again: it counts its packets anew.
+    pub(super) fn forget(&mut self) {
+        self.incomplete.clear();
+    }
+
     fn put(&mut self, part: &[u8], mark: u8) -> Result<Option<Whole>, NoPart> {
         let (header, bytes) = part.split_first_chunk::<HEADER>().ok_or(NoPart)?;
         let [PART, places, low, high, number @ ..] = *header else { return Err(NoPart) };
@@ -161,6 +166,11 @@ mod tests {
         for n in (2..5).rev() {
             assert_eq!(parts.take(&first[n][0], 0).unwrap().packet, packet(n as u8));
         }
+        let again = parts_of(&packet(9), 1200, 9);
+        assert!(parts.take(&again[1], 0).is_none());
+        parts.forget();
+        assert!(parts.take(&again[0], 0).is_none(), "its other part was of another run");
+        assert_eq!(parts.dropped, 3, "what was counted stays so");
     }
 
     #[test]

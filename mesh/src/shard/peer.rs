@@ -198,7 +198,9 @@ impl Peer {
     /// Ends the session and everything that was known through it.
     pub(super) fn close(&mut self) {
         self.tunnel.clear();
-        self.parts = None;
+        if let Some(parts) = &mut self.parts {
+            parts.forget();
+        }
         self.unanswered = None;
         self.unreturned = None;
     }

@@ -120,12 +120,11 @@ impl Surroundings {
             .filter(|(_, prefix)| prefixes.contains(prefix))
             .collect();
         let is_less = self.prefixes.iter().any(|one| !now.contains(one) && self.leads_out(one.0));
-        let is_first = self.prefixes.is_empty();
         let is_other_way =
             (is_less || self.are_defaults_old) && self.look_for_defaults(&links).await;
         self.prefixes = now;
         let has_moved = std::mem::take(&mut self.was_interrupted) || is_less || is_other_way;
-        Ok(Seen { links, addresses, prefixes, has_moved: has_moved && !is_first })
+        Ok(Seen { links, addresses, prefixes, has_moved })
     }
 
     /// Whether what is far is reached by an interface: bridges of containers come and go.

@@ -298,7 +298,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 /// Each kind against each other and itself: two daemons are started again, and talk as
 /// soon as each has contact with a third one.
 #[tokio::test]
-#[ignore = "it takes minutes: make soak"]
+#[ignore = "it measures, with fifteen daemons: make soak"]
 async fn the_table_of_all_kinds_of_gateways() {
     const KINDS: [&str; 7] = [
         "none",

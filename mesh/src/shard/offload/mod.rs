@@ -31,7 +31,7 @@ pub use header::{HEADER_LENGTH, Header, Segments};
 pub use split::{Malformed, split};
 
 /// The IP protocol numbers of TCP and UDP.
-const TCP: u8 = 6;
+pub(super) const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// TCP's flags (RFC 9293, section 3.1; RFC 3168).
 const FIN: u8 = 0x01;
