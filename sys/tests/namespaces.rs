@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
@@ -15,6 +15,8 @@ use std::time::Duration;
 use epsilon_sys::namespace::{Child, Command, Error};
 use epsilon_sys::netlink::{self, Change, Netlink, Prefix, Veth};
 use epsilon_sys::process::{Handle, Signal, same_pid_namespace};
+use epsilon_sys::udp::{Datagram, Sender};
+use nix::sched::{CloneFlags, setns};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -263,6 +265,39 @@ async fn a_route_of_somebody_else_is_named_and_not_replaced() {
         .map(|route| route.interface)
         .collect();
     assert_eq!(owners, [Some(first)]);
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_long_for_its_route_goes_one_by_one_and_others_stay_joined() {
+    let Some(init) = Init::start() else { return };
+    let netlink = init.netlink();
+    netlink.set_up("lo").await.unwrap();
+    let namespace = init.handle().network_namespace().unwrap();
+    let sockets = std::thread::spawn(move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap())
+    });
+    let [from, to] = sockets.join().unwrap();
+    let address = to.local_addr().unwrap();
+    to.set_read_timeout(Some(SOON)).unwrap();
+    let mut sender = Sender::default();
+    let mut send = |size: usize| {
+        let before = sender.carried();
+        let payload = vec![size as u8; size];
+        let datagrams = (0..8).map(|_| Datagram { address, ecn: 0, whole: false, bytes: &payload });
+        sender.send(|_, _| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
+        let mut got = vec![0; 2000];
+        for _ in 0..8 {
+            let length = to.recv(&mut got).unwrap();
+            assert!(got[..length] == payload, "{size}");
+        }
+        assert!(sender.segments());
+        sender.carried().messages - before.messages
+    };
+    assert_eq!(send(1400), 1);
+    netlink.set_mtu("lo", 1300).await.unwrap();
+    assert_eq!(send(1400), 8);
+    assert_eq!(send(1200), 1);
 }
 
 #[tokio::test]

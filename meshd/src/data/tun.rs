@@ -27,15 +27,6 @@ impl Tun {
     ///
     /// Bringing a new one up and giving it addresses is left to netlink.
     pub fn open(name: &str, mtu: u16, queues: u8) -> Result<Vec<Self>, Error> {
-        Self::open_with(name, mtu, true, queues)
-    }
-
-    pub(super) fn open_with(
-        name: &str,
-        mtu: u16,
-        offload: bool,
-        queues: u8,
-    ) -> Result<Vec<Self>, Error> {
         let interface = || name.to_owned();
         let refused = |source| Error::Tun { interface: interface(), source };
         let open = |offload, several| {
@@ -58,8 +49,8 @@ impl Tun {
             }
             device => device.map(|device| (device, queues > 1)),
         };
-        let ((device, several), offload) = match either(offload) {
-            Ok(opened) => (opened, offload),
+        let ((device, several), offload) = match either(true) {
+            Ok(opened) => (opened, true),
             Err(error) => {
                 // What is wrong with any interface is wrong without, too.
                 let opened = either(false).map_err(refused)?;

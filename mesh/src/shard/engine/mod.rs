@@ -334,7 +334,7 @@ impl Shard {
     }
 
     /// Sends a packet to a peer, or passes it on.
-    fn send(&mut self, slot: Slot, packet: &[u8], now: Instant, out: &mut Output) {
+    pub(super) fn send(&mut self, slot: Slot, packet: &[u8], now: Instant, out: &mut Output) {
         match self.slots.get_mut(slot) {
             Some(Some(Seat::Away { lane, .. })) => {
                 let lane = *lane;

@@ -343,6 +343,53 @@ fn a_peer_cannot_speak_for_another_member_or_for_this_node() {
 }
 
 #[test]
+fn what_lies_about_its_length_is_dropped_and_counted_and_what_follows_a_packet_is_cut_off() {
+    let mut fleet = Fleet::connected(2);
+    fleet.send(0, &packet(V4[0], V4[1], b"hello"));
+    fleet.received(1);
+    // Of whole blocks of 16 bytes, so that sealing adds nothing.
+    let (v4, v6) = (packet(V4[0], V4[1], b"twelve bytes"), packet(V6[0], V6[1], b"as 8 are"));
+    let changed = |packet: &[u8], changes: &[(usize, u8)]| {
+        let mut bytes = packet.to_vec();
+        for (at, value) in changes {
+            bytes[*at] = *value;
+        }
+        bytes
+    };
+    let lies = [
+        // More than there is, less than a header, and headers longer and shorter than
+        // they may be.
+        changed(&v4, &[(2, 0xff)]),
+        changed(&v4, &[(3, v4[3] + 1)]),
+        changed(&v4, &[(3, 19)]),
+        changed(&v4, &[(0, 0x44)]),
+        changed(&v4, &[(0, 0x4f)]),
+        changed(&v6, &[(4, 0xff)]),
+        changed(&v6, &[(5, v6[5] + 1)]),
+    ];
+    for lie in &lies {
+        fleet.send(0, lie);
+    }
+    let dropped = fleet.nodes[0].shard.stats(fleet.now).dropped;
+    assert_eq!(dropped.unsendable, lies.len() as u64);
+    // A member may seal them all the same; this is its only peer.
+    let seat = 0;
+    for lie in &lies {
+        let sealed = fleet.with_output(0, |shard, now, out| shard.send(seat, lie, now, out));
+        assert_eq!(sealed.len(), 1);
+        fleet.carry(sealed);
+    }
+    assert!(fleet.received(1).is_empty());
+    assert_eq!(fleet.stats(1, 0).dropped.source, lies.len() as u64);
+    for packet in [&v4, &v6] {
+        let longer = [&packet[..], b"and more"].concat();
+        let sealed = fleet.with_output(0, |shard, now, out| shard.send(seat, &longer, now, out));
+        fleet.carry(sealed);
+    }
+    assert_eq!(fleet.received(1), [v4, v6]);
+}
+
+#[test]
 fn a_packet_for_somebody_else_is_not_forwarded() {
     let mut fleet = Fleet::connected(2);
     // The sender believes that these are behind the peer.

@@ -15,7 +15,12 @@ use epsilon_mesh::shard::{
 };
 use epsilon_proto::key::SecretKey;
 use epsilon_sys::netlink::{self, Netlink, Veth};
+use nix::libc;
 use nix::sched::{CloneFlags, unshare};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
 
 mod interop;
 
@@ -85,13 +90,35 @@ impl Make {
     }
 }
 
+/// A double of a kernel whose interfaces offload nothing: it refuses this thread, and
+/// those that it starts, to ask for it.
+fn refuse_offload() {
+    let argument = |number, relation, value| {
+        SeccompCondition::new(number, SeccompCmpArgLen::Dword, relation, value).unwrap()
+    };
+    // TUNSETOFFLOAD, of linux/if_tun.h, with anything.
+    let asks = argument(1, SeccompCmpOp::Eq, 0x4004_54d0);
+    let rule = SeccompRule::new(vec![asks, argument(2, SeccompCmpOp::Ne, 0)]).unwrap();
+    let filter = SeccompFilter::new(
+        [(libc::SYS_ioctl, vec![rule])].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EINVAL as u32),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    seccompiler::apply_filter(&program).unwrap();
+}
+
 /// Brings the mesh interface up with this node's addresses, and starts.
 async fn start_node(node: usize, netlink: &Netlink) -> Started {
     start_with(node, netlink, &Make::default()).await
 }
 
 async fn start_with(node: usize, netlink: &Netlink, make: &Make) -> Started {
-    let tuns = Tun::open_with("eps0", 1420, make.offload, make.lanes).unwrap();
+    if !make.offload {
+        refuse_offload();
+    }
+    let tuns = Tun::open("eps0", 1420, make.lanes).unwrap();
     assert_eq!(tuns.len(), usize::from(make.lanes));
     assert!(tuns.iter().all(|tun| tun.has_offload() == make.offload));
     for (text, length) in [(V4[node], 16), (V6[node], 48)] {
