@@ -101,6 +101,11 @@ impl Dialer {
         self.targets.get(&callee)?.heard
     }
 
+    /// Whether a callee was called at all of its addresses in vain, or has none.
+    pub fn fails(&self, callee: Callee) -> bool {
+        self.targets.get(&callee).is_some_and(|target| target.rounds > 0 || !target.has_address())
+    }
+
     /// Starts a new round with everybody: the network changed.
     pub fn hurry(&mut self, now: Instant) {
         for target in self.targets.values_mut() {

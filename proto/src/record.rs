@@ -16,6 +16,8 @@ pub const MAX_ENDPOINTS: usize = 8;
 pub const MAX_RELAYS: usize = 2;
 /// The most hubs in a record.
 pub const MAX_HUBS: usize = 4;
+/// The most lost members in a record.
+pub const MAX_LOST: usize = 128;
 /// The most labels in a record.
 pub const MAX_LABELS: usize = 16;
 /// The most introductions in a record.
@@ -59,8 +61,11 @@ pub struct NodeRecord {
     /// The members that pass on to it what others send, best first.
     pub relays: Vec<NodeId>,
     /// The members that it is linked with and that others can link to, too: through
-    /// these it is told things.
+    /// these it is told things, and these say when it is gone.
     pub hubs: Vec<NodeId>,
+    /// The members that named this node as their hub, and that it does not hear of any
+    /// more.
+    pub lost: Vec<Lost>,
 }
 wire_struct!(NodeRecord {
     0 => incarnation,
@@ -78,6 +83,7 @@ wire_struct!(NodeRecord {
     12 => is_relay,
     13 => relays,
     14 => hubs,
+    15 => lost,
 } check |record| record.check());
 
 impl Document for NodeRecord {
@@ -110,6 +116,9 @@ impl NodeRecord {
         if self.relays.len() > MAX_RELAYS || self.hubs.len() > MAX_HUBS {
             return refuse("record: too many relays or hubs");
         }
+        if self.lost.len() > MAX_LOST {
+            return refuse("record: too many lost members");
+        }
         if !self.endpoints.iter().all(|endpoint| is_usable_endpoint(endpoint.address)) {
             return refuse("record: an endpoint that cannot be one");
         }
@@ -119,6 +128,18 @@ impl NodeRecord {
         Ok(())
     }
 }
+
+/// A member that is gone, as one of its hubs says: it says nothing of its later records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// Who.
+    pub node: NodeId,
+    /// What its last record counted.
+    pub incarnation: u64,
+    /// The same.
+    pub sequence: u64,
+}
+wire_struct!(Lost { 0 => node, 1 => incarnation, 2 => sequence });
 
 /// One label.
 #[derive(Debug, Clone, PartialEq, Eq)]

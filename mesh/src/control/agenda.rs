@@ -7,7 +7,6 @@ use epsilon_proto::clock::{Instant, Now};
 use epsilon_proto::id::NodeId;
 
 use super::Control;
-use super::relays::FULL_MESH;
 use crate::event::Event;
 use crate::path::{Paths, Step};
 use crate::shard::Path;
@@ -72,7 +71,7 @@ impl Control {
 
     fn is_worth_a_call(&self, node: NodeId) -> bool {
         let is_busy = self.peers.get(&node).is_some_and(|peer| peer.paths.is_busy());
-        is_busy || self.members.len() <= FULL_MESH
+        is_busy || !self.is_large()
     }
 
     /// Does for paths what is due.
@@ -112,10 +111,20 @@ impl Control {
                 // In a large fleet only where there is something to send.
                 Step::Call if self.is_worth_a_call(node) => {
                     self.call(node, true);
+                    if self.peers.get(&node).is_some_and(|peer| peer.paths.is_called_in_vain()) {
+                        self.doubt_openness(now);
+                    }
                     self.need_relays(now);
                 }
                 Step::Call => {}
                 Step::Relay => self.seek_relay(node, now),
+                // What cut it may have cut links, too, by which others are asked.
+                Step::Failed => {
+                    self.check_links(now.instant);
+                    if self.relays.own.contains(&node) {
+                        self.choose_relays(now);
+                    }
+                }
             }
         }
     }

@@ -116,7 +116,7 @@ impl Control {
         let others = |node: &NodeId| is_linked(node) && Some(*node) != from;
         let mut ways: Vec<NodeId> =
             member.record.hubs.iter().copied().filter(others).take(WAYS).collect();
-        if ways.is_empty() {
+        if ways.is_empty() && (from.is_none() || member.record.hubs.is_empty()) {
             // Those to whom others link will know one of its hubs.
             let open = self.linked().into_iter().filter(|node| {
                 Some(*node) != from

@@ -76,6 +76,8 @@ pub(super) struct Peer {
 pub(super) struct Link {
     pub(super) remote: SocketAddr,
     pub(super) since: Timestamp,
+    /// The same, by the other clock.
+    pub(super) up: Instant,
 }
 
 impl Peer {
@@ -225,7 +227,7 @@ impl Control {
         }
         self.near.insert(node);
         let peer = self.peer(node);
-        peer.link = Some(Link { remote, since: now.wall });
+        peer.link = Some(Link { remote, since: now.wall, up: now.instant });
         peer.awaited = None;
         (peer.was_linked, peer.was_ever_linked) = (true, true);
         peer.last_seen = Some(now.wall);
@@ -233,6 +235,7 @@ impl Control {
         peer.resync = outbound.then(|| now.instant + RESYNC);
         let port = peer.port;
         self.dialer.forget(Callee::Node(node));
+        self.hub_linked(node, now.instant);
         self.refresh_token_calls(now);
         if outbound && self.contacts.insert(node, remote) != Some(remote) {
             self.persist(vec![Write::contact(node, remote)], None);
@@ -287,7 +290,7 @@ impl Control {
         }
         for (node, was_linked) in gone {
             self.near.remove(&node);
-            if was_linked {
+            if was_linked && self.hub_unlinked(node, now.instant) {
                 self.event(Event::PeerDown(node));
             }
             self.forget_stranger(node);
@@ -438,11 +441,6 @@ impl Control {
         }
     }
 
-    pub(super) fn is_wanted(&self, node: NodeId) -> bool {
-        !self.is_banned()
-            && self.config.overlay.as_ref().is_none_or(|overlay| overlay.contains(&node))
-    }
-
     /// Whether this node knows by itself that it is no member any more. A
     /// refusal by one member is no such knowledge.
     pub(super) fn is_banned(&self) -> bool {
@@ -469,9 +467,8 @@ impl Control {
 
     /// Calls a member that is not linked; stops calling who is no member.
     pub(super) fn refresh_calls(&mut self, node: NodeId, now: Now) {
-        let linked = self.peers.get(&node).is_some_and(|peer| peer.link.is_some());
         let is_member = self.members.get(node).is_some();
-        if node == self.own || linked || !self.is_wanted(node) {
+        if node == self.own || self.is_linked(node) || !self.is_wanted(node) {
             self.dialer.forget(Callee::Node(node));
         } else if is_member {
             let addresses = self.control_addresses(node);

@@ -23,6 +23,7 @@ mod claims;
 mod devices;
 mod documents;
 mod gate;
+mod hubs;
 mod judging;
 mod letters;
 mod links;
@@ -53,7 +54,6 @@ use epsilon_proto::trust::{MemberCertificate, NetworkBlock};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
-use self::relays::FULL_MESH;
 use crate::dial::{Callee, Dialer};
 use crate::event::Event;
 use crate::membership::{Membership, Refused};
@@ -80,7 +80,8 @@ pub struct Config {
     pub check: Box<dyn SignatureCheck + Send + Sync>,
     /// How much it passes on for others, if it may be a relay.
     pub relaying: Option<Relaying>,
-    /// Link to these nodes only; the simulator's overlay for large fleets.
+    /// Link to these nodes only, in place of hubs: the simulator's overlay for most of its
+    /// large fleets.
     pub overlay: Option<BTreeSet<NodeId>>,
 }
 
@@ -128,8 +129,8 @@ pub enum Output {
     },
     /// Close every control connection with a node.
     Disconnect(NodeId),
-    /// Find out soon which control connections still work: this node has other addresses
-    /// than before.
+    /// Find out soon which control connections still work: this node may be somewhere else
+    /// than before, or a NAT forgot it.
     CheckLinks,
     /// The next step of an admission.
     Admission {
@@ -229,6 +230,7 @@ pub struct Control {
     agenda: agenda::Agenda,
     plane: plane::Plane,
     relays: relays::Relays,
+    hubs: hubs::Hubs,
     /// Counts the letters of this run.
     last_letter: u64,
     token_addresses: Vec<SocketAddr>,
@@ -236,6 +238,7 @@ pub struct Control {
     answered: BTreeMap<SocketAddr, NodeId>,
     configured: Vec<SocketAddr>,
     local: Vec<LocalPrefix>,
+    links_checked: Option<Instant>,
     beacon_due: Instant,
     beacons_sent: u32,
 
@@ -251,6 +254,8 @@ pub struct Control {
 
 /// Whom an earlier run let in, and who gave no record, has so long to come back.
 const FORGET_RESTORED: Duration = Duration::from_mins(10);
+/// Between two times that it is found out which links still work, because ways fail.
+const CHECK_LINKS: Duration = Duration::from_secs(10);
 /// How many of its own runs a node remembers.
 const MAX_BOOTS: usize = 64;
 
@@ -310,7 +315,8 @@ impl Control {
             None => Some(own::Newcomer::Joiner),
         };
         let is_grounded = members.grounded(&trust).contains(&own);
-        let overlay_size = members.len();
+        let known = members.len();
+        let hubs = members.get(own).map_or_else(Vec::new, |own| own.record.hubs.clone());
         let needs_relays = members.get(own).is_some_and(|own| !own.record.relays.is_empty());
         let mut control = Self {
             id,
@@ -331,7 +337,7 @@ impl Control {
             contacts: saved.contacts.into_iter().collect(),
             admissions: BTreeMap::new(),
             admitted: BTreeMap::new(),
-            guard: admission::Guard::new(now.instant, overlay_size),
+            guard: admission::Guard::new(now.instant, known),
             refused: admission::Refusals::default(),
             refused_by: admission::Refusals::default(),
             dialer: Dialer::default(),
@@ -339,11 +345,13 @@ impl Control {
             plane: plane::Plane::default(),
             agenda: agenda::Agenda::default(),
             relays: relays::Relays::new(needs_relays),
+            hubs: hubs::Hubs::new(hubs, now.instant),
             last_letter: 0,
             token_addresses: Vec::new(),
             answered: BTreeMap::new(),
             configured: Vec::new(),
             local: Vec::new(),
+            links_checked: None,
             beacon_due: now.instant,
             beacons_sent: 0,
             operations: 0,
@@ -368,6 +376,7 @@ impl Control {
         control.announce_addresses();
         control.refresh_devices(true);
         control.refresh_members(now);
+        control.advance_hubs(now);
         control.advance_own(now);
         Ok(control)
     }
@@ -411,11 +420,12 @@ impl Control {
         self.beacon_due = now.instant;
         self.dialer.hurry(now.instant);
         if has_moved {
-            self.outputs.push_back(Output::CheckLinks);
+            self.links_checked = None;
+            self.check_links(now.instant);
             self.own_record.has_moved();
             self.forget_openness();
         }
-        let is_small = self.members.len() <= FULL_MESH;
+        let is_small = !self.is_large();
         for (node, peer) in &mut self.peers {
             if has_moved {
                 peer.paths.moved();
@@ -431,6 +441,13 @@ impl Control {
         self.advance_paths(now);
     }
 
+    pub(super) fn check_links(&mut self, now: Instant) {
+        if self.links_checked.is_none_or(|at| now.since(at) >= CHECK_LINKS) {
+            self.links_checked = Some(now);
+            self.outputs.push_back(Output::CheckLinks);
+        }
+    }
+
     /// What the shell must do next.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
@@ -444,6 +461,7 @@ impl Control {
             self.own_due(),
             self.own_devices.due(),
             self.judging_due(),
+            self.hubs.due(),
             Some(self.sync.due()),
             self.near().filter_map(|(_, peer)| peer.due()).min(),
             self.paths_due(now),
@@ -471,6 +489,7 @@ impl Control {
         }
         self.judge_waiting(now);
         self.expire_links(now);
+        self.advance_hubs(now);
         self.advance_own(now);
         self.advance_devices(now);
         self.advance_sync(now);

@@ -56,8 +56,8 @@ pub(super) struct OwnRecord {
     pub(super) name_attempt: u32,
     budget: Limit,
     pub(super) retry: Option<Instant>,
-    /// Where members saw this node's datagrams come from.
-    pub(super) observed: BTreeMap<NodeId, SocketAddr>,
+    /// Where members saw this node's datagrams come from, by either family.
+    pub(super) observed: BTreeMap<(NodeId, bool), SocketAddr>,
     /// Whether that was before it moved.
     is_observed_before: bool,
     /// Claims this node vouched for, whose records it does not have yet.
@@ -175,13 +175,20 @@ impl Control {
     }
 
     /// Where a member saw this node's datagrams come from.
-    pub(super) fn observed_at(&mut self, by: NodeId, address: SocketAddr) {
+    pub(super) fn observed_at(&mut self, by: NodeId, address: SocketAddr, now: Now) {
         let OwnRecord { observed, is_observed_before, .. } = &mut self.own_record;
         if std::mem::take(is_observed_before) {
             observed.clear();
         }
         let is_known = observed.values().any(|known| *known == address);
-        let before = observed.insert(by, address);
+        let before = observed.insert((by, address.is_ipv4()), address);
+        if let Some(before) = before.filter(|before| before.ip() != address.ip()) {
+            // The NAT has another address, or another one is in use.
+            observed.retain(|_, known| known.ip() != before.ip());
+            self.forget_openness();
+            self.check_links(now.instant);
+            self.call_again(now.instant);
+        }
         if !is_known || before.is_some_and(|before| before != address) {
             let endpoints = self.endpoints(MAX_ENDPOINTS);
             if self.members.get(self.own).is_none_or(|own| own.record.endpoints != endpoints) {
@@ -223,7 +230,8 @@ impl Control {
             return;
         }
         self.own_record.sequence += 1;
-        let Reach { is_open, is_relay, relays, hubs } = self.reach();
+        let Reach { is_open, is_relay, relays } = self.reach();
+        let (hubs, lost) = self.hubs.said();
         let record = NodeRecord {
             incarnation: self.identity.incarnation,
             sequence: self.own_record.sequence,
@@ -240,6 +248,7 @@ impl Control {
             is_relay,
             relays,
             hubs,
+            lost,
         };
         let same = self.members.get(self.own).is_some_and(|known| {
             let mut stamped = record.clone();
@@ -247,7 +256,8 @@ impl Control {
             *known.record == stamped
         });
         self.own_record.dirty = false;
-        if same {
+        // What others say of the record before does not count for this one.
+        if !std::mem::take(&mut self.hubs.is_denied) && same {
             return;
         }
         self.own_record.budget.allows(now.instant);

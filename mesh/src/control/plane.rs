@@ -63,6 +63,7 @@ impl Control {
         nodes.append(&mut self.members.take_affected());
         nodes.append(&mut self.refresh_devices(false));
         for node in nodes {
+            self.mind_hubs(node, now.instant);
             if node == self.own {
                 self.announce_addresses();
             } else {
@@ -209,8 +210,9 @@ impl Control {
                 let (direct, was_proven) = (paths.direct(), paths.is_proven());
                 paths.answered(to, rtt, now.instant, &local);
                 let (now_direct, is_proven) = (paths.direct(), paths.is_proven());
-                if let Path::Direct(_) = to {
-                    self.observed_at(node, observed);
+                if let Path::Direct(at) = to {
+                    self.seen_as(at, observed, now);
+                    self.observed_at(node, observed, now);
                 }
                 if direct != now_direct {
                     self.refresh_channels(node, now);
@@ -245,7 +247,7 @@ impl Control {
                 // The NAT of this node may have forgotten it: then its relays do not
                 // know it any more.
                 for relay in self.relays.own.clone() {
-                    self.paths(relay).check();
+                    self.paths(relay).check(now.instant);
                 }
             }
             Report::Busy { node } | Report::NoPath { node } => {
@@ -258,7 +260,7 @@ impl Control {
             }
             Report::Idle { node } => {
                 if let Some(paths) = self.known_paths(node) {
-                    paths.idle(now.instant);
+                    paths.idle();
                 }
             }
             Report::DeviceHeard { key } => self.device_heard(key, now),

@@ -9,7 +9,7 @@ use epsilon_proto::clock::{Instant, Now};
 use epsilon_proto::datagram::Channel;
 use epsilon_proto::id::NodeId;
 use epsilon_proto::letter::{Answer, Ask, Words};
-use epsilon_proto::record::{MAX_HUBS, MAX_RELAYS};
+use epsilon_proto::record::MAX_RELAYS;
 use rand_core::Rng as _;
 
 use super::{Control, Output};
@@ -27,8 +27,6 @@ const UNASKED: Duration = Duration::from_mins(5);
 const SETTLE: Duration = Duration::from_secs(2);
 /// Between two times that a member is asked to probe this node unasked.
 const LOOK: Duration = Duration::from_mins(6);
-/// In fleets of so many everybody links to everybody who is reached.
-pub(super) const FULL_MESH: usize = 64;
 /// The labels of nodes that are no relays.
 const COSTLY: [(&str, &str); 2] = [("metered", "true"), ("power", "battery")];
 /// On at most so many channels this node passes on.
@@ -41,10 +39,11 @@ const MAX_CHANNELS_EACH: usize = 128;
 pub(super) struct Relays {
     /// The members that pass on to this node, best first.
     pub(super) own: Vec<NodeId>,
-    /// Whether something came unasked: this node needs no relay.
-    pub(super) is_open: bool,
+    openness: Openness,
     /// Whether there was a peer to which there may be no other way.
     is_needed: bool,
+    /// Whether there was one that did not reach this node, though others do.
+    is_doubtful: bool,
     /// When the record may say what was found out, once there was a link.
     settles: Option<Instant>,
     is_settled: bool,
@@ -58,6 +57,17 @@ pub(super) struct Relays {
     channels: BTreeMap<(NodeId, NodeId), Between>,
     /// Who is reached through which relay.
     through: BTreeMap<NodeId, BTreeSet<NodeId>>,
+}
+
+/// Whether all reach this node, and what says so.
+#[derive(Clone, Copy, Default)]
+struct Openness {
+    /// Then it needs no relay.
+    is_open: bool,
+    /// Whether a probe came unasked.
+    was_probed: bool,
+    /// Whether members somewhere else see an address of this node's own.
+    has_outer_address: bool,
 }
 
 impl Relays {
@@ -78,7 +88,6 @@ pub(super) struct Reach {
     pub(super) is_open: bool,
     pub(super) is_relay: bool,
     pub(super) relays: Vec<NodeId>,
-    pub(super) hubs: Vec<NodeId>,
 }
 
 /// A channel of this node.
@@ -119,21 +128,52 @@ impl Control {
         asked.insert(address.ip(), now);
     }
 
-    /// A probe of a member came from an address: unasked, it shows that others
-    /// reach this node.
+    /// A probe of a member came from an address, perhaps unasked.
     pub(super) fn came_from(&mut self, address: SocketAddr, now: Now) {
         let asked = self.relays.asked.get(&address.ip());
-        if asked.is_none_or(|at| now.instant.since(*at) >= UNASKED) {
-            self.reached_from(address.ip(), now);
+        let is_unasked = asked.is_none_or(|at| now.instant.since(*at) >= UNASKED);
+        if is_unasked && !self.is_on_own_network(address.ip()) {
+            self.relays.openness.was_probed = true;
+            self.find_open(now);
         }
     }
 
-    /// Somebody reached this node who was not asked to. A link that another opened shows
-    /// it, too: the port is the same, and where two greet each other at the same time no
-    /// probe is unasked.
+    /// A member at an address sees this node's datagrams come from another.
+    pub(super) fn seen_as(&mut self, by: SocketAddr, address: SocketAddr, now: Now) {
+        if self.is_own_address(address) && !self.is_on_own_network(by.ip()) {
+            self.relays.openness.has_outer_address = true;
+            self.find_open(now);
+        }
+    }
+
+    /// A member opened a link from an address. The port is the one of datagrams, no NAT
+    /// gave it away, and where two greet each other at the same time no probe is unasked.
     pub(super) fn reached_from(&mut self, address: IpAddr, now: Now) {
-        if !self.is_on_own_network(address) && !std::mem::replace(&mut self.relays.is_open, true) {
+        if !self.is_on_own_network(address) {
+            self.be_open(now);
+        }
+    }
+
+    /// Who is probed unasked is reached by all, but not where a NAT lets everything in that
+    /// comes to a port which it gave away for what went out: it forgets that soon.
+    fn find_open(&mut self, now: Now) {
+        let Openness { was_probed, has_outer_address, .. } = self.relays.openness;
+        if was_probed && (has_outer_address || !self.configured.is_empty()) {
+            self.be_open(now);
+        }
+    }
+
+    fn be_open(&mut self, now: Now) {
+        if !std::mem::replace(&mut self.relays.openness.is_open, true) {
             self.own_record.touch();
+            self.choose_relays(now);
+        }
+    }
+
+    /// Somebody to whom things are sent and who was called several times does not reach
+    /// this node: perhaps only those of a part of the network do.
+    pub(super) fn doubt_openness(&mut self, now: Now) {
+        if !std::mem::replace(&mut self.relays.is_doubtful, true) {
             self.choose_relays(now);
         }
     }
@@ -150,18 +190,18 @@ impl Control {
 
     /// When something is due for what is known of how this node is reached.
     pub(super) fn reach_due(&self) -> Option<Instant> {
-        let Relays { settles, is_settled, look, is_open, .. } = &self.relays;
-        let (settles, look) = (settles.filter(|_| !is_settled), look.filter(|_| !is_open));
+        let Relays { settles, is_settled, look, openness, .. } = &self.relays;
+        let (settles, look) = (settles.filter(|_| !is_settled), look.filter(|_| !openness.is_open));
         settles.into_iter().chain(look).min()
     }
 
     pub(super) fn advance_reach(&mut self, now: Instant) {
-        let Relays { settles, is_settled, look, is_open, .. } = &mut self.relays;
+        let Relays { settles, is_settled, look, openness, .. } = &mut self.relays;
         if !*is_settled && settles.is_some_and(|at| at <= now) {
             *is_settled = true;
             self.own_record.touch();
         }
-        if !*is_open && look.is_some_and(|at| at <= now) {
+        if !openness.is_open && look.is_some_and(|at| at <= now) {
             *look = Some(now + LOOK);
             if let Some(node) = self.stranger(now) {
                 self.call(node, false);
@@ -188,18 +228,17 @@ impl Control {
 
     /// What the own record says of how this node is reached.
     pub(super) fn reach(&self) -> Reach {
-        let Relays { is_settled, is_open, own, .. } = &self.relays;
-        let (is_open, is_relay, hubs) = (*is_open, self.is_relay(), self.hubs());
+        let Relays { is_settled, openness, own, .. } = &self.relays;
+        let (is_open, is_relay) = (openness.is_open, self.is_relay());
         let relays = own.clone();
         let before = self.members.get(self.own).map(|member| &member.record);
         match before.filter(|_| !is_settled) {
-            None if *is_settled => Reach { is_open, is_relay, relays, hubs },
-            None => Reach { is_open: false, is_relay: false, relays, hubs: Vec::new() },
+            None if *is_settled => Reach { is_open, is_relay, relays },
+            None => Reach { is_open: false, is_relay: false, relays },
             Some(before) => Reach {
                 is_open: before.is_open,
                 is_relay: before.is_relay,
                 relays: if relays.is_empty() { before.relays.clone() } else { relays },
-                hubs: before.hubs.clone(),
             },
         }
     }
@@ -207,7 +246,7 @@ impl Control {
     /// Whether the way to a peer is one through NATs on both sides, which may close.
     pub(super) fn may_close(&self, node: NodeId) -> bool {
         let is_open = self.members.get(node).is_some_and(|member| member.record.is_open);
-        !self.relays.is_open && !is_open && self.is_elsewhere(node)
+        !self.relays.openness.is_open && !is_open && self.is_elsewhere(node)
     }
 
     /// There is no way to a peer, or may be none soon.
@@ -220,7 +259,8 @@ impl Control {
 
     /// The own network changed: what was seen of it counts no more.
     pub(super) fn forget_openness(&mut self) {
-        self.relays.is_open = false;
+        self.relays.openness = Openness::default();
+        self.relays.is_doubtful = false;
         self.relays.asked.clear();
     }
 
@@ -232,7 +272,7 @@ impl Control {
                 .iter()
                 .any(|(key, value)| label.key.as_str() == *key && label.value.as_str() == *value)
         });
-        self.relays.is_open && self.config.relaying.is_some() && !is_costly
+        self.relays.openness.is_open && self.config.relaying.is_some() && !is_costly
     }
 
     /// A member's direct way, as long as it answers.
@@ -244,7 +284,7 @@ impl Control {
     }
 
     /// Whether a member may be somewhere else than on this node's own networks.
-    fn is_elsewhere(&self, node: NodeId) -> bool {
+    pub(super) fn is_elsewhere(&self, node: NodeId) -> bool {
         let endpoints = self.members.get(node).map(|member| &member.record.endpoints);
         endpoints.is_some_and(|all| all.iter().any(|one| !self.is_on_own_network(one.address.ip())))
     }
@@ -253,16 +293,20 @@ impl Control {
     pub(super) fn is_relay_news(&self, node: NodeId) -> bool {
         let is_relay = self.members.get(node).is_some_and(|member| member.record.is_relay);
         let is_own = self.relays.own.contains(&node);
-        let Relays { is_needed, is_open, own, .. } = &self.relays;
-        let has_room = *is_needed && !is_open && own.len() < MAX_RELAYS;
+        let has_room = self.wants_relays() && self.relays.own.len() < MAX_RELAYS;
         is_relay != is_own && (is_own || has_room)
+    }
+
+    fn wants_relays(&self) -> bool {
+        let Relays { is_needed, openness, is_doubtful, .. } = &self.relays;
+        *is_needed && (!openness.is_open || *is_doubtful)
     }
 
     /// Keeps to the relays that this node has, as long as they answer, and looks for
     /// others where they do not.
     pub(super) fn choose_relays(&mut self, now: Now) {
         let mut chosen: Vec<NodeId> = Vec::new();
-        if self.relays.is_needed && !self.relays.is_open && !self.is_banned() {
+        if self.wants_relays() && !self.is_banned() {
             let mut open: Vec<NodeId> = self
                 .members
                 .iter()
@@ -306,25 +350,6 @@ impl Control {
             self.paths(relay).keep(true, now.instant);
         }
         self.own_record.touch();
-    }
-
-    /// The members through which this node is told things, best first: those that it
-    /// has, as long as they are linked. Who is reached anyway needs none, and in a small
-    /// fleet all that are reached are linked to everybody.
-    fn hubs(&self) -> Vec<NodeId> {
-        if self.relays.is_open || self.members.len() <= FULL_MESH {
-            return Vec::new();
-        }
-        let before = self.members.get(self.own).map(|own| own.record.hubs.clone());
-        let before = before.unwrap_or_default();
-        let mut open: Vec<NodeId> = self
-            .linked()
-            .into_iter()
-            .filter(|node| self.members.get(*node).is_some_and(|member| member.record.is_open))
-            .collect();
-        open.sort_by_key(|node| (!before.contains(node), *node));
-        open.truncate(MAX_HUBS);
-        open
     }
 
     /// Looks for a relay to a peer.
@@ -395,6 +420,10 @@ impl Control {
             return;
         }
         let Some(address) = self.direct_to(relay) else { return };
+        if answer.channel.is_some() {
+            // It may know this node by an address that a NAT has given to others since.
+            self.paths(relay).check(now.instant);
+        }
         let known = self.peer(peer).relayed.channels.get(&relay).copied();
         if let (Some(number), Some((channel, at))) = (answer.channel, known)
             && (Channel::new(number), address) == (channel, at)

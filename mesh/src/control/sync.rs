@@ -23,6 +23,8 @@ use crate::membership::BUCKETS;
 
 /// Between two rounds, at least; at most twice that.
 const EVERY: Duration = Duration::from_secs(30);
+/// The same in large fleets, where there are few links by which gossip may come.
+const EVERY_IN_LARGE: Duration = Duration::from_secs(10);
 /// How many bytes of documents and records one message may carry.
 pub(super) const MAX_DELIVERY: usize = 768 * 1024;
 
@@ -101,7 +103,8 @@ impl Control {
         if now.instant < self.sync.due {
             return;
         }
-        self.sync.due = now.instant + EVERY + self.jitter(EVERY);
+        let every = if self.is_large() { EVERY_IN_LARGE } else { EVERY };
+        self.sync.due = now.instant + every + self.jitter(every);
         let linked = self.linked();
         if let Some(last) = linked.len().checked_sub(1) {
             let pick = self.random.next_u32() as usize % (last + 1);

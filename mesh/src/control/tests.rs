@@ -332,6 +332,7 @@ impl Scene {
             is_relay: false,
             relays: Vec::new(),
             hubs: Vec::new(),
+            lost: Vec::new(),
         };
         self.sign(&record, of)
     }

@@ -66,6 +66,8 @@ pub struct MemberView {
     pub is_open: bool,
     /// The members that pass on to it what others send.
     pub relays: Vec<NodeId>,
+    /// The members through which it is told things, in a large fleet.
+    pub hubs: Vec<NodeId>,
     /// Where its data travels.
     pub path: Option<Path>,
     /// The largest packet that goes there whole.
@@ -246,9 +248,13 @@ impl Control {
         let state = match peer {
             _ if node == self.own => PeerState::Own,
             _ if link.is_some() => PeerState::Up,
-            // Two behind NATs never are. Who was linked and is no longer is gone.
-            Some(peer) if !peer.was_ever_linked && peer.paths.is_proven() => PeerState::Up,
+            // Others may say that it is gone who do not reach it.
+            Some(peer) if peer.paths.is_proven() && peer.paths.is_busy() => PeerState::Up,
             Some(peer) if peer.is_in_grace() => PeerState::Connecting,
+            _ if self.is_told_of(member) && self.is_lost(node) => PeerState::Down,
+            _ if self.is_told_of(member) => PeerState::Up,
+            // Two behind NATs are never linked. Who was and is no longer is gone.
+            Some(peer) if !peer.was_ever_linked && peer.paths.is_proven() => PeerState::Up,
             _ if just_started => PeerState::Connecting,
             _ => PeerState::Down,
         };
@@ -276,6 +282,7 @@ impl Control {
             endpoints: record.endpoints.clone(),
             is_open: record.is_open,
             relays: record.relays.clone(),
+            hubs: record.hubs.clone(),
             path: peer.and_then(|peer| peer.paths.active()),
             mtu: peer.map_or(DEFAULT_MTU, |peer| peer.paths.mtu()),
             relay: peer.and_then(|peer| peer.relayed.relay_of(peer.paths.active()?)),

@@ -190,8 +190,11 @@ impl Control {
     /// others told it before is forgotten; if it was true, members tell it
     /// again.
     pub(super) fn become_grounded(&mut self, now: Now) {
+        if self.is_grounded {
+            return;
+        }
         let grounded = self.members.grounded(&self.trust);
-        if self.is_grounded || !grounded.contains(&self.own) {
+        if !grounded.contains(&self.own) {
             return;
         }
         self.is_grounded = true;

@@ -47,6 +47,10 @@ const CALLS: [Duration; 7] = [
     Duration::from_secs(30),
     Duration::from_mins(1),
 ];
+/// A way that answered so lately is not probed because the peer probed it.
+const FRESH: Duration = Duration::from_secs(5);
+/// After so many calls that nothing came of they are in vain.
+const IN_VAIN: usize = 3;
 /// A new peer to which no way is found within so long is called, and so often.
 const GREET: Duration = Duration::from_secs(4);
 const GREETINGS: usize = 3;
@@ -88,6 +92,8 @@ pub enum Step {
     Use(Option<Path>),
     /// Other packets than before are too large for the way in use.
     Resize,
+    /// The way in use answered before and does not any more.
+    Failed,
 }
 
 /// The order of ways, best first.
@@ -202,7 +208,8 @@ impl Paths {
         self.candidates.remove(&path);
         if self.active == Some(path) {
             self.is_proven = false;
-            self.fall_back(now);
+            self.fall_back();
+            self.restart_calls(now);
         }
     }
 
@@ -234,6 +241,11 @@ impl Paths {
         self.restart_calls(now);
     }
 
+    /// Whether the peer was called several times, and nothing came of it.
+    pub fn is_called_in_vain(&self) -> bool {
+        self.is_busy && !self.is_proven && self.calls >= IN_VAIN
+    }
+
     /// Whether a way is in use, or has to stay open.
     pub fn is_wanted(&self) -> bool {
         self.is_busy || self.kept.is_some()
@@ -259,9 +271,9 @@ impl Paths {
     }
 
     /// Wants the way in use probed: it may be closed.
-    pub fn check(&mut self) {
-        if let Some(active) = self.active.and_then(|active| self.candidates.get_mut(&active)) {
-            active.want_one();
+    pub fn check(&mut self, now: Instant) {
+        if self.active.is_some() {
+            self.doubt(now);
         }
     }
 
@@ -282,7 +294,7 @@ impl Paths {
 
     /// Nothing was sent for a while, or heard: what does not last by itself will
     /// soon be closed.
-    pub fn idle(&mut self, now: Instant) {
+    pub fn idle(&mut self) {
         self.is_busy = false;
         self.doubt = None;
         self.next_call = None;
@@ -292,7 +304,7 @@ impl Paths {
         let lasts = self.active.is_none_or(|active| self.lasts(active));
         if !lasts {
             self.is_proven = false;
-            self.fall_back(now);
+            self.fall_back();
         }
     }
 
@@ -358,16 +370,25 @@ impl Paths {
     }
 
     /// A probe of the peer came this way, or data. Worth one in return unless it
-    /// answered before: two nodes that probe because they were probed would
-    /// never end. From somewhere else than before the peer may have moved.
+    /// answered lately: two nodes that probe because they were probed would
+    /// never end. From somewhere else than before the peer may have moved, also to where it
+    /// was once.
     pub fn seen(&mut self, path: Path, now: Instant) {
-        let is_new = !self.candidates.contains_key(&path);
         self.add(path, false);
-        if is_new && matches!((path, self.active), (Path::Direct(_), Some(Path::Direct(_)))) {
+        let Some(candidate) = self.candidates.get(&path) else { return };
+        let is_fresh = candidate.answered.is_some_and(|at| now.since(at) < FRESH);
+        let is_elsewhere = match (path, self.active) {
+            (Path::Direct(here), Some(Path::Direct(there))) => {
+                here != there && here.is_ipv4() == there.is_ipv4()
+            }
+            _ => false,
+        };
+        if is_elsewhere && !is_fresh {
             self.doubt(now);
         }
+        let may_have_moved = is_elsewhere && !is_fresh;
         if let Some(candidate) = self.candidates.get_mut(&path)
-            && (candidate.answered.is_none() || !self.is_proven)
+            && (candidate.answered.is_none() || !self.is_proven || may_have_moved)
         {
             candidate.see(now);
         }
@@ -473,7 +494,7 @@ impl Paths {
 
     /// The way in use is none: takes the best that answered since so long, or one
     /// that lasts.
-    fn fall_back(&mut self, now: Instant) {
+    fn fall_back(&mut self) {
         let since = self.doubt.take().map(|doubt| doubt.since);
         let best = self
             .candidates
@@ -496,7 +517,6 @@ impl Paths {
             // Until something answers the old way is as good as any.
             None => {}
         }
-        self.restart_calls(now);
     }
 
     /// Does what is due.
@@ -505,8 +525,12 @@ impl Paths {
             if doubt.others.take_if(|at| *at <= now).is_some() {
                 self.try_others();
             } else if doubt.ends <= now {
-                self.is_proven = false;
-                self.fall_back(now);
+                let has_failed = std::mem::take(&mut self.is_proven);
+                self.fall_back();
+                if has_failed {
+                    self.steps.push_back(Step::Failed);
+                    self.restart_calls(now);
+                }
             }
         }
         if self.next_call.is_some_and(|due| due <= now) && !self.is_busy && self.greetings == 0 {
@@ -535,7 +559,9 @@ impl Paths {
             match self.active.and_then(|active| self.candidates.get_mut(&active)) {
                 Some(active) if active.silence() == 0 => active.want_one(),
                 _ => {
-                    self.is_proven = false;
+                    if std::mem::take(&mut self.is_proven) {
+                        self.steps.push_back(Step::Failed);
+                    }
                     self.probe_all(now);
                 }
             }

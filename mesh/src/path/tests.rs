@@ -246,7 +246,7 @@ fn who_sends_nothing_is_left_with_a_way_that_lasts() {
     scene.paths.busy(at(scene.now));
     scene.pass(10_000);
     assert_eq!(scene.paths.active(), Some(direct(1)));
-    scene.paths.idle(at(scene.now));
+    scene.paths.idle();
     scene.pass(60_000);
     assert_eq!(scene.paths.active(), Some(relayed(1)));
     // The next packet takes that at once, and the direct one is back soon.
@@ -259,14 +259,14 @@ fn who_sends_nothing_is_left_with_a_way_that_lasts() {
     let mut alone = Scene::with(&[(direct(1), false)]);
     alone.open.insert(direct(1), 20);
     alone.pass(1_000);
-    alone.paths.idle(at(alone.now));
+    alone.paths.idle();
     alone.pass(1_000);
     assert_eq!(alone.paths.active(), None);
 
     let mut lasting = Scene::with(&[(direct(1), true)]);
     lasting.open.insert(direct(1), 20);
     lasting.pass(1_000);
-    lasting.paths.idle(at(lasting.now));
+    lasting.paths.idle();
     lasting.pass(60_000);
     assert_eq!(lasting.paths.active(), Some(direct(1)));
 }
@@ -279,7 +279,7 @@ fn a_way_that_is_kept_open_is_probed_and_found_again_when_it_moves() {
     scene.pass(3_600_000);
     let probes = scene.probes(direct(1));
     assert!((235..=245).contains(&probes), "{probes} in an hour");
-    scene.paths.idle(at(scene.now));
+    scene.paths.idle();
     scene.open = BTreeMap::from([(direct(2), 20)]);
     scene.pass(40_000);
     assert_eq!(scene.paths.active(), Some(direct(2)));

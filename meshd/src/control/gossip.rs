@@ -20,6 +20,11 @@ const FRAMING: usize = 4096;
 /// Mesh upkeep: slow, since publishing floods and anti-entropy repairs.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
+/// How many linked members a node asks to pass everything on to it, and how many may
+/// ask it: a hub of a large fleet passes on to all that link with it.
+const MESH: usize = 4;
+const MOST_IN_MESH: usize = 1024;
+
 /// After this many heartbeats an unjudged message is forgotten.
 const REMEMBERED_HEARTBEATS: usize = 6;
 
@@ -43,6 +48,9 @@ pub(super) fn subscribed(topic: &IdentTopic, limits: &Limits) -> Result<Behaviou
         .message_id_fn(|message| name(&message.data))
         .max_transmit_size(limits.gossip + FRAMING)
         .flood_publish(true)
+        .mesh_n_low(MESH)
+        .mesh_n(MESH)
+        .mesh_n_high(MOST_IN_MESH)
         .heartbeat_initial_delay(Duration::from_secs(1))
         .heartbeat_interval(HEARTBEAT)
         .history_length(REMEMBERED_HEARTBEATS)

@@ -8,7 +8,7 @@ use epsilon_proto::device::{Device, DeviceList, Serving};
 use epsilon_proto::document::{Document, Signed};
 use epsilon_proto::id::{BootId, DeviceId, Digest, NetworkId};
 use epsilon_proto::key::{AgreementKey, SecretKey, Strict};
-use epsilon_proto::record::{Endpoint, EndpointSource, Label, NodeRecord};
+use epsilon_proto::record::{Endpoint, EndpointSource, Label, Lost, NodeRecord};
 use epsilon_proto::sealed::{Purpose, SealedBox};
 use epsilon_proto::trust::{
     AdminGrant, Charter, Departure, Distribution, GateEpoch, GenesisBlock, GenesisMode,
@@ -167,6 +167,7 @@ pub(crate) fn record() -> NodeRecord {
         is_relay: true,
         relays: vec![key(5).node()],
         hubs: vec![key(5).node()],
+        lost: vec![Lost { node: key(6).node(), incarnation: 3, sequence: 4 }],
     }
 }
 

@@ -47,7 +47,7 @@ impl World {
             }
             Output::Publish(bytes) => {
                 self.look_at_change(machine, &bytes);
-                self.spread(machine, &Rc::from(bytes), None);
+                self.publish(machine, &Rc::from(bytes));
             }
             Output::Shard(command) => {
                 self.look_at_command(machine, &command);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use epsilon_mesh::control::{
-    Config, Control, Operation, OperationError, OperationId, Outcome, TokenRequest,
+    Config, Control, Operation, OperationError, OperationId, Outcome, PeerState, TokenRequest,
 };
 use epsilon_mesh::event::Event;
 use epsilon_mesh::founding::{self, Plan};
@@ -400,6 +400,17 @@ impl World {
     /// Where a machine can be reached.
     pub fn address(&self, machine: usize) -> SocketAddr {
         self.machines[machine].address
+    }
+
+    /// What a machine believes of a node.
+    pub fn state(&self, by: usize, node: NodeId) -> Option<PeerState> {
+        let now = self.machines[by].now(self.queue.now());
+        Some(self.machines[by].control.as_ref()?.member_view(node, now)?.state)
+    }
+
+    /// With how many others a machine is linked.
+    pub fn links(&self, machine: usize) -> usize {
+        self.machines[machine].links.len()
     }
 
     /// The members to which a machine of a large fleet links.

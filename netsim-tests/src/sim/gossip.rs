@@ -1,7 +1,8 @@
-//! A declared double of gossipsub: a published message goes to every linked
-//! member, is passed on to some of them once the engine said that it is good,
-//! and is heard once, by its content hash. Copies are lost, doubled and
-//! overtake one another.
+//! A declared double of gossipsub (v1.1, with flood publishing): a published message
+//! goes to every linked member, is passed on along the mesh once the engine said that
+//! it is good, and is heard once, by its content hash. Everybody grafts some of those that
+//! it is linked with, who never prune. Copies are lost, doubled and overtake one
+//! another; nobody tells later what it has.
 
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
@@ -14,8 +15,8 @@ use super::world::{Event, Input, World};
 
 /// How long gossip is remembered, so that it is heard once.
 const REMEMBERED: Duration = Duration::from_mins(1);
-/// To how many linked members gossip is passed on.
-const MESH: usize = 8;
+/// How many linked members everybody grafts, as the daemon does.
+const MESH: usize = 4;
 
 /// What a machine heard, in the order in which it did.
 #[derive(Default)]
@@ -41,25 +42,54 @@ impl Heard {
 impl World {
     /// Passes gossip on that the engine found good.
     pub(crate) fn pass_on(&mut self, machine: usize, bytes: &Rc<[u8]>) {
-        self.spread(machine, bytes, Some(MESH));
+        let own = self.machines[machine].node;
+        self.graft(machine);
+        for node in self.linked(machine) {
+            let Some((_, _, target)) = self.way(machine, node) else { continue };
+            self.graft(target);
+            let [here, there] = [&self.machines[machine], &self.machines[target]];
+            if here.grafted.contains(&node) || there.grafted.contains(&own) {
+                self.send(machine, node, bytes);
+            }
+        }
     }
 
-    /// Sends gossip to the linked members, or to some of them.
-    pub(crate) fn spread(&mut self, machine: usize, bytes: &Rc<[u8]>, most: Option<usize>) {
+    /// Sends gossip to the linked members.
+    pub(crate) fn publish(&mut self, machine: usize, bytes: &Rc<[u8]>) {
         let now = self.now();
-        let is_new = self.machines[machine].heard.is_new(Digest::of(bytes), now);
-        if most.is_none() && !is_new {
-            return;
+        if self.machines[machine].heard.is_new(Digest::of(bytes), now) {
+            for node in self.linked(machine) {
+                self.send(machine, node, bytes);
+            }
         }
-        let mut nodes: Vec<NodeId> = self.machines[machine].links.keys().copied().collect();
-        if let Some(most) = most {
-            self.random.shuffle(&mut nodes);
-            nodes.truncate(most);
+    }
+
+    fn linked(&self, machine: usize) -> Vec<NodeId> {
+        self.machines[machine].links.keys().copied().collect()
+    }
+
+    /// Replaces those that are not linked any more.
+    fn graft(&mut self, machine: usize) {
+        let one = &mut self.machines[machine];
+        one.grafted.retain(|node| one.links.contains_key(node));
+        if one.grafted.len() < MESH.min(one.links.len()) {
+            let mut others: Vec<NodeId> =
+                one.links.keys().copied().filter(|node| !one.grafted.contains(node)).collect();
+            self.random.shuffle(&mut others);
+            others.truncate(MESH - one.grafted.len());
+            one.grafted.extend(others);
         }
-        for node in nodes {
-            let Some(connection) = self.link(machine, node) else { continue };
-            let to = 1 - self.side(machine, connection);
-            let target = self.connections[&connection].ends[to].machine;
+    }
+
+    /// The connection with a node, the other's end of it, and its machine.
+    fn way(&self, machine: usize, node: NodeId) -> Option<(ConnectionId, Side, usize)> {
+        let connection = self.link(machine, node)?;
+        let to = 1 - self.side(machine, connection);
+        Some((connection, to, self.connections[&connection].ends[to].machine))
+    }
+
+    fn send(&mut self, machine: usize, node: NodeId, bytes: &Rc<[u8]>) {
+        if let Some((connection, to, target)) = self.way(machine, node) {
             let copies = if self.random.chance(self.options.loss / 4) { 2 } else { 1 };
             for _ in 0..copies {
                 self.count(machine, bytes.len());

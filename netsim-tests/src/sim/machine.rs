@@ -63,6 +63,8 @@ pub(crate) struct Machine {
     pub(crate) last_exchange: ExchangeId,
     pub(crate) asked: BTreeMap<u64, ConnectionId>,
     pub(crate) heard: Heard,
+    /// To whom it passes gossip on, because it asked to.
+    pub(crate) grafted: BTreeSet<NodeId>,
     pub(crate) timer: Option<Duration>,
     /// How often it woke in vain at one moment.
     pub(crate) wakes: (Duration, u32),
@@ -76,7 +78,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new(key: SecretKey, lan: usize, host: usize, number: usize) -> Self {
-        let address = SocketAddr::from(([198, 18, lan as u8, host as u8], 7755));
+        let address = SocketAddr::from(([198, 18 + (lan >> 8) as u8, lan as u8, host as u8], 7755));
         let hostname = format!("n{number}");
         Self {
             node: key.node(),
@@ -104,6 +106,7 @@ impl Machine {
             last_exchange: 0,
             asked: BTreeMap::new(),
             heard: Heard::default(),
+            grafted: BTreeSet::new(),
             timer: None,
             wakes: (Duration::ZERO, 0),
             banned: BTreeSet::new(),
@@ -139,6 +142,7 @@ impl Machine {
         self.exchanges.clear();
         self.asked.clear();
         self.heard = Heard::default();
+        self.grafted.clear();
         self.timer = None;
         self.banned.clear();
         self.done.clear();

@@ -77,6 +77,7 @@ fn towards(depends: Dependence, to: SocketAddr) -> Towards {
     }
 }
 
+#[derive(Clone)]
 struct Mapping {
     inside: SocketAddr,
     /// To whom something went, as far as the filter cares, and when.
@@ -86,6 +87,7 @@ struct Mapping {
 }
 
 /// A NAT.
+#[derive(Clone)]
 pub struct Nat {
     /// How it behaves.
     pub behaviour: Behaviour,

@@ -29,7 +29,7 @@ enum Place {
     Nat(NatId),
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Network {
     gateway: Option<NatId>,
     places: BTreeMap<IpAddr, Place>,
@@ -37,6 +37,7 @@ struct Network {
     blocks_udp: bool,
 }
 
+#[derive(Clone)]
 struct Between {
     nat: Nat,
     inside: NetworkId,
@@ -44,6 +45,7 @@ struct Between {
 }
 
 /// Networks and what is between them.
+#[derive(Clone)]
 pub struct Topology {
     networks: Vec<Network>,
     nats: Vec<Between>,
@@ -69,6 +71,14 @@ pub struct Arrived {
 }
 
 impl Topology {
+    /// The same, as if nothing had been sent so far.
+    #[must_use]
+    pub fn fresh(&self) -> Self {
+        let mut fresh = self.clone();
+        fresh.nats.iter_mut().for_each(|between| between.nat.forget());
+        fresh
+    }
+
     /// Another network without a gateway.
     pub fn network(&mut self) -> NetworkId {
         self.networks.push(Network::default());

@@ -33,12 +33,20 @@ pub struct Options {
     pub loss: u32,
     /// The longest way from one local network to another.
     pub distance: Duration,
+    /// Whether members of large fleets choose themselves whom they link with.
+    pub hubs: bool,
 }
 
 impl Options {
     /// Machines on one local network that loses nothing.
     pub fn new(seed: u64, machines: usize) -> Self {
-        Self { seed, machines, lan: 20, loss: 0, distance: Duration::from_millis(40) }
+        Self { seed, machines, lan: 20, loss: 0, distance: Duration::from_millis(40), hubs: false }
+    }
+
+    /// The same with hubs in place of eight random links for each.
+    #[must_use]
+    pub fn hubs(self) -> Self {
+        Self { hubs: true, ..self }
     }
 
     /// The same with loss.
@@ -60,7 +68,7 @@ impl Options {
     }
 }
 
-/// Above so many machines everybody links to eight others only.
+/// Above so many machines everybody links to eight others only, unless they have hubs.
 const FULL_MESH: usize = 64;
 /// How often a node may ask to be woken at one moment.
 const MAX_WAKES: u32 = 8;
@@ -155,7 +163,7 @@ impl World {
             wrong_gates: 0,
             conversations: Vec::new(),
         };
-        if options.machines > FULL_MESH {
+        if options.machines > FULL_MESH && !options.hubs {
             world.lay_overlay();
         }
         world

@@ -8,10 +8,12 @@ mod churn;
 mod clock;
 mod crash;
 mod devices;
+mod hubs;
 mod joining;
 mod partition;
 mod paths;
 mod revocation;
+mod topologies;
 
 use std::time::Duration;
 

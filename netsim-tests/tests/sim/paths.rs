@@ -41,18 +41,24 @@ fn place(topology: &mut Topology, kind: Option<Behaviour>, number: usize) -> (Ne
 /// Whether two can reach each other directly: each sends to every address that it
 /// knows of the other, and learns from what arrives, until nothing new comes of it.
 fn oracle(kinds: [Option<Behaviour>; 2]) -> bool {
-    let (mut topology, mut random) = (Topology::default(), Random::of(1));
-    let helper = SocketAddr::from(([198, 18, 0, 1], 7755));
-    topology.attach(9, INTERNET, helper.ip());
-    let places: Vec<(NetworkId, SocketAddr)> = kinds
-        .into_iter()
-        .enumerate()
-        .map(|(number, kind)| {
-            let (network, address) = place(&mut topology, kind, number);
-            topology.attach(number, network, address);
-            (network, SocketAddr::new(address, 7755))
-        })
-        .collect();
+    let mut topology = Topology::default();
+    let mut number = 0;
+    let places = kinds.map(|kind| {
+        let (network, address) = place(&mut topology, kind, number);
+        number += 1;
+        (network, SocketAddr::new(address, 7755))
+    });
+    meets(topology, places)
+}
+
+/// The same of two places in networks in which nothing was sent so far.
+pub(super) fn meets(mut topology: Topology, places: [(NetworkId, SocketAddr); 2]) -> bool {
+    let mut random = Random::of(1);
+    let helper = SocketAddr::from(([198, 51, 100, 254], 7755));
+    topology.attach(usize::MAX, INTERNET, helper.ip());
+    for (side, (network, address)) in places.into_iter().enumerate() {
+        topology.attach(side, network, address.ip());
+    }
     let now = Duration::ZERO;
     let mut send = |topology: &mut Topology, from: usize, to: SocketAddr| {
         let (network, address) = places[from];
@@ -108,7 +114,7 @@ fn fleet_with(case: &Case, open: usize, kinds: [Option<Behaviour>; 2]) -> World 
 }
 
 /// All join, and have time to find their relays.
-fn meet(world: &mut World, machines: usize) {
+pub(super) fn meet(world: &mut World, machines: usize) {
     let token = world.found();
     for machine in 1..machines {
         world.join(machine, &token);
@@ -135,7 +141,7 @@ fn longest_gap(world: &World, conversation: usize, since: Duration) -> Duration 
     times.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).max().unwrap_or_default()
 }
 
-fn is_direct(world: &World, from: usize, to: usize) -> bool {
+pub(super) fn is_direct(world: &World, from: usize, to: usize) -> bool {
     matches!(world.path(from, to), Some(Path::Direct(_)))
 }
 

@@ -28,7 +28,7 @@ use crate::message::{
     Welcome,
 };
 use crate::name::{Domain, LabelKey, LabelValue, NetworkName, NodeName, Site, Tag};
-use crate::record::{Endpoint, EndpointSource, Label, NodeRecord};
+use crate::record::{Endpoint, EndpointSource, Label, Lost, NodeRecord};
 use crate::sealed::{Purpose, SealedBox};
 use crate::token::{HostPort, Token};
 use crate::trust::{
@@ -418,7 +418,12 @@ fn node_record() -> impl Strategy<Value = NodeRecord> {
     let trust = (signed(certificate()), vec(signed(introduction()), 0..=3));
     let claims = (any::<Option<std::net::Ipv4Addr>>(), of(node_name()));
     let place = (vec(endpoint(), 0..=8), of(site()), vec(label(), 0..4));
-    let reach = (any::<(bool, bool)>(), vec(node(), 0..=2), vec(node(), 0..=4));
+    let lost = (node(), any::<(u64, u64)>()).prop_map(|(node, (incarnation, sequence))| Lost {
+        node,
+        incarnation,
+        sequence,
+    });
+    let reach = (any::<(bool, bool)>(), vec(node(), 0..=2), vec(node(), 0..=4), vec(lost, 0..4));
     let said = ("\\PC{0,12}", reach);
     (any::<(u64, u64, [u8; 16])>(), trust, claims, place, said).prop_map(
         |(stamp, (certificate, introductions), (ipv4, name), place, (version, reach))| NodeRecord {
@@ -437,6 +442,7 @@ fn node_record() -> impl Strategy<Value = NodeRecord> {
             is_relay: reach.0.1,
             relays: reach.1,
             hubs: reach.2,
+            lost: reach.3,
         },
     )
 }

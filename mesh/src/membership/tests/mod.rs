@@ -68,6 +68,7 @@ fn record(seed: u8) -> NodeRecord {
         is_relay: false,
         relays: Vec::new(),
         hubs: Vec::new(),
+        lost: Vec::new(),
     }
 }
 

@@ -1,0 +1,387 @@
+//! Hubs: in large fleets nobody links with everybody, but with a few of those that
+//! others reach, and these say who is gone. See docs/decisions/0010.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use epsilon_proto::clock::{Instant, Now, Timestamp};
+use epsilon_proto::id::NodeId;
+use epsilon_proto::record::{Lost, MAX_HUBS, MAX_LOST};
+
+use super::{Control, Output};
+use crate::dial::Callee;
+use crate::membership::Member;
+
+/// In fleets of so many everybody links to everybody.
+pub(super) const FULL_MESH: usize = 64;
+/// How many hubs a fleet has, of those that are reached.
+const HUBS: usize = 32;
+/// How many links a node has that is none.
+const LINKS: usize = MAX_HUBS;
+/// How many of the hubs that a record names say when its node is gone.
+const WITNESSES: usize = 2;
+/// So many that are no hubs are tried where hubs are too few: on the same network, and
+/// as many anywhere.
+const OTHERS: usize = 8;
+/// Between two times that the choice is made.
+const REVIEW: Duration = Duration::from_secs(1);
+/// After a link came or went, until the record names the hubs: links come and go
+/// together, and each record goes to everybody.
+const NAME: Duration = Duration::from_secs(10);
+/// How long a hub that is not linked any more has to come back, as when its daemon is
+/// started again: there are others meanwhile.
+const COME_BACK: Duration = Duration::from_secs(5);
+/// How old a link is that is closed because nobody needs it.
+const SURPLUS: Duration = Duration::from_secs(15);
+/// How long a member that names this node as its hub has to link to it.
+const LINK: Duration = Duration::from_secs(15);
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Hubs {
+    /// Those that are reached, the oldest members first.
+    open: BTreeSet<(Timestamp, NodeId)>,
+    /// Their places there.
+    certified: BTreeMap<NodeId, Timestamp>,
+    all: BTreeSet<NodeId>,
+    /// Whom this node links to; in small fleets that is everybody.
+    wanted: BTreeSet<NodeId>,
+    /// Whether that was so when the choice was made.
+    was_large: bool,
+    review: Option<Instant>,
+    /// Those that the record names.
+    named: Vec<NodeId>,
+    name: Option<Instant>,
+    /// Those of them that are not linked any more, and may come back soon.
+    missing: BTreeMap<NodeId, Instant>,
+    /// The members that are gone, and what their last records counted.
+    lost: BTreeMap<NodeId, (u64, u64)>,
+    /// Those that shall link to this node, and until when.
+    expected: BTreeMap<NodeId, Instant>,
+    /// Whether this node is said to be gone, and has to say that it is not.
+    pub(super) is_denied: bool,
+}
+
+impl Hubs {
+    /// With what the last record of the run before named.
+    pub(super) fn new(named: Vec<NodeId>, now: Instant) -> Self {
+        Self { named, review: Some(now), ..Self::default() }
+    }
+
+    /// Those that the record names, and those that are gone.
+    pub(super) fn said(&self) -> (Vec<NodeId>, Vec<Lost>) {
+        let lost = self.lost.iter().map(|(node, (incarnation, sequence))| Lost {
+            node: *node,
+            incarnation: *incarnation,
+            sequence: *sequence,
+        });
+        (self.named.clone(), lost.take(MAX_LOST).collect())
+    }
+
+    /// Something changed on which the choice depends.
+    pub(super) fn touch(&mut self, now: Instant) {
+        self.review.get_or_insert(now + REVIEW);
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        let expected = self.expected.values().copied().min();
+        [self.review, self.name, expected].into_iter().flatten().min()
+    }
+}
+
+/// How far two are from each other (Maymounkov and Mazières, Kademlia, section 2): the order
+/// in which a node chooses is its own, so that all hubs are chosen by about as many.
+fn distance(one: &[u8; 32], other: &[u8; 32]) -> [u8; 32] {
+    std::array::from_fn(|at| one[at] ^ other[at])
+}
+
+/// The first of the hubs that a member names.
+fn witnesses(member: &Member) -> &[NodeId] {
+    let hubs = &member.record.hubs;
+    &hubs[..hubs.len().min(WITNESSES)]
+}
+
+impl Control {
+    /// Whether nobody links with everybody.
+    pub(super) fn is_large(&self) -> bool {
+        self.members.len() > FULL_MESH
+    }
+
+    /// Whether there are hubs.
+    fn has_hubs(&self) -> bool {
+        self.is_large() && self.config.overlay.is_none()
+    }
+
+    pub(super) fn is_linked(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.link.is_some())
+    }
+
+    /// Whether this node links to another.
+    pub(super) fn is_wanted(&self, node: NodeId) -> bool {
+        if self.is_banned() {
+            return false;
+        }
+        if let Some(overlay) = &self.config.overlay {
+            return overlay.contains(&node);
+        }
+        let is_alone = || self.near().all(|(_, peer)| peer.link.is_none());
+        !self.is_large()
+            || self.hubs.wanted.contains(&node)
+            || (self.members.get(node).is_none() && is_alone())
+    }
+
+    /// Whether hubs say of a member whether it is gone.
+    pub(super) fn is_told_of(&self, member: &Member) -> bool {
+        self.has_hubs() && !member.record.hubs.is_empty()
+    }
+
+    /// Whether its witnesses say that a member is gone, or are gone themselves.
+    pub(super) fn is_lost(&self, node: NodeId) -> bool {
+        self.is_accused(node, |hub| self.is_accused(hub, |_| false))
+    }
+
+    fn is_accused(&self, node: NodeId, or_else: impl Fn(NodeId) -> bool) -> bool {
+        let Some(member) = self.members.get(node) else { return false };
+        let says = |hub: &NodeId| {
+            let Some(hub_member) = self.members.get(*hub) else { return true };
+            let is_it = |lost: &Lost| {
+                lost.node == node && (lost.incarnation, lost.sequence) >= member.record.stamp()
+            };
+            hub_member.record.lost.iter().any(is_it) || or_else(*hub)
+        };
+        self.is_told_of(member) && witnesses(member).iter().all(says)
+    }
+
+    /// A member's record is news, or it is no member any more.
+    pub(super) fn mind_hubs(&mut self, node: NodeId, now: Instant) {
+        self.hubs.touch(now);
+        if let Some(certified) = self.hubs.certified.remove(&node) {
+            self.hubs.open.remove(&(certified, node));
+        }
+        if let Some(member) = self.members.get(node).filter(|member| member.record.is_open) {
+            let certified = member.certificate.issued;
+            self.hubs.certified.insert(node, certified);
+            self.hubs.open.insert((certified, node));
+        }
+        if node == self.own {
+            return;
+        }
+        let member = self.members.get(node).filter(|member| self.is_told_of(member));
+        let stamp = member
+            .filter(|member| witnesses(member).contains(&self.own))
+            .map(|member| member.record.stamp());
+        // Said of an older record it counts for nothing, so that others need not hear of it.
+        if self.hubs.lost.get(&node).copied() != stamp {
+            self.hubs.lost.remove(&node);
+        }
+        if stamp.is_some() && !self.is_linked(node) && !self.hubs.lost.contains_key(&node) {
+            self.hubs.expected.entry(node).or_insert(now + LINK);
+        } else {
+            self.hubs.expected.remove(&node);
+        }
+    }
+
+    /// A link came up.
+    pub(super) fn hub_linked(&mut self, node: NodeId, now: Instant) {
+        self.hubs.touch(now);
+        self.hubs.name.get_or_insert(now + NAME);
+        self.hubs.expected.remove(&node);
+        self.hubs.missing.remove(&node);
+        self.hubs.lost.remove(&node);
+    }
+
+    /// Whether the record says that somebody is gone who is not.
+    fn says_too_much(&self) -> bool {
+        let Some(own) = self.members.get(self.own) else { return false };
+        own.record.lost.iter().any(|lost| {
+            let counts = self
+                .members
+                .get(lost.node)
+                .is_some_and(|member| (lost.incarnation, lost.sequence) >= member.record.stamp());
+            counts && !self.hubs.lost.contains_key(&lost.node)
+        })
+    }
+
+    /// A link is gone for good; says whether that means anything.
+    pub(super) fn hub_unlinked(&mut self, node: NodeId, now: Instant) -> bool {
+        self.hubs.touch(now);
+        self.hubs.name.get_or_insert(now + NAME);
+        let Some(member) = self.members.get(node).filter(|member| self.is_told_of(member)) else {
+            return true;
+        };
+        let is_witness = witnesses(member).contains(&self.own);
+        let names_this = member.record.hubs.contains(&self.own);
+        if is_witness {
+            self.lose(node);
+        }
+        let is_named = self.hubs.named.contains(&node);
+        if is_named {
+            self.hubs.missing.insert(node, now);
+        }
+        names_this || is_named
+    }
+
+    fn lose(&mut self, node: NodeId) {
+        self.hubs.expected.remove(&node);
+        if let Some(member) = self.members.get(node) {
+            self.hubs.lost.insert(node, member.record.stamp());
+            self.own_record.touch();
+        }
+    }
+
+    pub(super) fn advance_hubs(&mut self, now: Now) {
+        let expected = self.hubs.expected.iter();
+        let gone: Vec<NodeId> =
+            expected.filter(|(_, due)| **due <= now.instant).map(|(node, _)| *node).collect();
+        for node in gone {
+            self.lose(node);
+        }
+        if self.hubs.review.take_if(|due| *due <= now.instant).is_some() {
+            self.choose_hubs(now);
+        }
+        if self.hubs.name.take_if(|due| *due <= now.instant).is_some() {
+            self.name_hubs(now.instant);
+        }
+    }
+
+    fn choose_hubs(&mut self, now: Now) {
+        self.hubs.missing.retain(|_, since| now.instant.since(*since) < COME_BACK);
+        let is_large = self.has_hubs();
+        self.hubs.all = if is_large { self.all_hubs() } else { BTreeSet::new() };
+        let wanted = if is_large { self.choice() } else { BTreeSet::new() };
+        let before = std::mem::replace(&mut self.hubs.wanted, wanted);
+        let changed: Vec<NodeId> =
+            if std::mem::replace(&mut self.hubs.was_large, is_large) == is_large {
+                before.symmetric_difference(&self.hubs.wanted).copied().collect()
+            } else {
+                self.members.iter().map(|(node, _)| node).collect()
+            };
+        for node in changed {
+            self.refresh_calls(node, now);
+        }
+        self.make_calls(now);
+        if !is_large {
+            return;
+        }
+        if self.is_lost(self.own) && !self.hubs.is_denied {
+            self.hubs.is_denied = true;
+            self.own_record.touch();
+        }
+        if self.close_surplus(now.instant) || self.lacks_links() || !self.hubs.missing.is_empty() {
+            self.hubs.touch(now.instant);
+        }
+    }
+
+    /// The first few of those that are reached.
+    fn all_hubs(&self) -> BTreeSet<NodeId> {
+        let open = self.hubs.open.iter().map(|(_, node)| *node);
+        open.filter(|node| self.is_linked(*node) || !self.is_lost(*node)).take(HUBS).collect()
+    }
+
+    /// Whom to link to: hubs with one another, others to the first few that answer.
+    fn choice(&self) -> BTreeSet<NodeId> {
+        let mut wanted = BTreeSet::new();
+        if self.hubs.all.contains(&self.own) {
+            wanted.extend(self.hubs.all.iter().copied().filter(|hub| *hub != self.own));
+        }
+        let mut order: Vec<NodeId> =
+            self.hubs.all.iter().copied().filter(|hub| *hub != self.own).collect();
+        order.sort_by_cached_key(|hub| {
+            let is_there = self.is_linked(*hub) || self.hubs.missing.contains_key(hub);
+            let is_new = !self.hubs.named.contains(hub);
+            (!is_there, is_new, distance(&self.own.0, &hub.0))
+        });
+        let is_good = |node: &NodeId| {
+            self.is_linked(*node)
+                || self.hubs.missing.contains_key(node)
+                || !self.dialer.fails(Callee::Node(*node))
+        };
+        if order.iter().filter(|hub| is_good(hub)).count() < LINKS {
+            order.extend(self.others());
+        }
+        let mut good = 0;
+        wanted.extend(order.into_iter().take_while(|node| {
+            let is_enough = good >= LINKS;
+            good += usize::from(is_good(node));
+            !is_enough
+        }));
+        wanted
+    }
+
+    /// Some that are no hubs: every other one on the same network, which may have no way
+    /// to any hub.
+    fn others(&self) -> Vec<NodeId> {
+        let mut others: Vec<NodeId> = self
+            .members
+            .iter()
+            .map(|(node, _)| node)
+            .filter(|node| *node != self.own && !self.hubs.all.contains(node))
+            .collect();
+        others.sort_by_cached_key(|node| (!self.is_linked(*node), distance(&self.own.0, &node.0)));
+        let (far, near): (Vec<NodeId>, Vec<NodeId>) =
+            others.into_iter().partition(|node| self.is_elsewhere(*node));
+        (0..OTHERS).flat_map(|place| [near.get(place), far.get(place)]).flatten().copied().collect()
+    }
+
+    fn lacks_links(&self) -> bool {
+        self.hubs.wanted.iter().filter(|node| self.is_linked(**node)).count() < LINKS
+    }
+
+    /// The most hubs that a node can name.
+    fn enough(&self, node: NodeId) -> usize {
+        self.hubs.all.iter().filter(|hub| **hub != node).count().min(LINKS)
+    }
+
+    /// Closes links that neither this node nor the other needs; says whether there are
+    /// some that are too new for that.
+    fn close_surplus(&mut self, now: Instant) -> bool {
+        if self.hubs.named.len() < self.enough(self.own) {
+            return false;
+        }
+        let mut has_new = false;
+        for node in self.linked() {
+            let Some(member) = self.members.get(node) else { continue };
+            let hubs = &member.record.hubs;
+            let is_needed = self.hubs.wanted.contains(&node)
+                || self.hubs.named.contains(&node)
+                || hubs.contains(&self.own)
+                || hubs.len() < self.enough(node);
+            let link = self.peers.get(&node).and_then(|peer| peer.link);
+            if is_needed {
+                continue;
+            }
+            if link.is_some_and(|link| now.since(link.up) < SURPLUS) {
+                has_new = true;
+            } else {
+                self.outputs.push_back(Output::Disconnect(node));
+            }
+        }
+        has_new
+    }
+
+    /// Names the hubs to which there are links: those that were named come first, so that
+    /// the witnesses are the same as long as may be.
+    fn name_hubs(&mut self, now: Instant) {
+        let is_there = |hub: &NodeId| {
+            let is_hub = self.has_hubs() && self.hubs.all.contains(hub);
+            is_hub && (self.is_linked(*hub) || self.hubs.missing.contains_key(hub))
+        };
+        let wanted: Vec<NodeId> = self.hubs.wanted.iter().copied().collect();
+        let mut others: Vec<NodeId> =
+            wanted.into_iter().filter(|hub| !self.hubs.named.contains(hub)).collect();
+        others.sort_by_cached_key(|hub| distance(&self.own.0, &hub.0));
+        let mut named: Vec<NodeId> =
+            self.hubs.named.iter().copied().chain(others).filter(is_there).collect();
+        named.truncate(MAX_HUBS);
+        for hub in named.clone() {
+            // By now it knows this node and answers: it says where it sees it.
+            if self.peers.get(&hub).is_some_and(|peer| !peer.paths.is_proven()) {
+                self.paths(hub).called(now);
+            }
+        }
+        if self.hubs.named != named || self.says_too_much() {
+            self.hubs.named = named;
+            self.own_record.touch();
+        }
+    }
+}

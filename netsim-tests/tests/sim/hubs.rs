@@ -1,0 +1,125 @@
+//! Fleets that are too large for everybody to link with everybody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use epsilon_mesh::control::PeerState;
+use epsilon_netsim_tests::sim::{Behaviour, Case, Death, INTERNET, Options, World, cases};
+use epsilon_proto::id::NodeId;
+
+use super::{MINUTE, SECOND, here};
+
+/// So many of the machines others reach; the rest are behind NATs of their own.
+const OPEN: usize = 40;
+/// How many links a node has that is no hub.
+const LINKS: usize = 4;
+/// How long it takes until everybody knows that one is gone that says nothing.
+const SILENT: Duration = Duration::from_secs(45);
+
+/// A fleet with a few members that are reached, which had time to find its hubs.
+fn fleet(case: &Case) -> World {
+    let mut world = World::new(Options::new(case.seed, case.nodes).lan(1).hubs());
+    for machine in OPEN..case.nodes {
+        let outer = IpAddr::from([203, 0, (machine >> 8) as u8, machine as u8]);
+        let network = world.topology().behind(INTERNET, outer, Behaviour::PORT_RESTRICTED).0;
+        world.place(machine, network, IpAddr::from([192, 168, 1, 2]));
+    }
+    let token = world.found();
+    for machine in 1..case.nodes {
+        world.join(machine, &token);
+        world.run_for(SECOND / 20);
+    }
+    world.settle(MINUTE * 3);
+    world.run_for(MINUTE);
+    world
+}
+
+/// The hubs that each machine which is up names.
+fn hubs(world: &mut World) -> BTreeMap<usize, BTreeSet<NodeId>> {
+    let numbers: Vec<usize> = world.live();
+    let view = world.view(numbers[0]);
+    let of = |machine: &usize| {
+        let node = world.node(*machine);
+        let member = view.members.iter().find(|member| member.node == node).unwrap();
+        (*machine, member.hubs.iter().copied().collect())
+    };
+    numbers.iter().map(of).collect()
+}
+
+fn machine_of(world: &World, nodes: usize, node: NodeId) -> usize {
+    (0..nodes).find(|machine| world.node(*machine) == node).unwrap()
+}
+
+/// Waits until all that are up see a machine so; says how long that took.
+fn until_seen(world: &mut World, limit: Duration, of: usize, state: PeerState) -> Duration {
+    let node = world.node(of);
+    world.run_until(limit, &format!("n{of} is seen as {state:?}"), |world| {
+        world.live().into_iter().all(|by| by == of || world.state(by, node) == Some(state))
+    })
+}
+
+#[test]
+fn in_a_large_fleet_a_few_are_linked_with_and_tell_who_is_gone() {
+    cases(here!(), 1, 300, |case| {
+        let mut world = fleet(case);
+        let named = hubs(&mut world);
+        let all: BTreeSet<NodeId> = named.values().flatten().copied().collect();
+        for (machine, hubs) in &named {
+            assert_eq!(hubs.len(), LINKS, "n{machine}");
+            let links = world.links(*machine);
+            if !all.contains(&world.node(*machine)) {
+                assert!(links <= LINKS, "n{machine} has {links} links");
+            }
+        }
+        let leaves: Vec<usize> = named
+            .keys()
+            .copied()
+            .filter(|machine| *machine >= OPEN && !all.contains(&world.node(*machine)))
+            .collect();
+
+        // Two that no hub is common to call each other, and the NATs let them through.
+        let mut talks = Vec::new();
+        for (place, one) in leaves.iter().enumerate().step_by(leaves.len() / 10) {
+            let strange = |other: &&usize| named[*other].is_disjoint(&named[one]);
+            let other = leaves[place + 1..].iter().find(strange);
+            talks.extend(other.map(|other| (*one, *other)));
+        }
+        assert!(talks.len() >= 8, "{talks:?}");
+        let begun = world.now();
+        let talks: Vec<usize> =
+            talks.into_iter().map(|(one, other)| world.converse(one, other, SECOND / 5)).collect();
+        world.run_for(SECOND * 10);
+        for talk in talks {
+            let first = world.conversation(talk).replied.first().copied();
+            let first = first.map(|at| at.saturating_sub(begun));
+            assert!(first.is_some_and(|first| first < SECOND * 3 / 2), "{first:?}");
+        }
+
+        // A leaf that ends is missed at once, one without power after a while.
+        for (leaf, how, limit) in
+            [(leaves[0], Death::Process, SECOND * 5), (leaves[1], Death::Power, SILENT)]
+        {
+            world.crash(leaf, how);
+            let took = until_seen(&mut world, limit, leaf, PeerState::Down);
+            println!("{how:?}: n{leaf} is missed everywhere after {took:?}");
+            world.start(leaf);
+            let took = until_seen(&mut world, MINUTE, leaf, PeerState::Up);
+            println!("and is back after {took:?}");
+        }
+
+        // So is a hub, and others take its place.
+        let hub = *all.iter().find(|hub| **hub != world.node(0)).unwrap();
+        let machine = machine_of(&world, case.nodes, hub);
+        world.crash(machine, Death::Power);
+        let took = until_seen(&mut world, SILENT, machine, PeerState::Down);
+        println!("n{machine}, a hub, is missed everywhere after {took:?}");
+        world.run_for(SECOND * 20);
+        for (machine, hubs) in hubs(&mut world) {
+            assert!(!hubs.contains(&hub), "n{machine} names a hub that is gone");
+            assert_eq!(hubs.len(), LINKS, "n{machine}");
+        }
+        world.start(machine);
+        until_seen(&mut world, MINUTE, machine, PeerState::Up);
+    });
+}
