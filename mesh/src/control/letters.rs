@@ -108,13 +108,11 @@ impl Control {
     /// The linked members to whom a letter for another is handed; not back to where
     /// it came from.
     fn ways_to(&self, node: NodeId, from: Option<NodeId>) -> Vec<NodeId> {
-        let is_linked =
-            |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.link.is_some());
-        if is_linked(&node) {
+        if self.is_linked(node) {
             return vec![node];
         }
         let Some(member) = self.members.get(node) else { return Vec::new() };
-        let others = |node: &NodeId| is_linked(node) && Some(*node) != from;
+        let others = |node: &NodeId| self.is_linked(*node) && Some(*node) != from;
         let mut ways: Vec<NodeId> =
             member.record.hubs.iter().copied().filter(others).take(WAYS).collect();
         if ways.is_empty() && (from.is_none() || member.record.hubs.is_empty()) {
