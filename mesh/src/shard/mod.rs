@@ -24,7 +24,8 @@
 //!   [`Command::SetPath`] said. To a device they go where it was last heard,
 //!   by data that nobody can repeat. Answers to handshakes and probes go where
 //!   those came from, and are no longer than they were.
-//! * Whoever has no key of a member gets no answer at all.
+//! * Whoever has no key of a member gets no answer at all, but under a flood of
+//!   handshakes a cookie, which is shorter than what it sent.
 //! * Packets of one flow keep their order. Once a session stands, a packet
 //!   costs no allocation and no lock of ours, unless it goes in parts.
 //! * No bytes make it panic, and what strangers send makes nothing grow.

@@ -62,6 +62,8 @@ pub(super) struct Context<'a> {
     pub(super) network: &'a mut SendBatch,
     pub(super) reports: &'a mut Reports,
     pub(super) wireguard: &'a mut WireGuard,
+    /// See [`super::Shard::authentic`].
+    pub(super) authentic: &'a mut u64,
 }
 
 /// Where an authentic packet goes.
@@ -380,6 +382,7 @@ impl Peer {
             self.used = Some(now);
             self.last_handshake = Some(now);
             self.is_fresh = true;
+            *context.authentic += 1;
         } else {
             self.dropped.unopened += 1;
         }
@@ -400,6 +403,7 @@ impl Peer {
                 self.heard(now);
                 self.last_handshake = Some(now);
                 self.is_fresh = true;
+                *context.authentic += 1;
                 self.flush(context);
             }
             Handshake::Refused => self.dropped.unopened += 1,
@@ -471,6 +475,7 @@ impl Peer {
                 judge.packet(into, mark, &mut next, forwarded)
             });
         }
+        *context.authentic += 1;
         self.heard(context.now);
         if self.path != Some(from) {
             self.moved(from, is_outside(), context);

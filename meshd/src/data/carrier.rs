@@ -21,6 +21,7 @@ use super::outlet::Outlet;
 use super::overload::{BYTES, MORE_BYTES, MORE_PACKETS, Overload, PACKETS};
 use super::parcel::Inbox;
 use super::socket::Use;
+use super::sources::Sources;
 use super::{DataStats, Error};
 use crate::clock;
 
@@ -41,11 +42,15 @@ const SPIN: Duration = Duration::from_micros(100);
 const SPIN_SHARE: u32 = 32;
 const SPIN_MOST: Duration = Duration::from_millis(2);
 
-/// Of what is no data at most so many messages in a round.
+/// Of what is no data so many messages are taken in any round.
 const ASIDE: usize = 2;
-/// When there are as many and nothing else it may be a flood, and the thread rests:
-/// nobody waits for more of them than that lets through, 20 000 a second. (A flood of
-/// what could be data has to be taken as fast as it comes: data waits behind it.)
+/// And more as long as that takes no more than one part in so many of the time: in a flood
+/// of junk there are handshakes and probes of members, too, and each has to be looked at to
+/// know that. What was saved for it is at most this much.
+const ASIDE_SHARE: u32 = 4;
+const ASIDE_MOST: Duration = Duration::from_millis(1);
+/// When there are more, and nothing else, it may be a flood, and the thread rests. (A
+/// flood of what could be data has to be taken as fast as it comes: data waits behind it.)
 const FLOOD_REST: Duration = Duration::from_micros(50);
 /// Sockets to which little comes are not asked again for so many rounds when there
 /// was nothing, but whenever the thread slept.
@@ -67,6 +72,8 @@ pub(super) struct Carrier {
     pub(super) shard: Shard,
     pub(super) outlet: Outlet,
     pub(super) receiver: Receiver,
+    /// From where data came.
+    pub(super) sources: Sources,
     pub(super) orders: commands::Receiver<Order>,
     /// From other lanes.
     pub(super) inbox: Inbox,
@@ -81,6 +88,7 @@ pub(super) struct Carrier {
     pub(super) counters: Option<Counters>,
     /// For how many rounds a socket is not asked, by its place.
     pub(super) quiet: [u8; 6],
+    pub(super) aside: Aside,
     /// Packets of the host beyond the share of their peer.
     pub(super) beyond_share: u64,
     /// Packets of the host that are not what their header says.
@@ -128,6 +136,33 @@ impl Round {
 
     fn is_stream_of_small_packets(self) -> bool {
         self.packets >= STREAM && self.bytes <= self.packets * SMALL && !self.is_behind
+    }
+}
+
+/// How much time there is for what is no data.
+#[derive(Default)]
+pub(super) struct Aside {
+    saved: Duration,
+    /// What was taken beyond that.
+    owed: Duration,
+    /// Up to when time was saved.
+    filled: Instant,
+}
+
+impl Aside {
+    /// How many messages may be taken now.
+    fn most(&mut self, now: Instant) -> usize {
+        let earned = now.since(self.filled) / ASIDE_SHARE;
+        self.filled = now;
+        self.saved = (self.saved + earned.saturating_sub(self.owed)).min(ASIDE_MOST);
+        self.owed = self.owed.saturating_sub(earned);
+        if self.saved > Duration::ZERO { MESSAGES } else { ASIDE }
+    }
+
+    /// Looking at them took so long.
+    fn took(&mut self, time: Duration) {
+        self.owed += time.saturating_sub(self.saved);
+        self.saved = self.saved.saturating_sub(time);
     }
 }
 
@@ -229,7 +264,11 @@ impl Carrier {
             match kind {
                 Kind::Packet => self.shard.handle_packet(bytes, now, out),
                 Kind::Datagram { from, mark } => {
+                    let before = self.shard.authentic();
                     self.shard.handle_passed(from, mark, bytes, now, out);
+                    if self.shard.authentic() != before {
+                        self.sources.add(from.address().ip(), now, &self.outlet);
+                    }
                 }
             }
         }
@@ -249,12 +288,12 @@ impl Carrier {
                 *quiet -= 1;
                 continue;
             }
-            let most = if used == Use::Aside { ASIDE } else { usize::MAX };
+            let most = if used == Use::Aside { self.aside.most(now) } else { usize::MAX };
             let received = self.receiver.receive(socket, most);
             round.is_behind |=
                 used != Use::Aside && received.as_ref().is_ok_and(|count| *count == MESSAGES);
             round.is_flooded |=
-                used == Use::Aside && received.as_ref().is_ok_and(|count| *count == ASIDE);
+                used == Use::Aside && received.as_ref().is_ok_and(|count| *count == most);
             if received.is_err()
                 && used != Use::Data
                 && let Some(quiet) = self.quiet.get_mut(index)
@@ -268,9 +307,16 @@ impl Carrier {
                     round.packets += 1;
                     round.asides += usize::from(used == Use::Aside);
                     round.bytes += bytes.len();
+                    let before = self.shard.authentic();
                     self.shard.handle_datagram(address, ecn, bytes, now, self.outlet.room());
+                    if used == Use::Aside && self.shard.authentic() != before {
+                        self.sources.add(address.ip(), now, &self.outlet);
+                    }
                 }
                 self.outlet.flush();
+                if used == Use::Aside {
+                    self.aside.took(clock::instant().since(now));
+                }
             }
         }
         round
@@ -449,6 +495,30 @@ mod tests {
         assert!(spin.goes_on(now + Duration::from_micros(99)));
         assert!(!spin.goes_on(now + SPIN));
         assert!(!spin.goes_on(now + SPIN));
+    }
+
+    #[test]
+    fn what_is_no_data_takes_its_share_of_the_time_and_no_more() {
+        let (mut aside, mut taken) = (Aside::default(), Duration::ZERO);
+        let mut now = Instant(Duration::from_secs(1));
+        let (begun, each) = (now, Duration::from_micros(1));
+        let mut messages = 0;
+        while now.since(begun) < Duration::from_secs(1) {
+            let most = aside.most(now);
+            let took = each * most as u32;
+            aside.took(took);
+            taken += took;
+            messages += most;
+            // As long as for data.
+            now = now + took + Duration::from_micros(20);
+        }
+        let share = taken.as_micros();
+        assert!((240_000..300_000).contains(&share), "{share} of 1000000 µs, {messages}");
+        // Those that cost more than was saved are followed by few.
+        aside.took(Duration::from_millis(10));
+        assert_eq!(aside.most(now), ASIDE);
+        assert_eq!(aside.most(now + Duration::from_millis(39)), ASIDE);
+        assert_eq!(aside.most(now + Duration::from_millis(50)), MESSAGES);
     }
 
     #[test]

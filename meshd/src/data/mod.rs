@@ -30,6 +30,7 @@ mod outlet;
 mod overload;
 mod parcel;
 mod socket;
+mod sources;
 mod stats;
 mod thread;
 mod tun;

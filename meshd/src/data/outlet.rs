@@ -21,8 +21,8 @@ pub(super) struct Outlet {
     /// To the host.
     pub(super) delivery: Delivery,
     pub(super) sender: Sender,
-    /// Whether it was said that datagrams go one by one.
-    warned: bool,
+    /// Of what it was said last that datagrams go one by one for it.
+    warned: Option<i32>,
     /// Of every lane, its own included.
     doors: Vec<Door>,
     /// What other lanes did not take.
@@ -42,7 +42,7 @@ impl Outlet {
             network: Failures::default(),
             delivery,
             sender: Sender::default(),
-            warned: false,
+            warned: None,
             doors,
             not_passed: 0,
         }
@@ -73,9 +73,20 @@ impl Outlet {
                 |error, count| failures.count(error, count),
             );
             self.out.network.clear();
-            if !self.sender.segments() && !std::mem::replace(&mut self.warned, true) {
-                let (interface, errno) = (self.tun.name(), self.sender.refusal());
-                tracing::warn!(interface, ?errno, "no UDP segmentation; datagrams go one by one");
+            if self.sender.refusal() != self.warned {
+                self.warned = self.sender.refusal();
+                let (interface, errno) = (self.tun.name(), self.warned);
+                if self.sender.segments() {
+                    let what =
+                        "joined datagrams are too long for a route; for it they go one by one";
+                    tracing::info!(interface, ?errno, "{what}");
+                } else {
+                    tracing::warn!(
+                        interface,
+                        ?errno,
+                        "no UDP segmentation; datagrams go one by one"
+                    );
+                }
             }
         }
         if !self.out.host.is_empty() {

@@ -1,5 +1,5 @@
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use epsilon_proto::datagram::{DATA, RELAYED_DATA};
 use epsilon_sys::udp::{Receiver, Steering, steer};
@@ -37,7 +37,7 @@ pub struct Sockets {
 pub(super) enum Use {
     /// Data of peers.
     Data,
-    /// Handshakes, probes, beacons, and junk.
+    /// Handshakes, probes, beacons, data from where none came before, and junk.
     Aside,
     /// What is relayed, by this node or to it.
     Transit,
@@ -97,14 +97,21 @@ impl Sockets {
         Some((self.all().nth(index)?, *uses.get(index / families)?))
     }
 
-    /// Called on the first lane's: from now on data comes to the sockets of the
-    /// lane that it is for, by the highest byte of the index in it, which counts up
-    /// from `first` with the lanes; relayed data comes to sockets of its own, so that
-    /// one lane knows how much this node passes on, and so does all that can be no data,
-    /// so that a flood of either displaces no data.
-    pub(super) fn keep_data_apart(&self, first: u8, lanes: u8) -> io::Result<()> {
-        let steering = Steering { near: DATA, far: RELAYED_DATA, at: 7, first, count: lanes };
-        self.asides.iter().try_for_each(|aside| steer(aside, steering))
+    /// From now on data from these addresses comes to the sockets of the lane that it is
+    /// for, by the highest byte of the index in it, which counts up from `first` with the
+    /// lanes; relayed data comes to sockets of its own, so that one lane knows how much
+    /// this node passes on, and so does all the rest, so that a flood of either displaces
+    /// no data.
+    pub(super) fn keep_data_apart(
+        &self,
+        first: u8,
+        lanes: u8,
+        sources: &[IpAddr],
+    ) -> io::Result<()> {
+        let (near, far) = (DATA, RELAYED_DATA);
+        let steering = Steering { near, far, at: 7, first, count: lanes, sources };
+        steer(&self.v4, true, steering)?;
+        self.v6.iter().try_for_each(|v6| steer(v6, false, steering))
     }
 
     /// The port.
@@ -237,6 +244,8 @@ fn open(address: SocketAddr, buffer: usize) -> io::Result<Socket> {
 
 #[cfg(test)]
 mod tests {
+    use epsilon_sys::udp::MOST_SOURCES;
+
     use super::*;
 
     #[test]
@@ -254,9 +263,28 @@ mod tests {
 
     #[test]
     fn only_what_can_be_data_for_this_node_comes_to_the_data_sockets() {
+        let others: Vec<IpAddr> = (0..100)
+            .flat_map(|number| {
+                [[203, 0, 113, number].into(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()].into()]
+            })
+            .collect();
+        let hosts = ["127.0.0.1", "::1"].map(|host| host.parse().unwrap());
+        let most = [&hosts[..], &others[..MOST_SOURCES - 2]].concat();
+        let too_many = [&others[..], &others[..1]].concat();
+        is_data_apart(&[], false);
+        is_data_apart(&hosts, true);
+        is_data_apart(&others, false);
+        is_data_apart(&most, true);
+        // Then from anywhere.
+        is_data_apart(&too_many, true);
+    }
+
+    /// What becomes of data that comes from the host itself, where it may come from these
+    /// addresses.
+    fn is_data_apart(sources: &[IpAddr], is_taken: bool) {
         let lanes = Sockets::open(0, 3).unwrap();
         // The numbers go around.
-        lanes[0].keep_data_apart(0xfe, 3).unwrap();
+        lanes[0].keep_data_apart(0xfe, 3, sources).unwrap();
         let data = |tag| [4, 0, 0, 0, 1, 2, 3, tag, 0, 0, 0, 0];
         for (family, host) in ["127.0.0.1", "::1"].into_iter().enumerate() {
             let families = lanes[0].all().count() / 3;
@@ -284,7 +312,8 @@ mod tests {
             // Loopback delivers before the sender returns.
             let with_data: Vec<usize> =
                 lanes.iter().map(|lane| taken(lane.nth(family).unwrap().0)).collect();
-            assert_eq!((with_data, taken(aside)), (vec![1, 2, 3], 6), "{host}");
+            let expected = if is_taken { (vec![1, 2, 3], 6) } else { (vec![0; 3], 12) };
+            assert_eq!((with_data, taken(aside)), expected, "{host} {}", sources.len());
             assert_eq!(taken(transit), 3, "{host}");
         }
     }

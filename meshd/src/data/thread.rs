@@ -11,10 +11,11 @@ use epsilon_sys::udp::{Carried, Receiver, dropped};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{mpsc, watch};
 
-use super::carrier::{Carrier, Order, new_buffer};
+use super::carrier::{Aside, Carrier, Order, new_buffer};
 use super::outlet::Outlet;
 use super::overload::Overload;
 use super::parcel::{Door, Inbox};
+use super::sources::Sources;
 use super::{DataStats, Error, Sockets, Tun};
 
 /// How many reports wait for Control before they are dropped and counted.
@@ -111,10 +112,10 @@ pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
     let ends: Vec<Ends> = lanes.iter().map(|_| ends()).collect::<Result<_, _>>()?;
     let doors: Vec<Door> = ends.iter().map(|ends| ends.door.clone()).collect();
     let stops: Vec<Stop> = ends.iter().map(|ends| ends.stop.clone()).collect();
-    if let Some(LaneConfig { shard, tun, sockets }) = lanes.first()
-        && let Err(error) = sockets.keep_data_apart(shard.first_tag(), shard.lane().count())
-    {
-        tracing::warn!(interface = tun.name(), %error, "floods of junk can displace data");
+    let first_tag = lanes.first().map_or(0, |first| first.shard.first_tag());
+    let sources = Sources::new(first_tag, lanes.len() as u8);
+    if let Some(first) = lanes.first() {
+        sources.apply(&first.sockets, first.tun.name());
     }
     let mut handle = Handle { threads: Vec::new() };
     for (config, ends) in lanes.into_iter().zip(ends) {
@@ -136,6 +137,7 @@ pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
             shard: config.shard,
             outlet: Outlet::new(lane, config.tun, config.sockets, doors.clone()),
             receiver: Receiver::default(),
+            sources: sources.clone(),
             orders,
             inbox,
             wake: Arc::clone(&stop.wake),
@@ -146,6 +148,7 @@ pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
             overload: Overload::default(),
             counters,
             quiet: Default::default(),
+            aside: Aside::default(),
             beyond_share: 0,
             malformed: 0,
             reports_lost: 0,

@@ -21,7 +21,7 @@ use std::ops::AddAssign;
 
 pub use receive::{MESSAGES, Receiver, dropped};
 pub use send::Sender;
-pub use steer::{Steering, steer};
+pub use steer::{MOST_SOURCES, Steering, steer};
 
 /// The two bits of the type of service, or traffic class, that are ECN's.
 const ECN: u8 = 0b11;

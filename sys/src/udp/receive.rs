@@ -178,7 +178,8 @@ impl Receiver {
         messages.flat_map(|(message, piece)| {
             let start = (piece.iov_base as usize).saturating_sub(self.bytes.as_ptr() as usize);
             let bytes = self.bytes.get(start..start + message.length).unwrap_or_default();
-            bytes.chunks(message.size).map(|bytes| Datagram {
+            let empty = bytes.is_empty().then_some(bytes);
+            bytes.chunks(message.size).chain(empty).map(|bytes| Datagram {
                 address: message.from,
                 ecn: message.ecn,
                 whole: false,

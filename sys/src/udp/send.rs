@@ -19,6 +19,21 @@ const MESSAGES: usize = 64;
 /// The most datagrams in one call.
 const PIECES: usize = 512;
 
+/// So many targets to which joined datagrams were too long are known at once.
+const MOST_APART: usize = 16;
+/// After so many datagrams that went one by one it is tried again to join them: routes
+/// change.
+const APART: u32 = 16_384;
+
+/// A target to which messages of datagrams of this size, or longer ones, are refused.
+#[derive(Clone, Copy)]
+struct Apart {
+    address: SocketAddr,
+    size: usize,
+    /// For so many more datagrams.
+    left: u32,
+}
+
 /// Sends datagrams, many at once.
 pub struct Sender {
     headers: Box<[libc::mmsghdr]>,
@@ -27,7 +42,8 @@ pub struct Sender {
     pieces: Box<[libc::iovec]>,
     plans: Vec<Plan>,
     segmentation: bool,
-    /// Why the kernel is not asked any more.
+    apart: Vec<Apart>,
+    /// Why the kernel is not asked any more, for a target or at all.
     refusal: Option<i32>,
     carried: Carried,
 }
@@ -62,6 +78,7 @@ impl Default for Sender {
             pieces: vec![piece; PIECES].into_boxed_slice(),
             plans: Vec::with_capacity(MESSAGES),
             segmentation: true,
+            apart: Vec::with_capacity(MOST_APART),
             refusal: None,
             carried: Carried::default(),
         }
@@ -74,7 +91,7 @@ impl Sender {
         self.segmentation
     }
 
-    /// The error with which it refused.
+    /// The error with which it refused last.
     pub fn refusal(&self) -> Option<i32> {
         self.refusal
     }
@@ -85,8 +102,8 @@ impl Sender {
     }
 
     /// Sends datagrams in their order, by sockets of either family, and those that are
-    /// not to be fragmented by others; none of them waits. `failed` hears of every message that the kernel refused, and
-    /// how many datagrams it had.
+    /// not to be fragmented by others; none of them waits. `failed` hears of every message
+    /// that the kernel refused, and how many datagrams it had.
     pub fn send<'a>(
         &mut self,
         socket_for: impl Fn(&SocketAddr, bool) -> Option<BorrowedFd<'a>>,
@@ -124,11 +141,36 @@ impl Sender {
                     && length > 0
                     && last.length + length <= LONGEST_MESSAGE
                     && last.count < MOST_SEGMENTS
+                    && !self.is_apart(last.address, last.size)
             })
+    }
+
+    fn is_apart(&self, address: SocketAddr, size: usize) -> bool {
+        self.apart.iter().any(|apart| apart.address == address && apart.size <= size)
+    }
+
+    /// A datagram goes to a target: those that are to go one by one are fewer now.
+    fn spend_apart(&mut self, address: SocketAddr) {
+        self.apart.retain_mut(|apart| {
+            apart.left -= u32::from(apart.address == address);
+            apart.left > 0
+        });
+    }
+
+    /// Messages of datagrams of a size are too long for the route to a target.
+    fn keep_apart(&mut self, address: SocketAddr, size: usize) {
+        self.apart.retain(|apart| apart.address != address);
+        if self.apart.len() == MOST_APART {
+            self.apart.remove(0);
+        }
+        self.apart.push(Apart { address, size, left: APART });
     }
 
     fn plan(&mut self, datagram: &Datagram<'_>, piece: usize) {
         let length = datagram.bytes.len();
+        if !self.apart.is_empty() {
+            self.spend_apart(datagram.address);
+        }
         if self.joins(datagram) {
             if let Some(last) = self.plans.last_mut() {
                 last.count += 1;
@@ -205,13 +247,14 @@ impl Sender {
         if plan.count == 1 || !may_help {
             return failed(error, plan.count);
         }
-        // The card computes no checksums, or the kernel knows no segments. A
-        // message that is only too long for its route says nothing of others;
-        // Linux before 6.14 calls that EINVAL, too.
-        let knows_segments = self.carried.packets > self.carried.messages;
-        if code == Some(libc::EIO) || (code == Some(libc::EINVAL) && !knows_segments) {
+        self.refusal = code;
+        if code == Some(libc::EIO) {
+            // The card computes no checksums.
             self.segmentation = false;
-            self.refusal = code;
+        } else {
+            // Too long for the route, which says nothing of others; Linux before 6.14 calls
+            // that EINVAL.
+            self.keep_apart(plan.address, plan.size);
         }
         let kept = std::mem::take(&mut self.plans);
         for piece in plan.first..plan.first + plan.count {

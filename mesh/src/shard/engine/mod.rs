@@ -95,6 +95,7 @@ pub struct Shard {
     timeout: Option<Instant>,
     dropped: Dropped,
     changes: u64,
+    authentic: u64,
 }
 
 fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
@@ -129,6 +130,7 @@ impl Shard {
             timeout: None,
             dropped: Dropped::default(),
             changes: 0,
+            authentic: 0,
         }
     }
 
@@ -157,6 +159,7 @@ impl Shard {
             network: &mut out.network,
             reports: &mut self.reports,
             wireguard: &mut self.wireguard,
+            authentic: &mut self.authentic,
         };
         let result = act(peer, &mut context);
         self.timeout = earlier(self.timeout, peer.next_timeout());
@@ -543,6 +546,7 @@ impl Shard {
             network: &mut out.network,
             reports: &mut self.reports,
             wireguard: &mut self.wireguard,
+            authentic: &mut self.authentic,
         };
         let id = peer.id;
         let (routes, own, filter) = (&self.routes, &self.own, &self.filter);
@@ -667,6 +671,11 @@ impl Shard {
     /// Grows with everything that can change [`Self::stats`].
     pub fn changes(&self) -> u64 {
         self.changes
+    }
+
+    /// Grows with every datagram that only a peer can have made, and made just now.
+    pub fn authentic(&self) -> u64 {
+        self.authentic
     }
 
     /// The counters.

@@ -83,6 +83,7 @@ impl Shard {
             let prober = &mut self.probed.get_mut(&node)?.prober;
             Some((node, prober.open(from, datagram, now)?))
         })?;
+        self.authentic += 1;
         let probed = self.probed.get_mut(&node)?;
         match heard {
             Heard::Request { transaction } => {

@@ -15,6 +15,7 @@ use epsilon_mesh::shard::{
 };
 use epsilon_proto::key::SecretKey;
 use epsilon_sys::netlink::{self, Netlink, Veth};
+use epsilon_sys::udp::Carried;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use seccompiler::{
@@ -329,7 +330,14 @@ fn a_transfer_comes_back_whole(make: fn() -> Make) {
         |_| echo_streams(),
         async |started| {
             streams_come_back_whole();
+            // What was counted is published every second.
+            tokio::time::sleep(Duration::from_millis(1100)).await;
             let stats = started.handle.stats();
+            let of_network = [stats.network_in, stats.network_out];
+            let of_host = [stats.host_in, stats.host_out];
+            let joined = |all: &[Carried]| all.iter().all(|one| one.packets > one.messages);
+            assert!(joined(&of_network), "{stats:?}");
+            assert_eq!(joined(&of_host), stats.interface_offload, "{stats:?}");
             assert_eq!((stats.malformed, stats.host.count), (0, 0), "{stats:?}");
             assert_eq!(stats.shard.dropped.passed, 0, "{stats:?}");
             started.handle.stop().await.unwrap();
