@@ -67,11 +67,13 @@ pub(crate) fn bytes(count: u64) -> String {
     }
 }
 
-/// `direct 192.0.2.1:7755`, `relayed by n3`, `-`.
+/// `direct 192.0.2.1:7755`, `tls 192.0.2.1:443`, `relayed by n3`, `-`.
 pub(crate) fn path(path: &Path) -> String {
     match (path.kind, &path.relay, path.endpoint) {
         (PathKind::Direct, _, Some(endpoint)) => format!("direct {endpoint}"),
         (PathKind::Direct, _, None) => "direct".into(),
+        (PathKind::Tls, _, Some(endpoint)) => format!("tls {endpoint}"),
+        (PathKind::Tls, _, None) => "tls".into(),
         (PathKind::Relayed, Some(relay), _) => format!("relayed by {}", node(relay)),
         (PathKind::Relayed, None, Some(endpoint)) => format!("relayed by {endpoint}"),
         (PathKind::Relayed, None, None) => "relayed".into(),

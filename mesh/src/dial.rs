@@ -125,6 +125,14 @@ impl Dialer {
         self.targets.keys().copied()
     }
 
+    /// Whom a call under way is meant for, and where.
+    pub fn under_way(&self, attempt: u64) -> Option<(Callee, SocketAddr)> {
+        let one = |(callee, target): (&Callee, &Target)| {
+            target.under_way.get(&attempt).map(|address| (*callee, *address))
+        };
+        self.targets.iter().find_map(one)
+    }
+
     /// A call ended.
     pub fn ended(&mut self, attempt: u64) {
         for target in self.targets.values_mut() {

@@ -23,6 +23,9 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The port of the first network, UDP and TCP.
     pub port: u16,
+    /// Another TCP port at which members are let in, such as 443: for those whose networks
+    /// let nothing else out.
+    pub tcp_port: Option<u16>,
     /// What is logged and how.
     pub log: Log,
     /// Finding members on local networks.
@@ -117,6 +120,7 @@ impl Default for Config {
             group: crate::api::DEFAULT_GROUP.to_owned(),
             state_dir: "/var/lib/epsilon".into(),
             port: epsilon_proto::address::DEFAULT_PORT,
+            tcp_port: None,
             log: Log::default(),
             discovery: Discovery::default(),
             data: Data::default(),
@@ -181,6 +185,9 @@ impl Config {
         if config.port == 0 {
             return Err("port: 0 is not a port; leave it out for 7755".to_owned());
         }
+        if config.tcp_port == Some(0) {
+            return Err("tcp_port: 0 is not a port; leave it out for none".to_owned());
+        }
         let Relay { pair_mbit, total_mbit, .. } = config.relay;
         if pair_mbit == 0 || total_mbit == 0 {
             return Err(
@@ -202,6 +209,7 @@ impl Config {
             ("group", self.group != other.group),
             ("state_dir", self.state_dir != other.state_dir),
             ("port", self.port != other.port),
+            ("tcp_port", self.tcp_port != other.tcp_port),
             ("log.level", self.log.level != other.log.level),
             ("log.format", self.log.format != other.log.format),
             ("discovery.multicast", self.discovery != other.discovery),

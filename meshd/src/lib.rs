@@ -17,3 +17,4 @@ pub mod log;
 pub mod network;
 pub mod random;
 pub mod store;
+pub mod stream;

@@ -261,7 +261,7 @@ async fn a_peer_that_stalls_in_admission_is_given_up() {
         timing: Timing::default(),
     };
     let gate = Arc::new(Setup::default().gate);
-    let (_handle, mut events) = start(config, gate, admissions).unwrap();
+    let (_handle, mut events) = start(config, gate, admissions, mpsc::channel(1).0).unwrap();
     let Some(Event::Listening(address)) = events.recv().await else {
         panic!("a node listens first of all");
     };
@@ -329,8 +329,8 @@ async fn a_busy_port_is_named_with_the_next_step() {
         limits: Limits::default(),
         timing: Timing::default(),
     };
-    let error =
-        start(config, Arc::new(Setup::default().gate), admissions).expect_err("the port is taken");
+    let error = start(config, Arc::new(Setup::default().gate), admissions, mpsc::channel(1).0)
+        .expect_err("the port is taken");
     assert!(matches!(error, Error::Listen { .. }));
     let text = error.to_string();
     for part in [&address.to_string(), "another process", "--port"] {

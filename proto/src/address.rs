@@ -2,7 +2,7 @@
 //! comes by its own.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use crate::id::{DeviceId, Digest, NetworkId, NodeId};
@@ -240,10 +240,29 @@ impl fmt::Display for Ipv6Range {
     }
 }
 
-/// Whether a node may say that it can be reached here: unicast, with a port.
-/// (Whether it lies inside the mesh is another question.)
-pub fn is_usable_endpoint(address: std::net::SocketAddr) -> bool {
+/// The addresses of streams, where datagrams travel by TCP: of the prefix in which no host
+/// is (RFC 6666), so that everything that knows addresses knows streams. Each node counts
+/// its own.
+const STREAMS: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
+
+/// The address of a stream.
+pub fn stream_address(number: u64) -> SocketAddr {
+    let mut octets = [0; 16];
+    octets[..8].copy_from_slice(&STREAMS);
+    octets[8..].copy_from_slice(&number.to_be_bytes());
+    SocketAddr::new(IpAddr::V6(octets.into()), 1)
+}
+
+/// Whether an address is one of a stream.
+pub fn is_stream(address: SocketAddr) -> bool {
+    matches!(address.ip(), IpAddr::V6(ip) if ip.octets().starts_with(&STREAMS))
+}
+
+/// Whether a node may say that it can be reached here: unicast, with a port, and known to
+/// others. (Whether it lies inside the mesh is another question.)
+pub fn is_usable_endpoint(address: SocketAddr) -> bool {
     address.port() != 0
+        && !is_stream(address)
         && match address.ip() {
             IpAddr::V4(ip) => {
                 !ip.is_unspecified()
@@ -284,6 +303,18 @@ mod tests {
         ] {
             let error = text.parse::<Ipv4Range>().unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_a_stream_is_none_that_others_could_use() {
+        let (first, other) = (stream_address(1), stream_address(u64::MAX));
+        assert_eq!(first.to_string(), "[100::1]:1");
+        assert!(is_stream(first) && is_stream(other) && first != other);
+        assert!(!is_usable_endpoint(first));
+        for no in ["[100:0:0:1::1]:1", "[2001:db8::1]:7755", "100.0.0.1:7755"] {
+            let no = no.parse().unwrap();
+            assert!(!is_stream(no) && is_usable_endpoint(no), "{no}");
         }
     }
 

@@ -66,6 +66,9 @@ pub struct NodeRecord {
     /// The members that named this node as their hub, and that it does not hear of any
     /// more.
     pub lost: Vec<Lost>,
+    /// Another TCP port at which it can be called at its addresses, such as 443: for those
+    /// whose networks let nothing else out.
+    pub tcp_port: Option<u16>,
 }
 wire_struct!(NodeRecord {
     0 => incarnation,
@@ -84,6 +87,7 @@ wire_struct!(NodeRecord {
     13 => relays,
     14 => hubs,
     15 => lost,
+    16 => tcp_port,
 } check |record| record.check());
 
 impl Document for NodeRecord {

@@ -101,7 +101,7 @@ fn verdict(summary: &Summary, last_path: Option<&Path>) -> Exit {
         _ if summary.sent == 0 => Exit::OK,
         None => ProblemKind::Unreachable.into(),
         Some(PathKind::Relayed) => ProblemKind::Relayed.into(),
-        Some(PathKind::Direct | PathKind::None) => Exit::OK,
+        Some(PathKind::Direct | PathKind::Tls | PathKind::None) => Exit::OK,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use epsilon_proto::address::is_stream;
 use epsilon_proto::clock::{Instant, Now};
 use epsilon_proto::id::NodeId;
 
@@ -70,8 +71,8 @@ impl Control {
     }
 
     fn is_worth_a_call(&self, node: NodeId) -> bool {
-        let is_busy = self.peers.get(&node).is_some_and(|peer| peer.paths.is_busy());
-        is_busy || !self.is_large()
+        let is_wanted = self.peers.get(&node).is_some_and(|peer| peer.paths.is_wanted());
+        is_wanted || !self.is_large()
     }
 
     /// Does for paths what is due.
@@ -91,7 +92,9 @@ impl Control {
         for (node, step) in steps {
             match step {
                 Step::Probe(to) => {
-                    if let Path::Direct(address) = to {
+                    if let Path::Direct(address) = to
+                        && !is_stream(address)
+                    {
                         self.sent_to(address, now.instant);
                     }
                     self.send_probe(node, to, None);
@@ -103,6 +106,7 @@ impl Control {
                 }
                 Step::Use(path) => {
                     self.set_path(node, path);
+                    self.refresh_channels(node, now);
                     self.event(Event::PathMoved(node, path));
                     if self.relays.own.contains(&node) {
                         self.choose_relays(now);
@@ -115,12 +119,16 @@ impl Control {
                         self.doubt_openness(now);
                     }
                     self.need_relays(now);
+                    if self.peers.get(&node).is_some_and(|peer| peer.paths.is_wanted()) {
+                        self.want_stream(node, now.instant);
+                    }
                 }
                 Step::Call => {}
                 Step::Relay => self.seek_relay(node, now),
                 // What cut it may have cut links, too, by which others are asked.
-                Step::Failed => {
+                Step::Failed(way) => {
                     self.check_links(now.instant);
+                    self.renew_stream(node, way, now);
                     if self.relays.own.contains(&node) {
                         self.choose_relays(now);
                     }

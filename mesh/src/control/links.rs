@@ -1,7 +1,7 @@
 //! Who is linked, and everything else that is known of a peer in this run.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use epsilon_proto::clock::{Instant, Now, Timestamp};
@@ -247,6 +247,9 @@ impl Control {
         }
         self.begin_to_settle(now.instant);
         self.call_again(now.instant);
+        if self.is_relay_news(node) {
+            self.choose_relays(now);
+        }
         if !outbound {
             self.reached_from(remote.ip(), now);
         }
@@ -451,7 +454,7 @@ impl Control {
 
     /// Where a member may be called: where it was reached last, what its
     /// record says.
-    fn control_addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+    pub(super) fn control_addresses(&self, node: NodeId) -> Vec<SocketAddr> {
         let mut addresses: Vec<SocketAddr> =
             self.contacts.get(&node).copied().into_iter().collect();
         let record = self.members.get(node).map(|member| &member.record);
@@ -461,6 +464,10 @@ impl Control {
             {
                 addresses.push(endpoint.address);
             }
+        }
+        if let Some(port) = record.and_then(|record| record.tcp_port) {
+            let hosts: BTreeSet<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
+            addresses.extend(hosts.into_iter().map(|host| SocketAddr::new(host, port)));
         }
         addresses
     }

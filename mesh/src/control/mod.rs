@@ -32,6 +32,7 @@ mod own;
 mod plane;
 mod relays;
 mod storage;
+mod streams;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -80,6 +81,8 @@ pub struct Config {
     pub check: Box<dyn SignatureCheck + Send + Sync>,
     /// How much it passes on for others, if it may be a relay.
     pub relaying: Option<Relaying>,
+    /// Another TCP port at which it is called.
+    pub tcp_port: Option<u16>,
     /// Link to these nodes only, in place of hubs: the simulator's overlay for most of its
     /// large fleets.
     pub overlay: Option<BTreeSet<NodeId>>,
@@ -127,6 +130,18 @@ pub enum Output {
         /// [`Output::Gate`].
         secret: usize,
     },
+    /// Open a stream: TLS over TCP, by which datagrams travel.
+    OpenStream {
+        /// For [`Control::handle_stream_opened`] and [`Control::handle_stream_failed`].
+        attempt: u64,
+        /// Where.
+        address: SocketAddr,
+        /// With which of the gate's secrets to greet, by its place in
+        /// [`Output::Gate`].
+        secret: usize,
+    },
+    /// Close the stream that has this address.
+    CloseStream(SocketAddr),
     /// Close every control connection with a node.
     Disconnect(NodeId),
     /// Find out soon which control connections still work: this node may be somewhere else
@@ -231,6 +246,7 @@ pub struct Control {
     plane: plane::Plane,
     relays: relays::Relays,
     hubs: hubs::Hubs,
+    streams: streams::Streams,
     /// Counts the letters of this run.
     last_letter: u64,
     token_addresses: Vec<SocketAddr>,
@@ -346,6 +362,7 @@ impl Control {
             agenda: agenda::Agenda::default(),
             relays: relays::Relays::new(needs_relays),
             hubs: hubs::Hubs::new(hubs, now.instant),
+            streams: streams::Streams::default(),
             last_letter: 0,
             token_addresses: Vec::new(),
             answered: BTreeMap::new(),
@@ -424,6 +441,7 @@ impl Control {
             self.check_links(now.instant);
             self.own_record.has_moved();
             self.forget_openness();
+            self.leave_streams(now);
         }
         let is_small = !self.is_large();
         for (node, peer) in &mut self.peers {
@@ -462,6 +480,7 @@ impl Control {
             self.own_devices.due(),
             self.judging_due(),
             self.hubs.due(),
+            self.streams.due(),
             Some(self.sync.due()),
             self.near().filter_map(|(_, peer)| peer.due()).min(),
             self.paths_due(now),
@@ -490,6 +509,7 @@ impl Control {
         self.judge_waiting(now);
         self.expire_links(now);
         self.advance_hubs(now);
+        self.advance_streams(now);
         self.advance_own(now);
         self.advance_devices(now);
         self.advance_sync(now);

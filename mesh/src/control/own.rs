@@ -249,6 +249,7 @@ impl Control {
             relays,
             hubs,
             lost,
+            tcp_port: self.config.tcp_port,
         };
         let same = self.members.get(self.own).is_some_and(|known| {
             let mut stamped = record.clone();

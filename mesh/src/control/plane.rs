@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use epsilon_proto::address::{DEFAULT_MTU, Ipv6Range};
+use epsilon_proto::address::{DEFAULT_MTU, Ipv6Range, is_stream};
 use epsilon_proto::clock::Now;
 use epsilon_proto::id::{BootId, NodeId};
 use epsilon_proto::record::EndpointSource;
@@ -211,8 +211,12 @@ impl Control {
                 paths.answered(to, rtt, now.instant, &local);
                 let (now_direct, is_proven) = (paths.direct(), paths.is_proven());
                 if let Path::Direct(at) = to {
-                    self.seen_as(at, observed, now);
-                    self.observed_at(node, observed, now);
+                    self.reached(node, at);
+                    // What comes by a stream says nothing of where datagrams come from.
+                    if !is_stream(at) && !is_stream(observed) {
+                        self.seen_as(at, observed, now);
+                        self.observed_at(node, observed, now);
+                    }
                 }
                 if direct != now_direct {
                     self.refresh_channels(node, now);
@@ -227,8 +231,14 @@ impl Control {
                 self.advance_own(now);
             }
             Report::ProbeReceived { node, from } | Report::NewSource { node, from } => {
-                if let (Path::Direct(address), true) = (from, is_probe) {
-                    self.came_from(address, now);
+                let is_by_stream = is_stream(from.address());
+                if let Path::Direct(address) = from {
+                    if is_by_stream && !self.heard_by_stream(address, node) {
+                        return;
+                    }
+                    if is_probe && !is_by_stream {
+                        self.came_from(address, now);
+                    }
                 }
                 if !self.members.is_inside(from.address().ip())
                     && let Some(paths) = self.known_paths(node)

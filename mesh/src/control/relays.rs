@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use epsilon_proto::address::is_stream;
 use epsilon_proto::clock::{Instant, Now};
 use epsilon_proto::datagram::Channel;
 use epsilon_proto::id::NodeId;
@@ -323,7 +324,10 @@ impl Control {
                 self.members.get(*node).and_then(|member| member.record.site.clone())
             };
             let rtt = |node: &NodeId| self.peers.get(node).and_then(|peer| peer.paths.rtt());
-            open.sort_by_key(|node| (!self.relays.own.contains(node), rtt(node), *node));
+            let is_by_stream = |node: &NodeId| self.direct_to(*node).is_some_and(is_stream);
+            open.sort_by_key(|node| {
+                (is_by_stream(node), !self.relays.own.contains(node), rtt(node), *node)
+            });
             for node in &open {
                 let is_elsewhere =
                     chosen.iter().all(|one| site(one) != site(node) || site(one).is_none());
@@ -338,6 +342,8 @@ impl Control {
                 }
             }
         }
+        let missing = MAX_RELAYS.saturating_sub(chosen.len());
+        self.look_for_relays(missing, now.instant);
         if chosen == self.relays.own {
             return;
         }
@@ -350,6 +356,38 @@ impl Control {
             self.paths(relay).keep(true, now.instant);
         }
         self.own_record.touch();
+    }
+
+    /// Looks for so many more relays than datagrams find: those that are linked can be
+    /// reached in another way.
+    fn look_for_relays(&mut self, missing: usize, now: Instant) {
+        if missing == 0 || !self.wants_relays() || self.is_banned() {
+            return;
+        }
+        let mut others: Vec<NodeId> = self
+            .linked()
+            .into_iter()
+            .filter(|node| self.members.get(*node).is_some_and(|member| member.record.is_relay))
+            .filter(|node| self.lacks_way(*node))
+            .collect();
+        others.sort_by_key(|node| self.is_out_of_reach(*node));
+        for relay in others.into_iter().take(missing) {
+            self.want_stream(relay, now);
+        }
+    }
+
+    /// The same whenever streams are looked after.
+    pub(super) fn look_for_missing_relays(&mut self, now: Instant) {
+        self.look_for_relays(MAX_RELAYS.saturating_sub(self.relays.own.len()), now);
+    }
+
+    /// Whether something is sent to others through a member.
+    pub(super) fn leads_on(&self, relay: NodeId) -> bool {
+        let is_used = |peer: &NodeId| {
+            let peer = self.peers.get(peer).filter(|peer| peer.paths.is_wanted());
+            peer.and_then(|peer| peer.relayed.relay_of(peer.paths.active()?)) == Some(relay)
+        };
+        self.relays.through.get(&relay).is_some_and(|peers| peers.iter().any(is_used))
     }
 
     /// Looks for a relay to a peer.
@@ -365,6 +403,7 @@ impl Control {
             let is_known = known.is_some_and(|(channel, address)| {
                 self.peer(peer).paths.may_answer(Path::Relayed(address, channel))
             });
+            self.want_stream(relay, now.instant);
             if relay == self.own || is_asked || is_known || self.direct_to(relay).is_none() {
                 continue;
             }
@@ -390,8 +429,12 @@ impl Control {
         }
         let pair = in_order(from, peer);
         let ends = [self.direct_to(pair.0)?, self.direct_to(pair.1)?];
-        if let Some(known) = self.relays.channels.get(&pair) {
-            return Some(known.channel);
+        if let Some(known) = self.relays.channels.get_mut(&pair) {
+            let channel = known.channel;
+            if std::mem::replace(&mut known.ends, ends) != ends {
+                self.outputs.push_back(Output::Shard(Command::SetChannel { channel, ends }));
+            }
+            return Some(channel);
         }
         let of_asker = self.relays.pairs_of(from).len();
         if self.relays.channels.len() >= MAX_CHANNELS || of_asker >= MAX_CHANNELS_EACH {
@@ -431,7 +474,7 @@ impl Control {
         {
             return;
         }
-        self.leave_channel(peer, relay, now);
+        self.leave_channel(peer, relay, now.instant);
         if let Some(number) = answer.channel {
             let channel = Channel::new(number);
             self.peer(peer).relayed.channels.insert(relay, (channel, address));
@@ -441,12 +484,25 @@ impl Control {
     }
 
     /// A peer is not reached through a relay any more, or by another way.
-    fn leave_channel(&mut self, peer: NodeId, relay: NodeId, now: Now) {
+    fn leave_channel(&mut self, peer: NodeId, relay: NodeId, now: Instant) {
         if let Some(peers) = self.relays.through.get_mut(&relay) {
             peers.remove(&peer);
         }
         if let Some((channel, address)) = self.peer(peer).relayed.channels.remove(&relay) {
-            self.paths(peer).remove(Path::Relayed(address, channel), now.instant);
+            self.paths(peer).remove(Path::Relayed(address, channel), now);
+        }
+    }
+
+    /// A relay is not reached at an address any more: nor are others through it.
+    pub(super) fn leave_channels_at(&mut self, relay: NodeId, address: SocketAddr, now: Instant) {
+        let is_there = |peer: &NodeId| {
+            let channels = self.peers.get(peer).map(|peer| &peer.relayed.channels);
+            let known = channels.and_then(|channels| channels.get(&relay));
+            known.is_some_and(|(_, at)| *at == address)
+        };
+        let through = self.relays.through.get(&relay).into_iter().flatten().copied();
+        for peer in through.filter(is_there).collect::<Vec<_>>() {
+            self.leave_channel(peer, relay, now);
         }
     }
 
@@ -490,12 +546,12 @@ impl Control {
             }
         }
         for peer in self.relays.through.remove(&node).unwrap_or_default() {
-            self.leave_channel(peer, node, now);
+            self.leave_channel(peer, node, now.instant);
         }
         if let Some(peer) = self.peers.get_mut(&node) {
             let relays: Vec<NodeId> = peer.relayed.channels.keys().copied().collect();
             for relay in relays {
-                self.leave_channel(node, relay, now);
+                self.leave_channel(node, relay, now.instant);
             }
         }
     }

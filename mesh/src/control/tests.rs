@@ -97,6 +97,7 @@ impl Scene {
             version: "0.1.0".to_owned(),
             check: Box::new(Strict),
             relaying: Some(Relaying { each: 1 << 30, all: 1 << 30 }),
+            tcp_port: None,
             overlay: None,
         };
         let now = Now { instant: Instant(SECOND * 100), wall: WALL };
@@ -333,6 +334,7 @@ impl Scene {
             relays: Vec::new(),
             hubs: Vec::new(),
             lost: Vec::new(),
+            tcp_port: None,
         };
         self.sign(&record, of)
     }

@@ -1,5 +1,6 @@
 //! What Control knows, for people.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -159,6 +160,8 @@ pub struct View {
     pub distribution: Distribution,
     /// All members, oneself included; oneself first, then by name.
     pub members: Vec<MemberView>,
+    /// The streams that are open, by their addresses, and where their other ends are.
+    pub streams: BTreeMap<SocketAddr, SocketAddr>,
     /// All devices, by name.
     pub devices: Vec<DeviceView>,
     /// What is wrong, and since when.
@@ -207,6 +210,7 @@ impl Control {
             generation: genesis.map_or(0, |genesis| genesis.generation),
             distribution: genesis.map_or(Distribution::None, |genesis| genesis.distribution),
             members,
+            streams: self.streams.remotes(),
             devices: self.devices(),
             conditions: self.conditions.iter().map(|(what, since)| (*what, *since)).collect(),
             storage_failing: self.storage_failing.clone(),

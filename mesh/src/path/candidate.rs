@@ -91,6 +91,11 @@ impl Candidate {
         self.unanswered.len()
     }
 
+    /// Whether a probe was sent in vain, and is not just under way.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        self.unanswered.first().is_some_and(|sent| now.since(*sent) >= SLOW)
+    }
+
     /// When a probe may go there that is wanted.
     pub(super) fn due(&self) -> Option<Instant> {
         if self.wanted == 0 {

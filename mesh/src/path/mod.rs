@@ -6,8 +6,8 @@
 //!  answers to probes ────────────────────────────────┘          └─► Use
 //! ```
 //!
-//! Only an authenticated answer moves a path. Order: same network, direct,
-//! relayed; then round trip, with hysteresis. While packets flow and there is
+//! Only an authenticated answer moves a path. Order: same network, direct, by a
+//! stream, relayed; then round trip, with hysteresis. While packets flow and there is
 //! nothing better than a relay, the two call each other again and again, less and
 //! less often. A way that gets no reply is doubted after half a second: if it does
 //! not answer, whatever does takes over. Who sends nothing keeps no way open: then
@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use epsilon_proto::address::DEFAULT_MTU;
+use epsilon_proto::address::{DEFAULT_MTU, is_stream};
 use epsilon_proto::clock::Instant;
 
 use crate::shard::{Path, UNANSWERED};
@@ -92,8 +92,8 @@ pub enum Step {
     Use(Option<Path>),
     /// Other packets than before are too large for the way in use.
     Resize,
-    /// The way in use answered before and does not any more.
-    Failed,
+    /// This way, which was in use, answered before and does not any more.
+    Failed(Path),
 }
 
 /// The order of ways, best first.
@@ -101,7 +101,9 @@ pub enum Step {
 enum Rank {
     Near,
     Direct,
+    Stream,
     Relayed,
+    RelayedByStream,
 }
 
 /// What was sent has no reply.
@@ -297,10 +299,10 @@ impl Paths {
     pub fn idle(&mut self) {
         self.is_busy = false;
         self.doubt = None;
-        self.next_call = None;
         if self.kept.is_some() {
             return;
         }
+        self.next_call = None;
         let lasts = self.active.is_none_or(|active| self.lasts(active));
         if !lasts {
             self.is_proven = false;
@@ -317,6 +319,9 @@ impl Paths {
     pub fn keep(&mut self, keeps: bool, now: Instant) {
         if self.kept.is_some() != keeps {
             self.kept = keeps.then_some(now);
+            if keeps && self.next_call.is_none() {
+                self.restart_calls(now);
+            }
         }
     }
 
@@ -363,7 +368,7 @@ impl Paths {
             candidate.want();
         }
         // This node's own call may have been for nothing.
-        if self.is_busy && self.needs_better() {
+        if self.is_wanted() && self.needs_better() {
             self.calls = 0;
             self.next_call = self.next_call.map(|next| next.min(now + CALLS[0]));
         }
@@ -379,7 +384,10 @@ impl Paths {
         let is_fresh = candidate.answered.is_some_and(|at| now.since(at) < FRESH);
         let is_elsewhere = match (path, self.active) {
             (Path::Direct(here), Some(Path::Direct(there))) => {
-                here != there && here.is_ipv4() == there.is_ipv4()
+                let is_same_kind =
+                    here.is_ipv4() == there.is_ipv4() && is_stream(here) == is_stream(there);
+                // Who opens a stream has a reason.
+                here != there && (is_same_kind || is_stream(here))
             }
             _ => false,
         };
@@ -447,7 +455,8 @@ impl Paths {
 
     /// Whether a direct way is looked for.
     fn needs_better(&self) -> bool {
-        !self.is_proven || !matches!(self.active, Some(Path::Direct(_)))
+        let is_good = self.active.is_some_and(|active| rank(active, &[]) <= Rank::Direct);
+        !self.is_proven || !is_good
     }
 
     fn take(&mut self, path: Path, is_proven: bool) {
@@ -480,7 +489,7 @@ impl Paths {
     fn restart_calls(&mut self, now: Instant) {
         self.calls = 0;
         let later = self.next_call.filter(|_| self.greetings > 0);
-        self.next_call = if self.is_busy && self.needs_better() { Some(now) } else { later };
+        self.next_call = if self.is_wanted() && self.needs_better() { Some(now) } else { later };
     }
 
     /// Data of the peer came another way than this node's goes: perhaps because that one
@@ -525,15 +534,16 @@ impl Paths {
             if doubt.others.take_if(|at| *at <= now).is_some() {
                 self.try_others();
             } else if doubt.ends <= now {
-                let has_failed = std::mem::take(&mut self.is_proven);
+                let failed = self.active.filter(|_| std::mem::take(&mut self.is_proven));
                 self.fall_back();
-                if has_failed {
-                    self.steps.push_back(Step::Failed);
+                if let Some(failed) = failed {
+                    self.steps.push_back(Step::Failed(failed));
                     self.restart_calls(now);
                 }
             }
         }
-        if self.next_call.is_some_and(|due| due <= now) && !self.is_busy && self.greetings == 0 {
+        if self.next_call.is_some_and(|due| due <= now) && !self.is_wanted() && self.greetings == 0
+        {
             self.next_call = None;
         }
         if self.next_call.is_some_and(|due| due <= now) {
@@ -557,11 +567,10 @@ impl Paths {
         if self.kept.is_some_and(|due| due <= now) {
             self.kept = Some(now + KEEP);
             match self.active.and_then(|active| self.candidates.get_mut(&active)) {
-                Some(active) if active.silence() == 0 => active.want_one(),
+                Some(active) if !active.is_silent(now) => active.want_one(),
                 _ => {
-                    if std::mem::take(&mut self.is_proven) {
-                        self.steps.push_back(Step::Failed);
-                    }
+                    let failed = self.active.filter(|_| std::mem::take(&mut self.is_proven));
+                    self.steps.extend(failed.map(Step::Failed));
                     self.probe_all(now);
                 }
             }
@@ -607,6 +616,8 @@ impl Paths {
 
 fn rank(path: Path, local: &[LocalPrefix]) -> Rank {
     match path {
+        Path::Direct(to) if is_stream(to) => Rank::Stream,
+        Path::Relayed(to, _) if is_stream(to) => Rank::RelayedByStream,
         Path::Direct(to) if local.iter().any(|prefix| is_within(to.ip(), *prefix)) => Rank::Near,
         Path::Direct(_) => Rank::Direct,
         Path::Relayed(..) => Rank::Relayed,

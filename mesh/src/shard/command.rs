@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use epsilon_proto::address::is_stream;
 use epsilon_proto::datagram::Channel;
 use epsilon_proto::id::NodeId;
 use epsilon_proto::key::AgreementKey;
@@ -24,6 +25,10 @@ pub enum Path {
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Direct(address) | Self::Relayed(address, _) if is_stream(*address) => {
+                let relay = if matches!(self, Self::Direct(_)) { "" } else { "a relay by " };
+                write!(f, "{relay}TLS")
+            }
             Self::Direct(address) => address.fmt(f),
             Self::Relayed(address, _) => write!(f, "the relay at {address}"),
         }

@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::gate::{GREETING, Gate, Lane, Replays};
+use super::hello::{self, MAX_HELLO};
 use super::identity::canonical;
 use super::seats::{Full, Origin, Seat, Seats};
 
@@ -41,6 +42,8 @@ pub(super) struct Passed {
     pub(super) remote: SocketAddr,
     pub(super) lane: Lane,
     pub(super) seat: Seat,
+    /// What TLS's first message was, where the greeting came in one.
+    pub(super) hello: Option<Vec<u8>>,
 }
 
 /// One listening socket with its waiting connections.
@@ -65,7 +68,8 @@ struct Waiting {
     remote: SocketAddr,
     seat: Seat,
     until: Instant,
-    greeting: [u8; GREETING],
+    /// The greeting, or TLS's first message with it.
+    first: Box<[u8; MAX_HELLO]>,
     received: usize,
 }
 
@@ -182,7 +186,7 @@ impl Door {
             remote,
             seat,
             until: Instant::now() + self.patience,
-            greeting: [0; GREETING],
+            first: Box::new([0; MAX_HELLO]),
             received: 0,
         };
         let mut progress = newcomer.read_now();
@@ -239,14 +243,20 @@ impl Door {
     }
 
     fn judge(&self, waiting: Waiting) -> Result<Passed, TcpStream> {
-        let Waiting { stream, remote, mut seat, greeting, .. } = waiting;
-        let Some(lane) = self.gate.check(&greeting) else {
+        let hello = waiting.hello().map(<[u8]>::to_vec);
+        let greeting = match &hello {
+            Some(hello) => hello::greeting(hello),
+            None => waiting.first.first_chunk().copied(),
+        };
+        let Waiting { stream, remote, mut seat, .. } = waiting;
+        let Some((greeting, lane)) = greeting.and_then(|one| Some((one, self.gate.check(&one)?)))
+        else {
             return Err(stream);
         };
         if !self.replays.first_time(&greeting) || (lane == Lane::Slow && !seat.slow()) {
             return Err(stream);
         }
-        Ok(Passed { stream, remote, lane, seat })
+        Ok(Passed { stream, remote, lane, seat, hello })
     }
 }
 
@@ -259,7 +269,8 @@ impl Waiting {
                 Poll::Ready(Err(_)) => return Progress::Gone,
                 Poll::Ready(Ok(())) => {}
             }
-            let read = self.stream.try_read(&mut self.greeting[self.received..]);
+            let awaited = self.awaited();
+            let read = self.stream.try_read(&mut self.first[self.received..awaited]);
             if let Some(progress) = self.took(read) {
                 return progress;
             }
@@ -268,9 +279,30 @@ impl Waiting {
 
     /// Asks the kernel itself: the runtime may not have looked yet.
     fn read_now(&mut self) -> Progress {
-        let socket = SockRef::from(&self.stream);
-        let read = (&*socket).read(&mut self.greeting[self.received..]);
-        self.took(read).unwrap_or(Progress::More)
+        loop {
+            let awaited = self.awaited();
+            let socket = SockRef::from(&self.stream);
+            let read = (&*socket).read(&mut self.first[self.received..awaited]);
+            let would_block =
+                read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            match self.took(read) {
+                Some(progress) => return progress,
+                None if would_block => return Progress::More,
+                None => {}
+            }
+        }
+    }
+
+    /// TLS's first message, if that is what came, whole.
+    fn hello(&self) -> Option<&[u8]> {
+        let begin = self.first.get(..self.received)?;
+        begin.get(..hello::length(begin)?)
+    }
+
+    /// How much there has to be: a greeting, or the first message of TLS.
+    fn awaited(&self) -> usize {
+        let begin = &self.first[..self.received];
+        hello::length(begin).unwrap_or(GREETING).clamp(GREETING, MAX_HELLO)
     }
 
     /// `None` when a read of more would make sense.
@@ -279,7 +311,7 @@ impl Waiting {
             Ok(0) => Some(Progress::Gone),
             Ok(count) => {
                 self.received += count;
-                (self.received == GREETING).then_some(Progress::Whole)
+                (self.received == self.awaited()).then_some(Progress::Whole)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => None,

@@ -40,6 +40,7 @@ mod failure;
 mod frames;
 mod gate;
 mod gossip;
+mod hello;
 mod identity;
 mod links;
 mod seats;
@@ -56,6 +57,9 @@ pub use api::{
     MessageId, NodeKey, Refusal, RequestError, ResponseChannel, Stopped, Timing,
 };
 pub use gate::{GREETING, Gate, Lane};
+pub use hello::Knock;
+pub(crate) use seats::Origin;
+pub(crate) use upgrade::connect;
 
 /// Commands and events that may be on their way.
 const QUEUE: usize = 256;
@@ -80,16 +84,19 @@ impl Handle {
 
 /// Listens, and starts the task that runs the control plane.
 ///
+/// Who opens the gate by TLS's first message is handed on by `knocks`.
+///
 /// It stops on [`Command::Shutdown`], or when the handles or the receiver of
 /// events are dropped; then the channel of events ends.
 pub fn start(
     config: Config,
     gate: Arc<dyn Gate>,
     admissions: mpsc::Sender<AdmissionEvent>,
+    knocks: mpsc::Sender<Knock>,
 ) -> Result<(Handle, mpsc::Receiver<Event>), Error> {
     let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
     let _entered = runtime.enter();
-    let service = service::Service::new(config, gate, admissions)?;
+    let service = service::Service::new(config, gate, admissions, knocks)?;
     let (commands, orders) = mpsc::channel(QUEUE);
     let (reports, events) = mpsc::channel(QUEUE);
     runtime.spawn(service.run(orders, reports));

@@ -13,7 +13,7 @@ use super::api::Limits;
 
 /// What connections are counted by: an IPv4 address or an IPv6 /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     V4([u8; 4]),
     V6([u16; 4]),
 }
@@ -88,7 +88,7 @@ impl Shared {
 }
 
 /// One taken seat; dropping it frees it.
-pub(super) struct Seat {
+pub struct Seat {
     shared: Arc<Shared>,
     origin: Origin,
     slow: bool,

@@ -31,6 +31,7 @@ use super::ask;
 use super::failure::{dial_error, failure_text};
 use super::gate::{Gate, Replays};
 use super::gossip;
+use super::hello::Knock;
 use super::identity::{from_multiaddr, keypair, node_key, peer_id, to_dial, to_multiaddr};
 use super::links::Links;
 use super::seats::Seats;
@@ -81,6 +82,7 @@ impl Service {
         config: Config,
         gate: Arc<dyn Gate>,
         admissions: mpsc::Sender<AdmissionEvent>,
+        knocks: mpsc::Sender<Knock>,
     ) -> Result<Self, Error> {
         let Config { secret, listen, topic, limits, timing } = config;
         let keypair = keypair(&secret)?;
@@ -103,6 +105,7 @@ impl Service {
             Replays::new(limits.remembered_greetings),
             Seats::new(&limits),
             timing.clone(),
+            knocks,
         );
         let mut service = Self {
             swarm: Swarm::new(

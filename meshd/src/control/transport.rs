@@ -10,10 +10,12 @@ use futures::future::BoxFuture;
 use libp2p::Multiaddr;
 use libp2p::core::Transport;
 use libp2p::core::transport::{DialOpts, ListenerId, TransportError, TransportEvent};
+use tokio::sync::mpsc;
 
 use super::api::{DialError, Timing};
-use super::door::Door;
+use super::door::{Door, Passed};
 use super::gate::{Gate, Replays};
+use super::hello::Knock;
 use super::identity::{from_multiaddr, secret_of, to_multiaddr};
 use super::seats::Seats;
 use super::upgrade::{Link, Upgrades};
@@ -25,6 +27,7 @@ pub(super) struct Gated {
     replays: Arc<Replays>,
     seats: Seats,
     timing: Timing,
+    knocks: mpsc::Sender<Knock>,
     doors: Vec<(ListenerId, Door)>,
     told: VecDeque<TransportEvent<Upgrade, DialError>>,
 }
@@ -38,6 +41,7 @@ impl Gated {
         replays: Replays,
         seats: Seats,
         timing: Timing,
+        knocks: mpsc::Sender<Knock>,
     ) -> Self {
         Self {
             upgrades,
@@ -45,6 +49,7 @@ impl Gated {
             replays: Arc::new(replays),
             seats,
             timing,
+            knocks,
             doors: Vec::new(),
             told: VecDeque::new(),
         }
@@ -112,7 +117,18 @@ impl Transport for Gated {
             return Poll::Ready(event);
         }
         for (id, door) in &mut this.doors {
-            match door.poll_passed(cx) {
+            let passed = loop {
+                match door.poll_passed(cx) {
+                    Poll::Ready(Ok(Passed {
+                        stream, remote, seat, hello: Some(hello), ..
+                    })) => {
+                        // One that there is no room for is dropped; whoever knocks again.
+                        let _ = this.knocks.try_send(Knock { stream, remote, hello, seat });
+                    }
+                    passed => break passed,
+                }
+            };
+            match passed {
                 Poll::Pending => {}
                 Poll::Ready(Ok(passed)) => {
                     let local = passed.stream.local_addr().unwrap_or(door.local());

@@ -110,7 +110,7 @@ impl Upgrades {
 
     /// Upgrades a connection that was let in.
     pub(super) async fn inbound(&self, passed: Passed) -> Result<Link, DialError> {
-        let Passed { stream, remote, lane, seat } = passed;
+        let Passed { stream, remote, lane, seat, hello: _ } = passed;
         let handshake = self.noise.clone().upgrade_inbound(self.tuned(stream), "");
         let (peer, mut stream) = timeout(self.timing.dial, handshake)
             .await
@@ -164,7 +164,8 @@ impl Upgrades {
     }
 }
 
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+/// A TCP connection by which only small segments travel.
+pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     keep_segments_small(&SockRef::from(&socket));
     socket.connect(address).await

@@ -32,7 +32,7 @@ fn dropped(stats: &DataStats) -> Vec<Drops> {
     let peers = |count: fn(&epsilon_mesh::shard::PeerDropped) -> u64| {
         stats.shard.peers.iter().map(|peer| count(&peer.dropped)).sum()
     };
-    let reasons: [(&str, &str, u64); 22] = [
+    let reasons: [(&str, &str, u64); 23] = [
         ("kernel", "by the kernel: not for this node, or too many at once", stats.kernel),
         ("unknown", "datagrams of no kind, of no session, or by nobody known", shard.unknown),
         ("unopened", "forged, repeated, or of a session that is gone", peers(|peer| peer.unopened)),
@@ -57,6 +57,7 @@ fn dropped(stats: &DataStats) -> Vec<Drops> {
             "parts of packets of which others never came, or that are none",
             peers(|peer| peer.incomplete),
         ),
+        ("stream", "by a stream that is too slow, or gone", stats.streams),
         ("relayed", "to be passed on, but more than was agreed", shard.relayed),
         ("passed", "for another thread, which does not keep up", shard.passed),
         ("unsendable", "of this host: no IP, to a group, or to itself", shard.unsendable),

@@ -137,6 +137,7 @@ impl Daemon {
             multicast: self.config.discovery.multicast,
             lanes: self.config.data.lanes(),
             relaying: self.config.relay.relaying(),
+            tcp_port: self.config.tcp_port,
             journal: self.journal.clone(),
             founding,
         })

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use epsilon_mesh::control::{Condition, InviteView, MemberView, PeerState};
 use epsilon_mesh::shard::{self, PeerId};
 use epsilon_proto::address::Ipv6Range;
+use epsilon_proto::address::is_stream;
 use epsilon_proto::api::{
     Admin, AdminState, Alarm, Certificate, Finding, Health, InterfaceStatus, Introduction, Invite,
     InviteCounts, InviteState, MemberCounts, Membership, NetworkStatus, NetworkSummary, Node,
@@ -64,6 +65,7 @@ fn state(member: &MemberView) -> ApiState {
 /// The way to a member; `None` where there is none, or it does not count.
 pub(super) fn path_to(path: Option<shard::Path>, member: &MemberView, snapshot: &Snapshot) -> Path {
     let kind = match path {
+        Some(shard::Path::Direct(to)) if is_stream(to) => PathKind::Tls,
         Some(shard::Path::Direct(_)) => PathKind::Direct,
         Some(shard::Path::Relayed(..)) => PathKind::Relayed,
         None => PathKind::None,
@@ -71,7 +73,12 @@ pub(super) fn path_to(path: Option<shard::Path>, member: &MemberView, snapshot: 
     let relay = member.relay.filter(|_| kind == PathKind::Relayed && path == member.path);
     let relay = relay.map(|node| node_ref(node, snapshot));
     let mtu = (path.is_some() && path == member.path).then_some(member.mtu);
-    Path { kind, endpoint: path.map(shard::Path::address), relay, mtu }
+    let endpoint = path.map(shard::Path::address);
+    let endpoint = endpoint.and_then(|at| {
+        let streams = &snapshot.view.streams;
+        if is_stream(at) { streams.get(&at).copied() } else { Some(at) }
+    });
+    Path { kind, endpoint, relay, mtu }
 }
 
 pub(super) fn own(snapshot: &Snapshot) -> OwnNode {

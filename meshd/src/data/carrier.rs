@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use epsilon_mesh::shard::offload::{HEADER_LENGTH, Header, split};
 use epsilon_mesh::shard::{Command, Kind, MAX_DATAGRAM, Report, Shard};
+use epsilon_proto::address::is_stream;
 use epsilon_proto::clock::Instant;
 use epsilon_sys::netlink::Counters;
 use epsilon_sys::udp::{Carried, Datagram, MESSAGES, Receiver};
@@ -91,7 +92,8 @@ pub(super) struct Carrier {
     pub(super) aside: Aside,
     /// Packets of the host beyond the share of their peer.
     pub(super) beyond_share: u64,
-    /// Packets of the host that are not what their header says.
+    /// Packets of the host that are not what their header says, and datagrams from where no
+    /// host is.
     pub(super) malformed: u64,
     pub(super) reports_lost: u64,
     /// The shard's changes that have been published, and when.
@@ -209,7 +211,10 @@ impl Carrier {
                 self.publish();
                 return Ok(());
             }
-            let round = self.take_parcels() + self.take_datagrams() + self.take_packets()?;
+            let round = self.take_parcels()
+                + self.take_of_streams()
+                + self.take_datagrams()
+                + self.take_packets()?;
             let now = clock::instant();
             if self.shard.poll_timeout().is_some_and(|due| due <= now) {
                 self.shard.handle_timeout(now, self.outlet.room());
@@ -266,11 +271,27 @@ impl Carrier {
                 Kind::Datagram { from, mark } => {
                     let before = self.shard.authentic();
                     self.shard.handle_passed(from, mark, bytes, now, out);
-                    if self.shard.authentic() != before {
+                    if self.shard.authentic() != before && !is_stream(from.address()) {
                         self.sources.add(from.address().ip(), now, &self.outlet);
                     }
                 }
             }
+        }
+        if round.packets > 0 {
+            self.outlet.flush();
+        }
+        round
+    }
+
+    /// Takes what came by streams.
+    fn take_of_streams(&mut self) -> Round {
+        let mut round = Round::default();
+        let now = clock::instant();
+        while round.packets < PACKETS && round.bytes < BYTES {
+            let Some((from, bytes)) = self.inbox.next_of_streams() else { break };
+            round.packets += 1;
+            round.bytes += bytes.len();
+            self.shard.handle_datagram(from, 0, bytes, now, self.outlet.room());
         }
         if round.packets > 0 {
             self.outlet.flush();
@@ -304,6 +325,11 @@ impl Carrier {
             // it has cleared it.
             if received.is_ok() {
                 for Datagram { address, ecn, bytes, .. } in self.receiver.datagrams() {
+                    if is_stream(address) {
+                        // Nobody is there.
+                        self.malformed += 1;
+                        continue;
+                    }
                     round.packets += 1;
                     round.asides += usize::from(used == Use::Aside);
                     round.bytes += bytes.len();
@@ -415,6 +441,7 @@ impl Carrier {
             host_out: self.outlet.delivery.delivered,
             reports: self.reports_lost,
             kernel: 0,
+            streams: 0,
         });
     }
 

@@ -34,6 +34,9 @@ pub enum Error {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// Nobody asked for a thread.
+    #[error("no thread was asked for to carry packets")]
+    NoLanes,
     /// The thread cannot be started.
     #[error("cannot start the data thread: {source}")]
     Thread {

@@ -6,7 +6,8 @@
 //!   Handle ── Command ──► ┌───────────────────────────┐
 //!   Reports ◄─ Report ─── │ poll ► Shard ► send       │ ◄──► TUN, a queue
 //!   Stats ◄── 1 s ─────── │                           │ ◄──► UDP v4, v6
-//!                         └──── ▲ parcels of other ───┘
+//!   Streams ◄── queues ── │                           │
+//!           ── parcels ─► └──── ▲ parcels of other ───┘
 //!                               ▼ lanes
 //! ```
 //!
@@ -32,6 +33,7 @@ mod parcel;
 mod socket;
 mod sources;
 mod stats;
+mod stream;
 mod thread;
 mod tun;
 
@@ -41,6 +43,9 @@ mod tests;
 pub use error::Error;
 pub use socket::Sockets;
 pub use stats::{DataStats, Failures};
+#[cfg(test)]
+pub(crate) use stream::Taken;
+pub use stream::{Queue, Streams};
 pub use thread::{Handle, LaneConfig, Started, lanes_for, start};
 pub use tun::Tun;
 

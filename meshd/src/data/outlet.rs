@@ -2,13 +2,16 @@
 //! host in as few packets.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use epsilon_mesh::shard::offload::Segments;
-use epsilon_mesh::shard::{Lane, Output};
+use epsilon_mesh::shard::{Lane, Output, Target};
+use epsilon_proto::address::is_stream;
 use epsilon_sys::udp::{Datagram, Sender};
 
 use super::delivery::Delivery;
 use super::parcel::{Door, hand_over};
+use super::stream::Table;
 use super::{Failures, Sockets, Tun};
 
 pub(super) struct Outlet {
@@ -27,10 +30,17 @@ pub(super) struct Outlet {
     doors: Vec<Door>,
     /// What other lanes did not take.
     pub(super) not_passed: u64,
+    streams: Arc<Table>,
 }
 
 impl Outlet {
-    pub(super) fn new(lane: Lane, tun: Tun, sockets: Sockets, doors: Vec<Door>) -> Self {
+    pub(super) fn new(
+        lane: Lane,
+        tun: Tun,
+        sockets: Sockets,
+        doors: Vec<Door>,
+        streams: Arc<Table>,
+    ) -> Self {
         let mut delivery = Delivery::default();
         if !tun.takes_joined_datagrams() {
             delivery.leave_apart(Segments::Udp(0));
@@ -45,6 +55,7 @@ impl Outlet {
             warned: None,
             doors,
             not_passed: 0,
+            streams,
         }
     }
 
@@ -60,7 +71,15 @@ impl Outlet {
     pub(super) fn flush(&mut self) {
         if !self.out.network.is_empty() {
             let sockets = &self.sockets;
-            let datagrams = self.out.network.iter().map(|(target, bytes)| Datagram {
+            let is_by_stream = |target: &Target| is_stream(target.path.address());
+            if !self.streams.is_empty() {
+                let by_stream = self.out.network.iter().filter(|(target, _)| is_by_stream(target));
+                by_stream.for_each(|(target, bytes)| {
+                    self.streams.send(target.path.address(), bytes);
+                });
+            }
+            let datagrams = self.out.network.iter().filter(|(target, _)| !is_by_stream(target));
+            let datagrams = datagrams.map(|(target, bytes)| Datagram {
                 address: target.path.address(),
                 ecn: target.ecn,
                 whole: target.whole,

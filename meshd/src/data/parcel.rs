@@ -1,11 +1,12 @@
 //! What one data thread passes on to another: everything of a round for that lane
 //! at once, so that nothing is shared for a packet.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-use epsilon_mesh::shard::{Kind, PassedBatch};
+use epsilon_mesh::shard::{Kind, PassedBatch, Path};
 use nix::sys::eventfd::EventFd;
 
 /// So many rounds of packets, and as many of datagrams, wait for a thread that is
@@ -19,17 +20,27 @@ struct Parcel {
     items: Vec<(Kind, Range<usize>)>,
 }
 
-/// Where a thread is handed what is for its lane. Datagrams, of which handshakes
-/// are a part, have a way of their own: a flood of packets does not keep them out.
+impl Parcel {
+    fn add(&mut self, kind: Kind, bytes: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.items.push((kind, start..self.bytes.len()));
+    }
+}
+
+/// Where a thread is handed what is for its lane, and what came by streams. Datagrams, of
+/// which handshakes are a part, have a way of their own: a flood of packets does not keep
+/// them out.
 #[derive(Clone)]
 pub(super) struct Door {
-    ways: [SyncSender<Parcel>; 2],
+    ways: [SyncSender<Parcel>; 3],
     wake: Arc<EventFd>,
 }
 
 /// What is behind a door.
 pub(super) struct Inbox {
     ways: [Way; 2],
+    streams: Way,
     /// Whose turn it is.
     turn: usize,
 }
@@ -66,6 +77,15 @@ impl Inbox {
         }
         None
     }
+
+    /// The next that came by a stream, and by which.
+    pub(super) fn next_of_streams(&mut self) -> Option<(SocketAddr, &[u8])> {
+        let (kind, range) = self.streams.next()?;
+        match kind {
+            Kind::Datagram { from, .. } => Some((from.address(), &self.streams.open.bytes[range])),
+            Kind::Packet => None,
+        }
+    }
 }
 
 impl Door {
@@ -75,8 +95,23 @@ impl Door {
             let (sender, parcels) = sync_channel(ROUNDS);
             (sender, Way { parcels, open: Parcel::default(), read: 0 })
         };
-        let [(datagrams, first), (packets, second)] = [way(), way()];
-        (Self { ways: [datagrams, packets], wake }, Inbox { ways: [first, second], turn: 0 })
+        let [(datagrams, first), (packets, second), (by_streams, third)] = [(); 3].map(|()| way());
+        let inbox = Inbox { ways: [first, second], streams: third, turn: 0 };
+        (Self { ways: [datagrams, packets, by_streams], wake }, inbox)
+    }
+
+    /// Hands over what came by a stream; says how much is lost of it.
+    pub(super) fn deliver(
+        &self,
+        stream: SocketAddr,
+        datagrams: &mut dyn Iterator<Item = &[u8]>,
+    ) -> u64 {
+        let kind = Kind::Datagram { from: Path::Direct(stream), mark: 0 };
+        let mut parcel = Parcel::default();
+        for datagram in datagrams {
+            parcel.add(kind, datagram);
+        }
+        self.take(2, parcel)
     }
 
     /// Hands a parcel over, or says how much is lost with it.
@@ -103,9 +138,7 @@ pub(super) fn hand_over(batch: &PassedBatch, doors: &[Door]) -> u64 {
         let mut parcels = [Parcel::default(), Parcel::default()];
         for (passed, bytes) in batch.iter().filter(|(passed, _)| usize::from(passed.lane) == lane) {
             let parcel = &mut parcels[usize::from(passed.kind == Kind::Packet)];
-            let start = parcel.bytes.len();
-            parcel.bytes.extend_from_slice(bytes);
-            parcel.items.push((passed.kind, start..parcel.bytes.len()));
+            parcel.add(passed.kind, bytes);
         }
         for (way, parcel) in parcels.into_iter().enumerate() {
             if !parcel.items.is_empty() {
@@ -118,7 +151,7 @@ pub(super) fn hand_over(batch: &PassedBatch, doors: &[Door]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use epsilon_mesh::shard::{Batch, Passed, Path};
+    use epsilon_mesh::shard::{Batch, Passed};
     use nix::sys::eventfd::EfdFlags;
 
     use super::*;
@@ -157,5 +190,13 @@ mod tests {
         }
         assert_eq!(hand_over(&batch, &doors), 4);
         assert_eq!(taken(1).len(), 3 * ROUNDS);
+        let stream = epsilon_proto::address::stream_address(7);
+        let two = [&b"one"[..], b"two"];
+        for _ in 0..ROUNDS {
+            assert_eq!(doors[0].deliver(stream, &mut two.into_iter()), 0);
+        }
+        assert_eq!(doors[0].deliver(stream, &mut two.into_iter()), 2);
+        assert_eq!(inboxes[0].next_of_streams(), Some((stream, two[0])));
+        assert_eq!(inboxes[0].next_of_streams(), Some((stream, two[1])));
     }
 }

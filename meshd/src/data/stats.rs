@@ -25,6 +25,8 @@ pub struct DataStats {
     /// Packets of the host beyond the share of their peer, when there were too
     /// many.
     pub beyond_share: u64,
+    /// Datagrams that a stream was too slow for, either way, or that was gone.
+    pub streams: u64,
     /// Whether packets of the host may stand for many.
     pub interface_offload: bool,
     /// Whether the kernel cuts messages into datagrams.

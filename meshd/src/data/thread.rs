@@ -16,6 +16,7 @@ use super::outlet::Outlet;
 use super::overload::Overload;
 use super::parcel::{Door, Inbox};
 use super::sources::Sources;
+use super::stream::{Streams, Table};
 use super::{DataStats, Error, Sockets, Tun};
 
 /// How many reports wait for Control before they are dropped and counted.
@@ -50,6 +51,8 @@ pub struct Started {
     pub handle: Handle,
     /// What they report. Ends when they do.
     pub reports: mpsc::Receiver<Report>,
+    /// What travels by streams.
+    pub streams: Streams,
 }
 
 /// A data thread, from outside.
@@ -86,6 +89,7 @@ impl Stop {
 /// Gives orders to data threads. Dropping it stops them.
 pub struct Handle {
     threads: Vec<Thread>,
+    streams: Arc<Table>,
 }
 
 /// What a thread is reached by and gets its orders from.
@@ -117,7 +121,10 @@ pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
     if let Some(first) = lanes.first() {
         sources.apply(&first.sockets, first.tun.name());
     }
-    let mut handle = Handle { threads: Vec::new() };
+    let table = Arc::<Table>::default();
+    let Some(door) = doors.first().cloned() else { return Err(Error::NoLanes) };
+    let streams = Streams { table: Arc::clone(&table), door };
+    let mut handle = Handle { threads: Vec::new(), streams: Arc::clone(&table) };
     for (config, ends) in lanes.into_iter().zip(ends) {
         let Ends { stop, orders, inbox, .. } = ends;
         let sockets = config.sockets.try_clone().map_err(|source| Error::Thread { source })?;
@@ -135,7 +142,13 @@ pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
             .ok();
         let carrier = Carrier {
             shard: config.shard,
-            outlet: Outlet::new(lane, config.tun, config.sockets, doors.clone()),
+            outlet: Outlet::new(
+                lane,
+                config.tun,
+                config.sockets,
+                doors.clone(),
+                Arc::clone(&table),
+            ),
             receiver: Receiver::default(),
             sources: sources.clone(),
             orders,
@@ -174,7 +187,7 @@ pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
             .map_err(|source| Error::Thread { source })?;
         handle.threads.push(Thread { stop, sockets, stats, running: Some(running) });
     }
-    Ok(Started { handle, reports })
+    Ok(Started { handle, reports, streams })
 }
 
 /// `data eps0`, and with a number where there are several: the kernel shows 15
@@ -229,6 +242,7 @@ impl Handle {
         });
         let mut all = threads.next().unwrap_or_default();
         threads.for_each(|stats| all.add(&stats));
+        all.streams = self.streams.dropped();
         all
     }
 

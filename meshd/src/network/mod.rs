@@ -60,6 +60,8 @@ pub struct Config {
     pub lanes: u8,
     /// How much is passed on for others, if anything.
     pub relaying: Option<shard::Relaying>,
+    /// Another TCP port at which members are let in.
+    pub tcp_port: Option<u16>,
     /// Where events are recorded.
     pub journal: Journal,
     /// Whether the network was made just now, so that nobody else is there.
@@ -90,6 +92,9 @@ pub enum Error {
     /// Its control connections.
     #[error(transparent)]
     Control(#[from] control::Error),
+    /// TLS, for streams.
+    #[error(transparent)]
+    Streams(#[from] crate::stream::Error),
     /// The kernel's interfaces and addresses.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
@@ -176,7 +181,7 @@ impl Network {
     /// Serves the network whose state is in a directory.
     pub async fn start(config: Config) -> Result<Self, Error> {
         let dir = config.dir.clone();
-        let task = task::Task::new(config).await?;
+        let task = Box::pin(task::Task::new(config)).await?;
         let (orders, queue) = mpsc::channel(ORDERS);
         let (name, interface) = (task.name().clone(), task.interface().to_owned());
         let task = tokio::spawn(task.run(queue));

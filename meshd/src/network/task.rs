@@ -32,6 +32,7 @@ use super::{Config, Error, IDENTITY_FILE, Order, Pong, ROOT_FILE, Snapshot};
 use crate::control::{self as plane, AdmissionEvent, AdmissionStep};
 use crate::data::{self, Sockets, Tun};
 use crate::store::{FILE, Store, Writer};
+use crate::stream::{self, Streams};
 use crate::{clock, random};
 
 /// How long a ping waits for its answer.
@@ -57,6 +58,7 @@ pub(super) struct Task {
     admissions: mpsc::Receiver<AdmissionEvent>,
     data: data::Handle,
     reports: mpsc::Receiver<Report>,
+    streams: Streams,
     gate: Arc<Secrets>,
     netlink: Netlink,
     surroundings: Surroundings,
@@ -87,6 +89,7 @@ impl Task {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 check: Box::new(Strict),
                 relaying: config.relaying,
+                tcp_port: config.tcp_port,
                 overlay: None,
             },
             saved,
@@ -137,17 +140,24 @@ impl Task {
         let started = data::start(lanes.collect())?;
 
         let gate = Arc::new(Secrets::new(id));
+        let tcp_port = config.tcp_port.filter(|port| *port != settings.port);
         let (admission_sender, admissions) = mpsc::channel(QUEUE);
+        let (knock_sender, knocks) = mpsc::channel(QUEUE);
+        let streams = Streams::start(gate.clone(), started.streams, knocks)?;
         let (control, control_events) = plane::start(
             plane::Config {
                 secret: key.seed(),
-                listen: vec![SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, settings.port))],
+                listen: std::iter::once(settings.port)
+                    .chain(tcp_port)
+                    .map(|port| SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port)))
+                    .collect(),
                 topic: format!("epsilon/1/{id}"),
                 limits: plane::Limits::default(),
                 timing: plane::Timing::default(),
             },
             gate.clone(),
             admission_sender,
+            knock_sender,
         )?;
         let watch =
             if config.founding { Watch::founder(now.instant) } else { Watch::new(now.instant) };
@@ -163,6 +173,7 @@ impl Task {
             admissions,
             data: started.handle,
             reports: started.reports,
+            streams,
             gate,
             netlink,
             surroundings,
@@ -215,6 +226,10 @@ impl Task {
                     }
                     None => Err(self.ended("data plane", "its thread ended")),
                 },
+                Some(event) = self.streams.event() => {
+                    self.stream_event(event);
+                    Ok(())
+                }
                 Some((ticket, result)) = self.persisted.recv() => {
                     self.engine.handle_persisted(ticket, result, clock::now());
                     Ok(())
@@ -413,6 +428,23 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    fn stream_event(&mut self, event: stream::Event) {
+        let now = clock::now();
+        match event {
+            stream::Event::Opened { attempt, stream } => {
+                self.engine.handle_stream_opened(attempt, stream, now);
+            }
+            stream::Event::Failed { attempt, address, reason, shut } => {
+                tracing::debug!(network = %self.name, %address, %reason, "no stream");
+                self.engine.handle_stream_failed(attempt, shut, now);
+            }
+            stream::Event::Accepted { stream, remote } => {
+                self.engine.handle_stream_accepted(stream, remote, now);
+            }
+            stream::Event::Closed { stream } => self.engine.handle_stream_closed(stream, now),
+        }
     }
 
     /// A member let this node in, which may have used up its token: whatever

@@ -122,7 +122,8 @@ impl Node {
             limits: setup.limits,
             timing: setup.timing,
         };
-        let (handle, mut events) = start(config, Arc::new(setup.gate), admissions).unwrap();
+        let (handle, mut events) =
+            start(config, Arc::new(setup.gate), admissions, mpsc::channel(1).0).unwrap();
         let seen = Arc::new(Admissions::default());
         tokio::spawn(admit(asked, setup.policy, setup.hello, Arc::clone(&seen)));
         let Some(Event::Listening(address)) = events.recv().await else {

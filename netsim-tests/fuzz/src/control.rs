@@ -55,6 +55,7 @@ impl Scene {
             version: "0.1.0".to_owned(),
             check: Box::new(Holds),
             relaying: Some(Relaying { each: 1 << 30, all: 1 << 30 }),
+            tcp_port: None,
             overlay: None,
         };
         let now = Now { instant: Instant(Duration::from_secs(10)), wall: samples::NOW };

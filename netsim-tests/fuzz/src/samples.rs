@@ -168,6 +168,7 @@ pub(crate) fn record() -> NodeRecord {
         relays: vec![key(5).node()],
         hubs: vec![key(5).node()],
         lost: vec![Lost { node: key(6).node(), incarnation: 3, sequence: 4 }],
+        tcp_port: Some(443),
     }
 }
 

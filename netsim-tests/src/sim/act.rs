@@ -27,6 +27,10 @@ impl World {
                 self.trace.note(at, machine, "dial", &attempt.to_le_bytes());
                 self.dial(machine, attempt, node, address, secret);
             }
+            Output::OpenStream { attempt, address, secret } => {
+                self.open_stream(machine, attempt, address, secret);
+            }
+            Output::CloseStream(stream) => self.close_stream(machine, stream),
             Output::CheckLinks => self.check_links(machine),
             Output::Disconnect(node) => {
                 self.trace.note(at, machine, "disconnect", &node.0);

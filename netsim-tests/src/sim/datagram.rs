@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use epsilon_mesh::shard::{IDLE, Path, Report, UNANSWERED};
+use epsilon_proto::address::is_stream;
 use epsilon_proto::datagram::Channel;
 use epsilon_proto::id::NodeId;
 
@@ -89,6 +90,9 @@ impl World {
 
     /// Sends a datagram to an address, from a machine.
     fn post_datagram(&mut self, from: usize, to: SocketAddr, datagram: Datagram) {
+        if is_stream(to) {
+            return self.post_by_stream(from, to, datagram);
+        }
         let port = self.machines[from].address.port();
         let Some(arrived) = self.carry(Protocol::Udp, from, port, to) else { return };
         let target = arrived.machine;

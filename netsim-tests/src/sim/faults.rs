@@ -59,6 +59,7 @@ impl World {
                 self.queue.after(silence, Event::Silence(connection, side, spell));
             }
         }
+        self.break_streams(|stream| stream.nats.contains(&nat));
     }
 
     /// The other end was silent for too long; or it can be heard again.
@@ -83,6 +84,7 @@ impl World {
     /// A machine's connections, which began at an address that it does not have any more,
     /// carry nothing; nobody hears of it.
     pub(crate) fn strand(&mut self, machine: usize) {
+        self.break_streams(|stream| stream.ends.iter().any(|end| end.0 == machine));
         for (connection, side) in self.connections_of(machine) {
             let Some(open) = self.connections.get_mut(&connection) else { continue };
             open.spell += 1;
@@ -117,6 +119,7 @@ impl World {
 
     /// What becomes of a machine's connections when its daemon dies.
     pub(crate) fn cut(&mut self, machine: usize, silently: bool) {
+        self.cut_streams(machine, silently);
         let all: Vec<ConnectionId> = self.connections.keys().copied().collect();
         for connection in all {
             for side in [0, 1] {

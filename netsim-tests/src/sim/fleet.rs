@@ -134,6 +134,7 @@ impl World {
             version: "0.1.0".to_owned(),
             check,
             relaying: Some(Relaying { each: 1 << 30, all: 1 << 30 }),
+            tcp_port: None,
             overlay: one.overlay.clone(),
         };
         let mut control = match Control::new(config, saved, seed, now) {

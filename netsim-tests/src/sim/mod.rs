@@ -33,6 +33,7 @@ mod queue;
 mod random;
 mod replay;
 mod store;
+mod stream;
 mod topology;
 mod trace;
 mod world;

@@ -16,7 +16,7 @@ use super::nat::Protocol;
 use super::world::{Event, Input, World};
 
 /// From the first segment to the end of the key exchange.
-const DIAL: Duration = Duration::from_millis(2500);
+pub(crate) const DIAL: Duration = Duration::from_millis(2500);
 /// For the whole admission.
 const ADMISSION: Duration = Duration::from_secs(5);
 /// For an answer.
@@ -45,7 +45,7 @@ impl World {
     }
 
     /// How long a segment takes that is sent again when it was lost.
-    fn segment_delay(&mut self, from: usize, to: usize) -> Duration {
+    pub(crate) fn segment_delay(&mut self, from: usize, to: usize) -> Duration {
         let mut delay = self.delay(from, to);
         let mut again = Duration::from_millis(200);
         for _ in 0..5 {

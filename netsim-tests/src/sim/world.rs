@@ -16,6 +16,7 @@ use super::datagram::{Conversation, Datagram};
 use super::machine::Machine;
 use super::queue::Queue;
 use super::random::Random;
+use super::stream::{Stream, StreamEnd};
 use super::topology::{Arrived, INTERNET, Topology};
 use super::trace::Trace;
 
@@ -85,6 +86,10 @@ pub(crate) enum Input {
     Response(u64, Option<Vec<u8>>),
     Gossip(NodeId, Rc<[u8]>),
     Report(Report),
+    StreamOpened(u64, SocketAddr),
+    StreamAccepted(SocketAddr, SocketAddr),
+    StreamFailed(u64, bool),
+    StreamClosed(SocketAddr),
 }
 
 /// What is scheduled.
@@ -107,6 +112,8 @@ pub(crate) enum Event {
     Unanswered(usize, u64, NodeId),
     Idle(usize, u64, NodeId),
     Converse(usize),
+    OpenStream(Stream),
+    CloseStream(usize, SocketAddr),
 }
 
 /// Everything.
@@ -118,6 +125,9 @@ pub struct World {
     pub(crate) check: Remembering,
     pub(crate) machines: Vec<Machine>,
     pub(crate) topology: Topology,
+    /// The streams, by their ends.
+    pub(crate) streams: BTreeMap<StreamEnd, Stream>,
+    pub(crate) last_stream: u64,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     pub(crate) last_connection: ConnectionId,
     /// The side of the divide on which a machine stands.
@@ -154,6 +164,8 @@ impl World {
             check: Remembering::default(),
             machines,
             topology,
+            streams: BTreeMap::new(),
+            last_stream: 0,
             connections: BTreeMap::new(),
             last_connection: 0,
             divide: None,
@@ -259,6 +271,8 @@ impl World {
             Event::Unanswered(machine, run, node) => self.unanswered(machine, run, node),
             Event::Idle(machine, run, node) => self.idle(machine, run, node),
             Event::Converse(number) => self.converse_on(number),
+            Event::OpenStream(stream) => self.stream_arrives(stream),
+            Event::CloseStream(machine, stream) => self.stream_ends(machine, stream),
         }
     }
 
@@ -366,6 +380,22 @@ impl World {
             Input::Report(report) => {
                 trace.note(at, machine, "report", &[]);
                 control.handle_report(report, now);
+            }
+            Input::StreamOpened(attempt, stream) => {
+                trace.note(at, machine, "stream opened", &attempt.to_le_bytes());
+                control.handle_stream_opened(attempt, stream, now);
+            }
+            Input::StreamAccepted(stream, remote) => {
+                trace.note(at, machine, "stream accepted", &[]);
+                control.handle_stream_accepted(stream, remote, now);
+            }
+            Input::StreamFailed(attempt, shut) => {
+                trace.note(at, machine, "stream failed", &attempt.to_le_bytes());
+                control.handle_stream_failed(attempt, shut, now);
+            }
+            Input::StreamClosed(stream) => {
+                trace.note(at, machine, "stream closed", &[]);
+                control.handle_stream_closed(stream, now);
             }
         }
         self.drain(machine);

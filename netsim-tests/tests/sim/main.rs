@@ -13,6 +13,7 @@ mod joining;
 mod partition;
 mod paths;
 mod revocation;
+mod streams;
 mod topologies;
 
 use std::time::Duration;

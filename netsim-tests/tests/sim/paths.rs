@@ -8,6 +8,7 @@ use epsilon_mesh::shard::Path;
 use epsilon_netsim_tests::sim::{
     Behaviour, Case, Death, INTERNET, NetworkId, Options, Protocol, Random, Topology, World, cases,
 };
+use epsilon_proto::address::is_stream;
 
 use super::{MINUTE, SECOND, here};
 
@@ -21,9 +22,9 @@ const KINDS: [(&str, Option<Behaviour>); 5] = [
 ];
 
 /// Everybody has the same private address.
-const PRIVATE: [u8; 4] = [192, 168, 1, 2];
+pub(super) const PRIVATE: [u8; 4] = [192, 168, 1, 2];
 
-fn outer(place: usize) -> IpAddr {
+pub(super) fn outer(place: usize) -> IpAddr {
     IpAddr::from([203, 0, 113, place as u8 + 1])
 }
 
@@ -129,10 +130,10 @@ fn fleet(case: &Case, kinds: [Option<Behaviour>; 2]) -> World {
     fleet_with(case, 1, kinds)
 }
 
-const OFTEN: Duration = Duration::from_millis(100);
+pub(super) const OFTEN: Duration = Duration::from_millis(100);
 
 /// The longest time without a reply since then.
-fn longest_gap(world: &World, conversation: usize, since: Duration) -> Duration {
+pub(super) fn longest_gap(world: &World, conversation: usize, since: Duration) -> Duration {
     let replied = world.conversation(conversation).replied.iter().copied();
     let times: Vec<Duration> = std::iter::once(since)
         .chain(replied.filter(|at| *at > since))
@@ -142,7 +143,7 @@ fn longest_gap(world: &World, conversation: usize, since: Duration) -> Duration 
 }
 
 pub(super) fn is_direct(world: &World, from: usize, to: usize) -> bool {
-    matches!(world.path(from, to), Some(Path::Direct(_)))
+    matches!(world.path(from, to), Some(Path::Direct(at)) if !is_stream(at))
 }
 
 #[test]

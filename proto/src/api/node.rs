@@ -78,6 +78,8 @@ pub enum PeerState {
 pub enum PathKind {
     /// From host to host.
     Direct,
+    /// From host to host by TLS over TCP, as UDP does not get through.
+    Tls,
     /// Through another member.
     Relayed,
     /// Nowhere: no way is known.
@@ -87,9 +89,10 @@ pub enum PathKind {
 /// The path to a peer that is in use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Path {
-    /// Direct, relayed or none.
+    /// Direct, by TLS, relayed or none.
     pub kind: PathKind,
-    /// The peer's address outside the mesh, or the relay's on a relayed path.
+    /// The peer's address outside the mesh, or the relay's on a relayed path; where that is
+    /// reached by TLS, of the TCP connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "192.0.2.1:7755")]
     pub endpoint: Option<SocketAddr>,

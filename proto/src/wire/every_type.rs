@@ -424,25 +424,28 @@ fn node_record() -> impl Strategy<Value = NodeRecord> {
         sequence,
     });
     let reach = (any::<(bool, bool)>(), vec(node(), 0..=2), vec(node(), 0..=4), vec(lost, 0..4));
-    let said = ("\\PC{0,12}", reach);
+    let said = ("\\PC{0,12}", reach, any::<Option<u16>>());
     (any::<(u64, u64, [u8; 16])>(), trust, claims, place, said).prop_map(
-        |(stamp, (certificate, introductions), (ipv4, name), place, (version, reach))| NodeRecord {
-            incarnation: stamp.0,
-            sequence: stamp.1,
-            boot: BootId(stamp.2),
-            certificate,
-            introductions,
-            ipv4,
-            name,
-            endpoints: place.0,
-            site: place.1,
-            labels: place.2,
-            version,
-            is_open: reach.0.0,
-            is_relay: reach.0.1,
-            relays: reach.1,
-            hubs: reach.2,
-            lost: reach.3,
+        |(stamp, (certificate, introductions), (ipv4, name), place, (version, reach, tcp_port))| {
+            NodeRecord {
+                incarnation: stamp.0,
+                sequence: stamp.1,
+                boot: BootId(stamp.2),
+                certificate,
+                introductions,
+                ipv4,
+                name,
+                endpoints: place.0,
+                site: place.1,
+                labels: place.2,
+                version,
+                is_open: reach.0.0,
+                is_relay: reach.0.1,
+                relays: reach.1,
+                hubs: reach.2,
+                lost: reach.3,
+                tcp_port,
+            }
         },
     )
 }

@@ -69,6 +69,7 @@ fn record(seed: u8) -> NodeRecord {
         relays: Vec::new(),
         hubs: Vec::new(),
         lost: Vec::new(),
+        tcp_port: None,
     }
 }
 

@@ -9,6 +9,7 @@ use blake2::digest::consts::U16;
 use blake2::{Blake2s256, Blake2sMac, Digest as _};
 use chacha20poly1305::aead::AeadInOut as _;
 use chacha20poly1305::{KeyInit as _, XChaCha20Poly1305};
+use epsilon_proto::address::is_stream;
 use epsilon_proto::clock::Instant;
 use hmac::Mac as _;
 use x25519_dalek::PublicKey;
@@ -164,6 +165,8 @@ impl Guard {
         let secret = self.secret.as_ref().map_or(&[0; 32], |(secret, _)| secret);
         let hashed = match from {
             SocketAddr::V4(from) => value(secret, &[&from.ip().octets()]),
+            // Each is somebody else.
+            SocketAddr::V6(ip) if is_stream(from) => value(secret, &[&ip.ip().octets()]),
             // A host has a whole /64.
             SocketAddr::V6(from) => value(secret, &[&from.ip().octets()[..8]]),
         };

@@ -35,6 +35,10 @@ impl Task {
                 let peer = node.map(|node| node.0);
                 self.tell_control(plane::Command::Dial { attempt, peer, address, secret }).await?;
             }
+            Output::OpenStream { attempt, address, secret } => {
+                self.streams.open(attempt, address, secret);
+            }
+            Output::CloseStream(stream) => self.streams.close(stream),
             Output::CheckLinks => self.tell_control(plane::Command::CheckLinks).await?,
             Output::Disconnect(node) => {
                 self.tell_control(plane::Command::Disconnect(node.0)).await?;
