@@ -25,8 +25,9 @@ use crate::saved::Write;
 
 /// A link that broke may come back so long before the peer counts as down.
 const GRACE: Duration = Duration::from_millis(1500);
-/// After a link came up, when to sync once more.
-const RESYNC: Duration = Duration::from_secs(2);
+/// After a link came up, when to sync once more: soon, as who was started together has to
+/// know the other's new run before it can tell it anything, and again.
+const RESYNC: [Duration; 2] = [Duration::from_millis(400), Duration::from_secs(2)];
 /// How long two machines with one identity are remembered.
 const CLONE_MEMORY: Duration = Duration::from_mins(10);
 /// How many earlier runs of a peer are remembered.
@@ -232,7 +233,7 @@ impl Control {
         (peer.was_linked, peer.was_ever_linked) = (true, true);
         peer.last_seen = Some(now.wall);
         peer.wish = Wish::default();
-        peer.resync = outbound.then(|| now.instant + RESYNC);
+        peer.resync = outbound.then(|| now.instant + RESYNC[0]);
         let port = peer.port;
         self.dialer.forget(Callee::Node(node));
         self.hub_linked(node, now.instant);
@@ -289,6 +290,8 @@ impl Control {
             }
             if peer.resync.take_if(|resync| now.instant >= *resync).is_some() {
                 due.push(*node);
+                let again = peer.link.map(|link| link.up + RESYNC[1]);
+                peer.resync = again.filter(|again| *again > now.instant);
             }
         }
         for (node, was_linked) in gone {

@@ -27,6 +27,8 @@ const CLAIM_ALONE: Duration = Duration::from_millis(1200);
 /// At most one own record in this time, with a burst.
 pub(super) const PUBLISH_EVERY: Duration = Duration::from_secs(5);
 pub(super) const PUBLISH_BURST: u32 = 5;
+/// Between two of them: what changes goes by several, as at the start, and goes out as one.
+const TOGETHER: Duration = Duration::from_millis(250);
 /// How long another must rank higher for a claim before it is given up.
 pub(super) const DISPUTE: Duration = Duration::from_secs(3);
 /// After a record could not be made durable.
@@ -55,6 +57,8 @@ pub(super) struct OwnRecord {
     pub(super) address_attempt: u32,
     pub(super) name_attempt: u32,
     budget: Limit,
+    /// From when on there may be another.
+    next: Instant,
     pub(super) retry: Option<Instant>,
     /// Where members saw this node's datagrams come from, by either family.
     pub(super) observed: BTreeMap<(NodeId, bool), SocketAddr>,
@@ -87,6 +91,7 @@ impl OwnRecord {
             address_attempt: 0,
             name_attempt: 0,
             budget: Limit::new(PUBLISH_BURST, PUBLISH_EVERY),
+            next: now,
             retry: None,
             observed: BTreeMap::new(),
             is_observed_before: false,
@@ -128,7 +133,7 @@ impl OwnRecord {
     }
 
     fn may_publish_at(&self) -> Instant {
-        self.budget.due().max(self.retry.unwrap_or_default())
+        self.budget.due().max(self.retry.unwrap_or_default()).max(self.next)
     }
 }
 
@@ -262,6 +267,7 @@ impl Control {
             return;
         }
         self.own_record.budget.allows(now.instant);
+        self.own_record.next = now.instant + TOGETHER;
         let record = Verified::sign(record, self.id, &self.config.key);
         let introductions = Introductions { introductions: self.own_record.introductions() };
         let writes = vec![
