@@ -187,11 +187,17 @@ impl Control {
         }
         let is_known = observed.values().any(|known| *known == address);
         let before = observed.insert((by, address.is_ipv4()), address);
-        if let Some(before) = before.filter(|before| before.ip() != address.ip()) {
-            // The NAT has another address, or another one is in use.
-            observed.retain(|_, known| known.ip() != before.ip());
-            self.forget_openness();
+        if let Some(before) = before.filter(|before| *before != address) {
+            if before.ip() != address.ip() {
+                // The NAT has another address, or another one is in use.
+                observed.retain(|_, known| known.ip() != before.ip());
+                self.forget_openness();
+            }
+            // Or it forgot this node: then links are dead, and relays do not know it.
             self.check_links(now.instant);
+            for relay in self.relays.own.clone() {
+                self.paths(relay).check(now.instant);
+            }
             self.call_again(now.instant);
         }
         if !is_known || before.is_some_and(|before| before != address) {

@@ -395,8 +395,13 @@ impl Paths {
             self.doubt(now);
         }
         let may_have_moved = is_elsewhere && !is_fresh;
+        // Or this node did: the answer says where the peer sees it.
+        let may_have_been_moved = self.is_busy && self.active == Some(path) && !is_fresh;
         if let Some(candidate) = self.candidates.get_mut(&path)
-            && (candidate.answered.is_none() || !self.is_proven || may_have_moved)
+            && (candidate.answered.is_none()
+                || !self.is_proven
+                || may_have_moved
+                || may_have_been_moved)
         {
             candidate.see(now);
         }
