@@ -286,6 +286,36 @@ async fn where_no_udp_passes_packets_travel_by_tls() {
     stream.close();
 }
 
+#[tokio::test]
+async fn a_network_that_lets_nothing_but_port_443_out_is_no_obstacle() {
+    let Some(mut fleet) = Fleet::up([2]).await else { return };
+    let line = "mkdir -p /etc/epsilon && printf 'tcp_port = 443\\n' > /etc/epsilon/meshd.toml";
+    fleet.node("n1").shell(line).await.ok();
+    fleet.start("n1").await;
+    fleet.start("n2").await;
+    let token = fleet.node("n1").create("").await;
+    fleet.node("n2").join(&token).await;
+    fleet.meets(&["n1", "n2"]).await;
+    fleet.kill("n2").await;
+    let rules = "table inet closed { chain out { type filter hook output priority filter; policy accept; \
+                 meta l4proto udp drop; tcp dport != 443 ct state new drop; }; \
+                 chain in { type filter hook input priority filter; policy accept; \
+                 meta l4proto udp drop; tcp flags syn / syn,ack drop; }; }";
+    fleet.node("n2").shell(&format!("echo '{rules}' | nft -f -")).await.ok();
+    fleet.start("n2").await;
+    for (from, to) in [("n2", "n1"), ("n1", "n2")] {
+        until(&format!("{from} reaches {to} by TLS"), async || {
+            // What is used is looked after.
+            fleet.reaches(from, to).await;
+            let path = path(&fleet, from, to).await?;
+            holds(path.kind == PathKind::Tls, path)
+        })
+        .await;
+    }
+    let way = path(&fleet, "n2", "n1").await.unwrap();
+    assert_eq!(way.endpoint.map(|endpoint| endpoint.port()), Some(443), "{way:?}");
+}
+
 /// The port at which [`echo`] answers.
 const ECHO: u16 = 7;
 /// The medians over all pairs.
