@@ -319,8 +319,12 @@ impl Paths {
     pub fn keep(&mut self, keeps: bool, now: Instant) {
         if self.kept.is_some() != keeps {
             self.kept = keeps.then_some(now);
-            if keeps && self.next_call.is_none() {
-                self.restart_calls(now);
+            if keeps {
+                // What answered long ago may be gone.
+                self.check(now);
+                if self.next_call.is_none() {
+                    self.restart_calls(now);
+                }
             }
         }
     }

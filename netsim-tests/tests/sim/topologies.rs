@@ -1,5 +1,5 @@
 //! Random places behind random NATs, where members move, NATs are started again and
-//! renumbered, relays die and ways are cut: whoever can be reached is, soon.
+//! renumbered, relays die, UDP is blocked and ways are cut: whoever can be reached is, soon.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +18,8 @@ const OPEN: usize = 3;
 const OFTEN: Duration = Duration::from_millis(250);
 /// After a change, when there is a reply by a way that it left open, or opened.
 const SOON: Duration = Duration::from_secs(5);
+/// The same where UDP is blocked: it has time to show that it gets through nowhere.
+const BLOCKED: Duration = Duration::from_secs(10);
 /// The same where members were cut off from others, and their control links broke.
 const LATER: Duration = Duration::from_secs(75);
 
@@ -34,6 +36,8 @@ struct Journey {
     places: Vec<Place>,
     nats: Vec<NatId>,
     down: BTreeSet<usize>,
+    /// The networks that let no UDP out.
+    blocked: BTreeSet<NetworkId>,
     cuts: BTreeSet<(usize, usize)>,
     /// How many addresses were given so far.
     given: u16,
@@ -86,6 +90,7 @@ impl Journey {
             places: Vec::new(),
             nats: Vec::new(),
             down: BTreeSet::new(),
+            blocked: BTreeSet::new(),
             cuts: BTreeSet::new(),
             given: 0,
             log: Vec::new(),
@@ -108,7 +113,7 @@ impl Journey {
     fn happen(&mut self) -> Duration {
         let member = OPEN + self.world.random().below(self.places.len());
         let open = self.world.random().below(OPEN);
-        match self.world.random().below(8) {
+        match self.world.random().below(9) {
             0 | 1 => {
                 let place = self.somewhere();
                 self.note(&format!("n{member} moves to {} in {}", place.address, place.network));
@@ -152,6 +157,16 @@ impl Journey {
                 self.world.heal();
                 self.cuts.clear();
                 LATER
+            }
+            7 => {
+                let network = self.places[member - OPEN].network;
+                let blocks = self.blocked.insert(network);
+                if !blocks {
+                    self.blocked.remove(&network);
+                }
+                self.note(&format!("network {network} blocks UDP: {blocks}"));
+                self.world.topology().block_udp(network, blocks);
+                BLOCKED
             }
             _ => {
                 self.note(&format!("{:?} start", self.down));
