@@ -29,6 +29,8 @@ pub(super) const PUBLISH_EVERY: Duration = Duration::from_secs(5);
 pub(super) const PUBLISH_BURST: u32 = 5;
 /// Between two of them: what changes goes by several, as at the start, and goes out as one.
 const TOGETHER: Duration = Duration::from_millis(250);
+/// But not of the first two: the second says where this node can be reached.
+const FIRST: u64 = 1;
 /// How long another must rank higher for a claim before it is given up.
 pub(super) const DISPUTE: Duration = Duration::from_secs(3);
 /// After a record could not be made durable.
@@ -273,7 +275,9 @@ impl Control {
             return;
         }
         self.own_record.budget.allows(now.instant);
-        self.own_record.next = now.instant + TOGETHER;
+        // The first ones say where this node is, which somebody may wait for.
+        let is_first = self.own_record.sequence <= FIRST;
+        self.own_record.next = if is_first { now.instant } else { now.instant + TOGETHER };
         let record = Verified::sign(record, self.id, &self.config.key);
         let introductions = Introductions { introductions: self.own_record.introductions() };
         let writes = vec![
