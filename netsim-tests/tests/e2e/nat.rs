@@ -179,6 +179,22 @@ async fn a_way_that_is_cut_is_left_for_a_relay_and_taken_again() {
 const OTHER_WAY: Duration = Duration::from_secs(3);
 const MOVED: Duration = Duration::from_secs(2);
 
+/// Kills the relay between `n3` and `n4`: their connection goes on over another in time.
+async fn kill_relay(fleet: &Fleet, relay: &str, stream: &Stream) {
+    fleet.kill(relay).await;
+    until("another relay is used", async || {
+        let ways = [path(fleet, "n3", "n4").await?, path(fleet, "n4", "n3").await?];
+        let is_other = |way: &Path| {
+            way.relay.as_ref().and_then(|one| one.name.clone()).is_some_and(|name| name != relay)
+        };
+        holds(ways.iter().all(is_other), ways)
+    })
+    .await;
+    let stall = stream.stall().await;
+    println!("{relay} is killed: {stall:?}");
+    assert!(stall <= OTHER_WAY, "{relay} is killed: {stall:?}");
+}
+
 #[tokio::test]
 async fn a_running_connection_outlives_cuts_dead_relays_and_moves() {
     // Two that everybody reaches, and two behind NATs.
@@ -204,18 +220,7 @@ async fn a_running_connection_outlives_cuts_dead_relays_and_moves() {
     println!("the direct way is cut: {stall:?}");
     assert!(stall <= OTHER_WAY, "the direct way is cut: {stall:?}");
     let relay = way.relay.and_then(|relay| relay.name).unwrap();
-    fleet.kill(&relay).await;
-    until("another relay is used", async || {
-        let ways = [path(&fleet, "n3", "n4").await?, path(&fleet, "n4", "n3").await?];
-        let is_other = |way: &Path| {
-            way.relay.as_ref().and_then(|one| one.name.clone()).is_some_and(|name| name != relay)
-        };
-        holds(ways.iter().all(is_other), ways)
-    })
-    .await;
-    let stall = stream.stall().await;
-    println!("{relay} is killed: {stall:?}");
-    assert!(stall <= OTHER_WAY, "{relay} is killed: {stall:?}");
+    kill_relay(&fleet, &relay, &stream).await;
     fleet.lab.heal_between(3, 4).await.unwrap();
     is(&fleet, PathKind::Direct).await;
     let stall = stream.stall().await;
@@ -271,18 +276,7 @@ async fn where_no_udp_passes_packets_travel_by_tls() {
     let way = path(&fleet, "n3", "n4").await.unwrap();
     let relay = way.relay.and_then(|relay| relay.name).unwrap();
     stream.stall().await;
-    fleet.kill(&relay).await;
-    until("another relay is used", async || {
-        let ways = [path(&fleet, "n3", "n4").await?, path(&fleet, "n4", "n3").await?];
-        let is_other = |way: &Path| {
-            way.relay.as_ref().and_then(|one| one.name.clone()).is_some_and(|name| name != relay)
-        };
-        holds(ways.iter().all(is_other), ways)
-    })
-    .await;
-    let stall = stream.stall().await;
-    println!("{relay} is killed: {stall:?}");
-    assert!(stall <= OTHER_WAY, "{relay} is killed: {stall:?}");
+    kill_relay(&fleet, &relay, &stream).await;
     stream.close();
 }
 
