@@ -330,14 +330,13 @@ fn a_transfer_comes_back_whole(make: fn() -> Make) {
         |_| echo_streams(),
         async |started| {
             streams_come_back_whole();
-            // What was counted is published every second.
-            tokio::time::sleep(Duration::from_millis(1100)).await;
-            let stats = started.handle.stats();
-            let of_network = [stats.network_in, stats.network_out];
-            let of_host = [stats.host_in, stats.host_out];
             let joined = |all: &[Carried]| all.iter().all(|one| one.packets > one.messages);
-            assert!(joined(&of_network), "{stats:?}");
-            assert_eq!(joined(&of_host), stats.interface_offload, "{stats:?}");
+            // What was counted is published every second.
+            let stats = counts(&started, |stats| {
+                let of_host = joined(&[stats.host_in, stats.host_out]);
+                joined(&[stats.network_in, stats.network_out]) && of_host == stats.interface_offload
+            })
+            .await;
             assert_eq!((stats.malformed, stats.host.count), (0, 0), "{stats:?}");
             assert_eq!(stats.shard.dropped.passed, 0, "{stats:?}");
             started.handle.stop().await.unwrap();
