@@ -215,13 +215,17 @@ fn set_network_options(forwards: bool) -> Result<(), Failure> {
         ("ipv6/conf/default/accept_dad", "0"),
         // A cable that is pulled and put back takes no address with it.
         ("ipv6/conf/default/keep_addr_on_down", "1"),
+        // What one host of a site sends to another is no business of a NAT's rules.
+        ("bridge/bridge-nf-call-iptables", "0"),
+        ("bridge/bridge-nf-call-ip6tables", "0"),
     ] {
         let path = Path::new("/proc/sys/net").join(option);
         match fs::write(&path, value) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(during(format!("write {}", path.display()))(error));
             }
-            // A kernel without IPv6 says so where an address is added.
+            // A kernel without IPv6 says so where an address is added; bridges are let alone
+            // where the kernel cannot do otherwise.
             _ => {}
         }
     }
