@@ -125,6 +125,12 @@ pub(crate) enum Remote {
     /// Members that have WireGuard, but not the daemon, such as phones
     #[command(subcommand)]
     Device(Device),
+    /// Networks beyond the mesh: those behind this machine, and those behind others
+    #[command(subcommand)]
+    Routes(Routes),
+    /// The node through which everything else is reached
+    #[command(subcommand)]
+    Exit(ExitCommand),
     /// Who may sign for the network
     #[command(subcommand)]
     Admin(Admin),
@@ -338,6 +344,62 @@ pub(crate) enum Device {
         /// Name, mesh address or id of the device
         device: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Routes {
+    /// Lead members to networks behind this machine
+    Advertise {
+        /// The networks, such as 192.168.10.0/24
+        #[arg(required = true)]
+        cidr: Vec<String>,
+        /// Show the hosts there the addresses of members: they need a route to the mesh then
+        #[arg(long)]
+        no_masquerade: bool,
+    },
+    /// Lead nobody there any more
+    Withdraw {
+        /// The networks
+        #[arg(required = true)]
+        cidr: Vec<String>,
+    },
+    /// Reach networks behind other members, also those within the ones given
+    Accept {
+        /// The networks, or all
+        #[arg(required = true)]
+        cidr: Vec<String>,
+        /// Also where a route of this machine goes first
+        #[arg(long)]
+        force: bool,
+    },
+    /// Reach them that way no more
+    Reject {
+        /// The networks as they were accepted, or all
+        #[arg(required = true)]
+        cidr: Vec<String>,
+    },
+    /// Which networks there are, and how they are reached
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExitCommand {
+    /// Reach everything beyond the mesh and this machine's own networks through a node
+    Use {
+        /// Name, mesh address or id of the node
+        node: String,
+        /// Also if it is down
+        #[arg(long)]
+        force: bool,
+    },
+    /// Use this machine's own way out again
+    Off,
+    /// Let other members use this machine as their exit
+    Offer,
+    /// Let them no more
+    Withdraw,
+    /// Which exit is in use, and which there are
+    List,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use epsilon_proto::id::{BootId, DeviceId, Digest, NodeId, PublicKey};
 use epsilon_proto::message::Refusal;
 use epsilon_proto::name::NodeName;
+use epsilon_proto::prefix::Prefix;
 
 use crate::shard::Path;
 
@@ -55,6 +56,8 @@ pub enum Event {
     DocumentLearned(&'static str, Digest),
     /// A new gate secret is in force.
     GateChanged(u32),
+    /// A network is reached through this member now, or through none.
+    RouteMoved(Prefix, Option<NodeId>),
     /// The path to a peer moved.
     PathMoved(NodeId, Option<Path>),
     /// Two machines run with this identity: this node's own, or a peer's.

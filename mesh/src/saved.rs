@@ -11,6 +11,7 @@ use epsilon_proto::document::Signed;
 use epsilon_proto::gate::GateSecret;
 use epsilon_proto::id::{BootId, Digest, NodeId};
 use epsilon_proto::name::{NodeName, Site};
+use epsilon_proto::prefix::Prefix;
 use epsilon_proto::record::{Label, NodeRecord};
 use epsilon_proto::token::HostPort;
 use epsilon_proto::trust::{Introduction, MemberCertificate, NetworkBlock, NetworkDocument};
@@ -109,6 +110,12 @@ impl Write {
     pub(crate) fn introductions(introductions: &Introductions) -> Self {
         Self::put(Table::Meta, b"introductions", introductions)
     }
+    pub(crate) fn routing(routing: &Routing) -> Self {
+        Self::put(Table::Meta, b"routing", routing)
+    }
+    pub(crate) fn providers(providers: &Providers) -> Self {
+        Self::put(Table::Meta, b"providers", providers)
+    }
     /// The operator's settings.
     pub fn settings(settings: &Settings) -> Self {
         Self::put(Table::Meta, b"settings", settings)
@@ -162,6 +169,44 @@ wire_struct!(Settings {
     6 => token_addresses,
 });
 
+/// What the operator said of networks beyond the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Routing {
+    /// Those behind this node.
+    pub advertised: Vec<Advertised>,
+    /// Blocks within which networks behind others are accepted.
+    pub accepted: Vec<Prefix>,
+    /// The member through which everything else is reached.
+    pub exit: Option<NodeId>,
+}
+wire_struct!(Routing { 0 => advertised, 1 => accepted, 2 => exit });
+
+/// By whom networks were reached: connections would not outlive another one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Providers {
+    pub(crate) chosen: Vec<Provider>,
+}
+wire_struct!(Providers { 0 => chosen });
+
+/// By whom one network was reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Provider {
+    pub(crate) prefix: Prefix,
+    pub(crate) via: NodeId,
+}
+wire_struct!(Provider { 0 => prefix, 1 => via });
+
+/// A network behind this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Advertised {
+    /// Its addresses.
+    pub prefix: Prefix,
+    /// Whether its hosts see this node's address in place of those of members: they need no
+    /// route to the mesh then.
+    pub is_masqueraded: bool,
+}
+wire_struct!(Advertised { 0 => prefix, 1 => is_masqueraded });
+
 /// The nodes whose admission this node decided itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Vouched {
@@ -185,6 +230,8 @@ pub struct Saved {
     pub certificate: Signed<MemberCertificate>,
     /// What the operator said.
     pub settings: Settings,
+    pub(crate) routing: Routing,
+    pub(crate) providers: Providers,
     pub(crate) identity: IdentityState,
     pub(crate) vouched: Vouched,
     pub(crate) introductions: Introductions,
@@ -232,6 +279,8 @@ impl Saved {
             network,
             certificate,
             settings,
+            routing: Routing::default(),
+            providers: Providers::default(),
             identity: IdentityState::default(),
             vouched: Vouched::default(),
             introductions: Introductions { introductions },
@@ -249,6 +298,7 @@ impl Saved {
             Write::put(Table::Meta, b"network", &self.network),
             Write::put(Table::Meta, b"certificate", &self.certificate),
             Write::settings(&self.settings),
+            Write::routing(&self.routing),
             Write::identity_state(&self.identity),
             Write::vouched(&self.vouched),
             Write::introductions(&self.introductions),
@@ -267,6 +317,7 @@ impl Saved {
     ) -> Result<Self, SavedError> {
         let (mut network, mut certificate, mut settings) = (None, None, None);
         let (mut identity, mut vouched) = (IdentityState::default(), Vouched::default());
+        let (mut routing, mut providers) = (Routing::default(), Providers::default());
         let mut introductions = Introductions::default();
         let (mut documents, mut records, mut devices) = (Vec::new(), Vec::new(), Vec::new());
         let (mut gate, mut contacts) = (Vec::new(), Vec::new());
@@ -277,6 +328,8 @@ impl Saved {
                 (Table::Meta, b"certificate") => certificate = Some(row.get()?),
                 (Table::Meta, b"settings") => settings = Some(row.get()?),
                 (Table::Meta, b"identity") => identity = row.get()?,
+                (Table::Meta, b"routing") => routing = row.get()?,
+                (Table::Meta, b"providers") => providers = row.get()?,
                 (Table::Meta, b"vouched") => vouched = row.get()?,
                 (Table::Meta, b"introductions") => introductions = row.get()?,
                 // A newer version's; an older one has no use for it.
@@ -292,6 +345,8 @@ impl Saved {
             network: network.ok_or(SavedError::Missing("meta/network"))?,
             certificate: certificate.ok_or(SavedError::Missing("meta/certificate"))?,
             settings: settings.ok_or(SavedError::Missing("meta/settings"))?,
+            routing,
+            providers,
             identity,
             vouched,
             introductions,

@@ -56,7 +56,7 @@ fn shard(number: u32) -> Shard {
     let mut shard =
         Shard::new(Config { lane: Lane::ONLY, wireguard, filter: Box::new(AdmitAll), seed: 3 });
     let addresses = vec![Prefix::host(inner(number))];
-    command(&mut shard, Command::SetOwn { addresses, reserved: Vec::new() });
+    command(&mut shard, Command::SetOwn { addresses, reserved: Vec::new(), mesh: Vec::new() });
     shard
 }
 

@@ -131,6 +131,15 @@ pub(crate) fn entry(
             },
             None,
         ),
+        Event::RouteMoved(prefix, via) => (
+            EventKind::RouteChanged,
+            *via,
+            match via {
+                Some(via) => format!("{prefix} is reached through {}", called(*via)),
+                None => format!("{prefix} is reached through nobody"),
+            },
+            None,
+        ),
         Event::Cloned { node, boots: [one, other] } => (
             EventKind::ClonedIdentity,
             Some(*node),

@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod data;
 mod journal;
 pub mod log;
+mod mark;
 pub mod network;
 pub mod random;
 pub mod store;

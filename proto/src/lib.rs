@@ -22,6 +22,7 @@ pub mod key;
 pub mod letter;
 pub mod message;
 pub mod name;
+pub mod prefix;
 pub mod record;
 pub mod sealed;
 pub mod token;

@@ -7,6 +7,7 @@ use crate::address::is_usable_endpoint;
 use crate::document::{Document, Signed};
 use crate::id::{BootId, NodeId};
 use crate::name::{LabelKey, LabelValue, NodeName, Site};
+use crate::prefix::Prefix;
 use crate::trust::{Introduction, MemberCertificate};
 use crate::wire::{WireError, wire_struct, wire_unit_enum};
 
@@ -20,6 +21,9 @@ pub const MAX_HUBS: usize = 4;
 pub const MAX_LOST: usize = 128;
 /// The most labels in a record.
 pub const MAX_LABELS: usize = 16;
+
+/// The most networks that a node leads to.
+pub const MAX_ROUTES: usize = 64;
 /// The most introductions in a record.
 pub const MAX_INTRODUCTIONS: usize = 3;
 
@@ -69,6 +73,8 @@ pub struct NodeRecord {
     /// Another TCP port at which it can be called at its addresses, such as 443: for those
     /// whose networks let nothing else out.
     pub tcp_port: Option<u16>,
+    /// The networks beyond it that it leads to; default routes where it is an exit.
+    pub routes: Vec<Prefix>,
 }
 wire_struct!(NodeRecord {
     0 => incarnation,
@@ -88,6 +94,7 @@ wire_struct!(NodeRecord {
     14 => hubs,
     15 => lost,
     16 => tcp_port,
+    17 => routes,
 } check |record| record.check());
 
 impl Document for NodeRecord {
@@ -122,6 +129,9 @@ impl NodeRecord {
         }
         if self.lost.len() > MAX_LOST {
             return refuse("record: too many lost members");
+        }
+        if self.routes.len() > MAX_ROUTES || !self.routes.iter().all(|one| one.is_routable()) {
+            return refuse("record: routes");
         }
         if !self.endpoints.iter().all(|endpoint| is_usable_endpoint(endpoint.address)) {
             return refuse("record: an endpoint that cannot be one");

@@ -13,7 +13,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use epsilon_sys::namespace::{Child, Command, Error};
-use epsilon_sys::netlink::{self, Change, Netlink, Prefix, Veth};
+use epsilon_sys::netlink::{self, Change, MAIN_TABLE, Netlink, Prefix, Rule, Veth};
 use epsilon_sys::process::{Handle, Signal, same_pid_namespace};
 use epsilon_sys::udp::{Datagram, Sender};
 use nix::sched::{CloneFlags, setns};
@@ -242,6 +242,56 @@ async fn addresses_and_routes_are_set_listed_and_removed_twice_over() {
     for _ in 0..2 {
         netlink.delete_link("br0").await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn rules_and_tables_of_our_own_are_set_kept_and_removed() {
+    let Some(init) = Init::start() else { return };
+    let netlink = init.netlink();
+    netlink.set_up("lo").await.unwrap();
+    netlink.add_bridge("br0").await.unwrap();
+    netlink.add_address("br0", prefix("10.1.2.3/24")).await.unwrap();
+    let rule = |priority, is_v4| Rule {
+        priority,
+        is_v4,
+        from: None,
+        unless_mark: None,
+        table: MAIN_TABLE,
+        skips_default: false,
+    };
+    let from: IpAddr = "10.1.2.3".parse().unwrap();
+    let all = |is_v4| {
+        [
+            Rule { skips_default: true, ..rule(7752, is_v4) },
+            Rule { unless_mark: Some(0x7755), table: 7755, ..rule(7753, is_v4) },
+        ]
+    };
+    let rules =
+        [&[Rule { from: Some(from), ..rule(7751, true) }][..], &all(true), &all(false)].concat();
+    let routes = [prefix("192.168.10.0/24"), prefix("0.0.0.0/0"), prefix("fd12::/64")];
+    for _ in 0..2 {
+        netlink.set_rules(7750..=7753, &rules).await.unwrap();
+        netlink.set_table(7755, "br0", &routes).await.unwrap();
+    }
+    let shown = init.print("ip", &["rule"]).await;
+    let ours: Vec<&str> = shown.lines().filter(|line| line.starts_with("775")).collect();
+    assert_eq!(ours.len(), 3, "{shown}");
+    assert!(ours[0].contains("from 10.1.2.3 lookup main"), "{shown}");
+    assert!(ours[1].contains("from all lookup main suppress_prefixlength 0"), "{shown}");
+    assert!(ours[2].contains("not from all fwmark 0x7755 lookup 7755"), "{shown}");
+    let way = init.print("ip", &["route", "get", "192.168.10.7"]).await;
+    assert!(way.contains("dev br0 table 7755 src 10.1.2.3"), "{way}");
+    let way = init.print("ip", &["route", "show", "table", "7755"]).await;
+    assert!(way.contains("192.168.10.0/24 dev br0"), "{way}");
+    let main = netlink.routes().await.unwrap();
+    assert!(main.iter().all(|route| !routes.contains(&route.destination)), "{main:?}");
+
+    netlink.set_table(7755, "br0", &routes[2..]).await.unwrap();
+    netlink.set_rules(7750..=7753, &rules[..1]).await.unwrap();
+    let shown = init.print("ip", &["rule"]).await;
+    assert_eq!(shown.lines().filter(|line| line.starts_with("775")).count(), 1, "{shown}");
+    let way = init.print("ip", &["-6", "route", "show", "table", "7755"]).await;
+    assert!(way.contains("fd12::/64 dev br0"), "{way}");
 }
 
 #[tokio::test]

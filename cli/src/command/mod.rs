@@ -10,6 +10,7 @@ mod mesh;
 mod node;
 mod peers;
 mod ping;
+mod routes;
 mod status;
 mod token;
 mod version;
@@ -77,6 +78,8 @@ async fn ask(command: Remote, context: &Context) -> Result<Exit, Failure> {
         Remote::Ping { peer, count, interval } => ping::run(context, &peer, count, interval).await,
         Remote::Node(node) => node::run(node, context).await,
         Remote::Device(device) => device::run(device, context).await,
+        Remote::Routes(routes) => routes::run(routes, context).await,
+        Remote::Exit(exit) => routes::exit(exit, context).await,
         Remote::Admin(admin) => admin::run(admin, context).await,
         Remote::Wait { name, condition } => wait::run(context, name, condition).await,
         Remote::Events { follow } => events::run(context, follow).await,

@@ -135,6 +135,7 @@ impl Control {
                 }
             }
         }
+        self.advance_routes(now);
     }
 }
 

@@ -31,6 +31,7 @@ mod operations;
 mod own;
 mod plane;
 mod relays;
+mod routes;
 mod storage;
 mod streams;
 mod sync;
@@ -51,6 +52,7 @@ use epsilon_proto::id::{BootId, NetworkId, NodeId};
 use epsilon_proto::key::{SecretKey, SignatureCheck};
 use epsilon_proto::message::Refusal;
 use epsilon_proto::name::NodeName;
+use epsilon_proto::prefix::Prefix;
 use epsilon_proto::trust::{MemberCertificate, NetworkBlock};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
@@ -59,12 +61,13 @@ use crate::dial::{Callee, Dialer};
 use crate::event::Event;
 use crate::membership::{Membership, Refused};
 use crate::path::LocalPrefix;
-use crate::saved::{IdentityState, Saved, Settings, Write};
+use crate::saved::{Advertised, IdentityState, Routing, Saved, Settings, Write};
 use crate::shard::{self, Command, Path, Relaying};
 use crate::trust::{Trust, TrustError};
 
 pub use admission::{AdmissionInput, ExchangeId};
 pub use operations::{NewDevice, Operation, OperationError, OperationId, Outcome, TokenRequest};
+pub use routes::{RouteChange, RouteView};
 pub use view::{Condition, DeviceView, InviteView, MemberView, PeerState, View};
 
 /// What a Control is made with.
@@ -176,6 +179,14 @@ pub enum Output {
         /// The IPv6 addresses.
         ipv6: Vec<Ipv6Addr>,
     },
+    /// The networks that are reached through the mesh are these now, and those that others
+    /// reach through this node: the host's routes and its forwarding have to agree.
+    Routes {
+        /// Beyond members; default routes where there is an exit.
+        beyond: Vec<Prefix>,
+        /// Behind this node.
+        behind: Vec<Advertised>,
+    },
     /// Send a beacon on every interface.
     Beacon(Vec<u8>),
     /// The gate opens to these secrets now.
@@ -219,6 +230,7 @@ pub struct Control {
     members: Membership,
     certificate: Verified<MemberCertificate>,
     settings: Settings,
+    routing: Routing,
     gate: gate::Keyring,
 
     identity: IdentityState,
@@ -246,6 +258,7 @@ pub struct Control {
     plane: plane::Plane,
     relays: relays::Relays,
     hubs: hubs::Hubs,
+    routes: routes::Routes,
     streams: streams::Streams,
     /// Counts the letters of this run.
     last_letter: u64,
@@ -362,6 +375,7 @@ impl Control {
             agenda: agenda::Agenda::default(),
             relays: relays::Relays::new(needs_relays),
             hubs: hubs::Hubs::new(hubs, now.instant),
+            routes: routes::Routes::new(saved.providers),
             streams: streams::Streams::default(),
             last_letter: 0,
             token_addresses: Vec::new(),
@@ -380,6 +394,7 @@ impl Control {
             conditions: BTreeMap::new(),
             outputs: VecDeque::new(),
             settings: saved.settings,
+            routing: saved.routing,
             network,
             config,
         };
@@ -481,6 +496,7 @@ impl Control {
             self.judging_due(),
             self.hubs.due(),
             self.streams.due(),
+            self.routes.due(),
             Some(self.sync.due()),
             self.near().filter_map(|(_, peer)| peer.due()).min(),
             self.paths_due(now),

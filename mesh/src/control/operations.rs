@@ -8,6 +8,8 @@ use epsilon_proto::gate::GateSecret;
 use epsilon_proto::id::{DeviceId, NodeId, PublicKey};
 use epsilon_proto::key::{AgreementKey, SecretKey};
 use epsilon_proto::name::{NodeName, Tag};
+use epsilon_proto::prefix::Prefix;
+use epsilon_proto::record::MAX_ROUTES;
 use epsilon_proto::sealed::{Purpose, SealedBox};
 use epsilon_proto::token::{HostPort, Token, invite_key};
 use epsilon_proto::trust::{
@@ -16,6 +18,7 @@ use epsilon_proto::trust::{
 };
 use zeroize::Zeroizing;
 
+use super::routes::RouteChange;
 use super::storage::Then;
 use super::{Control, Output};
 use crate::membership::Member;
@@ -79,6 +82,8 @@ pub enum Operation {
     },
     /// Removes a device of this node, or revokes another's.
     RemoveDevice(DeviceId),
+    /// Changes which networks are reached through this node, or through others.
+    ChangeRoutes(RouteChange),
     /// Leaves the network.
     Leave,
 }
@@ -184,6 +189,27 @@ pub enum OperationError {
     /// More fallbacks than allowed.
     #[error("a device can have at most {MAX_FALLBACKS} fallback nodes")]
     TooManyFallbacks,
+    /// Not among the networks behind this node.
+    #[error("{0} is not advertised here; `epsilon routes list` shows what is")]
+    NotAdvertised(Prefix),
+    /// Not among those that are accepted.
+    #[error("{0} is not accepted here; `epsilon routes list` shows what is")]
+    NotAccepted(Prefix),
+    /// No network that packets can be routed to.
+    #[error("{0} cannot be routed: it is for groups, for the host itself or for its link")]
+    NotRoutable(Prefix),
+    /// The mesh's own.
+    #[error("{0} has addresses of the mesh itself; take a network outside of it")]
+    InsideMesh(Prefix),
+    /// More than allowed.
+    #[error("a node advertises and accepts at most {MAX_ROUTES} networks each; take larger blocks")]
+    TooManyRoutes,
+    /// A node cannot be its own exit.
+    #[error("this node cannot be its own exit; name another")]
+    OwnExit,
+    /// The member is no exit.
+    #[error("{0} does not offer to be an exit; run `epsilon exit offer` there")]
+    NoExit(String),
     /// No address is left.
     #[error("no IPv4 address is left in the network's range")]
     NoAddress,
@@ -251,6 +277,7 @@ impl Control {
             Operation::AddDevice { name, key, fallbacks } => {
                 self.add_device(id, name, key, fallbacks, now)
             }
+            Operation::ChangeRoutes(change) => self.change_routes(id, change),
             Operation::RemoveDevice(device) => self.remove_device(id, device, now),
             Operation::Leave => {
                 let certificate = self.certificate.signed().clone();

@@ -263,6 +263,7 @@ impl Control {
             hubs,
             lost,
             tcp_port: self.config.tcp_port,
+            routes: self.routing.advertised.iter().map(|own| own.prefix).collect(),
         };
         let same = self.members.get(self.own).is_some_and(|known| {
             let mut stamped = record.clone();

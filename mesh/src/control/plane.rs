@@ -50,11 +50,20 @@ impl Control {
         let addresses = hosts.map(Prefix::host).collect();
         let reserved = vec![
             Prefix::new(IpAddr::V4(self.range().base()), 24),
-            Prefix::new(IpAddr::V6(Ipv6Range::of(self.id).base()), 112),
+            Prefix::new(IpAddr::V6(self.range6.base()), 112),
         ];
-        self.outputs.push_back(Output::Shard(Command::SetOwn { addresses, reserved }));
+        let mesh = self.mesh_prefixes().to_vec();
+        self.outputs.push_back(Output::Shard(Command::SetOwn { addresses, reserved, mesh }));
         self.outputs.push_back(Output::Addresses { ipv4, ipv6: ipv6.clone() });
         self.plane.own = Some((ipv4, ipv6));
+    }
+
+    /// All addresses of the mesh.
+    pub(super) fn mesh_prefixes(&self) -> [Prefix; 2] {
+        [
+            Prefix::new(IpAddr::V4(self.range().base()), self.range().prefix()),
+            Prefix::new(IpAddr::V6(self.range6.base()), Ipv6Range::PREFIX),
+        ]
     }
 
     /// Brings data plane and calls up to what the membership says.
@@ -76,6 +85,7 @@ impl Control {
     }
 
     fn refresh_peer(&mut self, node: NodeId, now: Now) {
+        self.learn_routes(node);
         let Some(member) = self.members.get(node) else {
             if self.plane.installed.remove(&node).is_some() {
                 self.plane.keyed.remove(&node);

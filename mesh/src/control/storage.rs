@@ -12,7 +12,7 @@ use super::devices::Edit;
 use super::documents::Source;
 use super::{Control, OperationError, OperationId, Outcome, Output, Ticket};
 use crate::event::Event;
-use crate::saved::{Table, Vouched, Write};
+use crate::saved::{Routing, Table, Vouched, Write};
 
 /// Between two attempts at a store that takes nothing.
 const STORAGE_RETRY: Duration = Duration::from_secs(10);
@@ -29,6 +29,8 @@ pub(super) enum Then {
     },
     /// This node's new name is in force, the operation is done.
     OwnName { name: NodeName, operation: OperationId },
+    /// What the operator said of routes is in force, the operation is done.
+    Routing { routing: Routing, operation: OperationId },
     /// This node's list of devices is in force, with these changes.
     Devices { list: Box<Verified<DeviceList>>, edits: Vec<Edit> },
 }
@@ -69,6 +71,11 @@ impl Control {
                     Some(Then::Devices { list, edits }) => {
                         self.devices_persisted(&list, edits, Ok(()), now);
                     }
+                    Some(Then::Routing { routing, operation }) => {
+                        self.routing_persisted(routing, now);
+                        let result = Ok(Outcome::Done);
+                        self.outputs.push_back(Output::Done { operation, result });
+                    }
                     Some(Then::OwnName { name, operation }) => {
                         self.settings.name = Some(name.clone());
                         self.identity.name = Some(name);
@@ -97,7 +104,11 @@ impl Control {
                     Some(Then::Devices { list, edits }) => {
                         self.devices_persisted(&list, edits, Err(&reason), now);
                     }
-                    Some(Then::Commit { operation, .. } | Then::OwnName { operation, .. }) => {
+                    Some(
+                        Then::Commit { operation, .. }
+                        | Then::OwnName { operation, .. }
+                        | Then::Routing { operation, .. },
+                    ) => {
                         let result = Err(OperationError::Storage(reason.clone()));
                         self.outputs.push_back(Output::Done { operation, result });
                     }

@@ -1,5 +1,7 @@
 //! One Control among peers that say what they like.
 
+mod routes;
+
 use epsilon_proto::address::DEFAULT_RANGE;
 use epsilon_proto::document::Signed;
 use epsilon_proto::key::Strict;
@@ -7,7 +9,7 @@ use epsilon_proto::message::{
     Change, Claims, Comparison, Credentials, Hello, Introduced, Newest, Request, Response,
     SealedGate, Verdict, Welcome,
 };
-use epsilon_proto::record::NodeRecord;
+use epsilon_proto::record::{MAX_ROUTES, NodeRecord};
 use epsilon_proto::trust::{
     AdminGrant, Charter, Distribution, GateEpoch, Introduction, NetworkDocument, NodeFacts,
     Revocation, Revoked, Roles,
@@ -335,6 +337,7 @@ impl Scene {
             hubs: Vec::new(),
             lost: Vec::new(),
             tcp_port: None,
+            routes: Vec::new(),
         };
         self.sign(&record, of)
     }

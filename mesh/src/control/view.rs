@@ -13,6 +13,8 @@ use epsilon_proto::record::{Endpoint, Label};
 use epsilon_proto::trust::{Distribution, NetworkBlock, Roles};
 
 use super::Control;
+use super::routes::RouteView;
+use crate::saved::Routing;
 use crate::shard::Path;
 
 /// Something that is wrong until somebody acts.
@@ -160,6 +162,10 @@ pub struct View {
     pub distribution: Distribution,
     /// All members, oneself included; oneself first, then by name.
     pub members: Vec<MemberView>,
+    /// The networks that members lead to.
+    pub routes: Vec<RouteView>,
+    /// What the operator said of routes.
+    pub routing: Routing,
     /// The streams that are open, by their addresses, and where their other ends are.
     pub streams: BTreeMap<SocketAddr, SocketAddr>,
     /// All devices, by name.
@@ -210,6 +216,8 @@ impl Control {
             generation: genesis.map_or(0, |genesis| genesis.generation),
             distribution: genesis.map_or(Distribution::None, |genesis| genesis.distribution),
             members,
+            routes: self.route_views(),
+            routing: self.routing.clone(),
             streams: self.streams.remotes(),
             devices: self.devices(),
             conditions: self.conditions.iter().map(|(what, since)| (*what, *since)).collect(),
@@ -248,20 +256,7 @@ impl Control {
         let member = self.members.get(node)?;
         let peer = self.peers.get(&node);
         let link = peer.and_then(|peer| peer.link);
-        let just_started = now.instant.since(self.started) < Duration::from_secs(5);
-        let state = match peer {
-            _ if node == self.own => PeerState::Own,
-            _ if link.is_some() => PeerState::Up,
-            // Others may say that it is gone who do not reach it.
-            Some(peer) if peer.paths.is_proven() && peer.paths.is_busy() => PeerState::Up,
-            Some(peer) if peer.is_in_grace() => PeerState::Connecting,
-            _ if self.is_told_of(member) && self.is_lost(node) => PeerState::Down,
-            _ if self.is_told_of(member) => PeerState::Up,
-            // Two behind NATs are never linked. Who was and is no longer is gone.
-            Some(peer) if !peer.was_ever_linked && peer.paths.is_proven() => PeerState::Up,
-            _ if just_started => PeerState::Connecting,
-            _ => PeerState::Down,
-        };
+        let state = self.peer_state(node, now);
         let inherited = self.trust.inherited(node).to_vec();
         let record = &member.record;
         let own_address = |own| if node == self.own { own } else { None };
@@ -302,6 +297,27 @@ impl Control {
             is_cloned: peer.is_some_and(|peer| peer.is_cloned(now.instant)),
             version: record.version.clone(),
         })
+    }
+
+    /// Whether a member is there.
+    pub(super) fn peer_state(&self, node: NodeId, now: Now) -> PeerState {
+        let Some(member) = self.members.get(node) else { return PeerState::Down };
+        let peer = self.peers.get(&node);
+        let link = peer.and_then(|peer| peer.link);
+        let just_started = now.instant.since(self.started) < Duration::from_secs(5);
+        match peer {
+            _ if node == self.own => PeerState::Own,
+            _ if link.is_some() => PeerState::Up,
+            // Others may say that it is gone who do not reach it.
+            Some(peer) if peer.paths.is_proven() && peer.paths.is_busy() => PeerState::Up,
+            Some(peer) if peer.is_in_grace() => PeerState::Connecting,
+            _ if self.is_told_of(member) && self.is_lost(node) => PeerState::Down,
+            _ if self.is_told_of(member) => PeerState::Up,
+            // Two behind NATs are never linked. Who was and is no longer is gone.
+            Some(peer) if !peer.was_ever_linked && peer.paths.is_proven() => PeerState::Up,
+            _ if just_started => PeerState::Connecting,
+            _ => PeerState::Down,
+        }
     }
 
     /// The invites of the network.

@@ -8,10 +8,10 @@ use epsilon_proto::address::is_stream;
 use epsilon_proto::datagram::Channel;
 use epsilon_proto::id::NodeId;
 use epsilon_proto::key::AgreementKey;
+use epsilon_proto::prefix::Prefix;
 
 use super::probe::ProbeKeys;
 use super::prober::canonical;
-use super::routes::Prefix;
 
 /// A way to a peer. Every datagram that a shard sends names one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -81,7 +81,15 @@ pub enum Command {
         /// Addresses that every node has for itself (DNS, cluster API):
         /// neither sent to a peer nor accepted from one.
         reserved: Vec<Prefix>,
+        /// All addresses of the mesh, which no network outside of it has.
+        mesh: Vec<Prefix>,
     },
+    /// Says which networks lie beyond peers, in place of all that were said before. The
+    /// peers' own addresses go before these.
+    SetSubnets(Vec<SubnetRoute>),
+    /// Says to which networks the host passes on what peers send, in place of all before.
+    /// A default route stands for public addresses alone.
+    SetBehind(Vec<Prefix>),
     /// Admits a peer, or replaces its prefixes.
     ///
     /// The prefixes are the routes to the peer and the only sources that its
@@ -175,6 +183,17 @@ pub enum Command {
         /// Comes back in [`Report::ProbeAnswered`]. Unique per peer.
         transaction: u64,
     },
+}
+
+/// A network beyond peers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SubnetRoute {
+    /// Its addresses; a default route stands for public ones alone.
+    pub prefix: Prefix,
+    /// The peer to which packets for it go.
+    pub via: Option<NodeId>,
+    /// The peers from which packets of it may come.
+    pub from: Vec<NodeId>,
 }
 
 /// How much a node passes on for others.

@@ -17,9 +17,10 @@
 //! What it promises:
 //!
 //! * A packet reaches the host only if it was sealed by an admitted peer, its
-//!   inner source address is that peer's, its destination is this node's,
-//!   and the [`ReceiveFilter`] admits it. If its destination is another's it
-//!   is forwarded, where one of the two is a device that this node serves.
+//!   inner source address is that peer's or of a network beyond it, its
+//!   destination is this node's or behind it, and the [`ReceiveFilter`] admits
+//!   it. If its destination is another's it is forwarded, where one of the two
+//!   is a device that this node serves.
 //! * Nothing that arrives moves a path to a member: datagrams go where
 //!   [`Command::SetPath`] said. To a device they go where it was last heard,
 //!   by data that nobody can repeat. Answers to handshakes and probes go where
@@ -56,13 +57,13 @@ mod tests;
 pub use batch::{
     Batch, HOST_HEADROOM, HostBatch, MAX_DATAGRAM, Output, PassedBatch, SendBatch, Target,
 };
-pub use command::{Command, Path, PeerId, Relaying, Report};
+pub use command::{Command, Path, PeerId, Relaying, Report, SubnetRoute};
 pub use engine::{BEACONS_PER_SECOND, Config, Shard};
+pub use epsilon_proto::prefix::Prefix;
 pub use filter::{AdmitAll, ReceiveFilter};
 pub use lane::{Kind, Lane, Passed};
 pub use peer::{IDLE, UNANSWERED};
 pub use probe::{ProbeKey, ProbeKeys, probe_keys};
 pub use prober::PROBE_TIMEOUT;
-pub use routes::Prefix;
 pub use stats::{Dropped, PeerDropped, PeerStats, Stats, Traffic};
 pub use wireguard::{Entropy, HANDSHAKE_LENGTH, OVERHEAD, WireGuard};

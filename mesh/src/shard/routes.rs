@@ -1,74 +1,9 @@
 //! Which peer an inner address belongs to.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-/// A block of inner addresses: those that share their first bits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Prefix {
-    address: IpAddr,
-    length: u8,
-}
-
-impl Prefix {
-    /// The block of the given length around an address. Bits behind the
-    /// length are cleared; a length beyond the family's is the whole address.
-    pub fn new(address: IpAddr, length: u8) -> Self {
-        match address {
-            IpAddr::V4(address) => {
-                let length = length.min(32);
-                let address = Ipv4Addr::from_bits(address.to_bits() & mask_v4(length));
-                Self { address: address.into(), length }
-            }
-            IpAddr::V6(address) => {
-                let length = length.min(128);
-                let address = Ipv6Addr::from_bits(address.to_bits() & mask_v6(length));
-                Self { address: address.into(), length }
-            }
-        }
-    }
-
-    /// The block of one address.
-    pub fn host(address: impl Into<IpAddr>) -> Self {
-        Self::new(address.into(), 128)
-    }
-
-    /// The first address.
-    pub fn address(self) -> IpAddr {
-        self.address
-    }
-
-    /// The length in bits.
-    pub fn length(self) -> u8 {
-        self.length
-    }
-
-    /// Whether an address lies within.
-    pub fn contains(self, address: IpAddr) -> bool {
-        self.address.is_ipv4() == address.is_ipv4() && Self::new(address, self.length) == self
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
-    }
-}
-
-impl fmt::Debug for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-fn mask_v4(length: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0)
-}
-
-fn mask_v6(length: u8) -> u128 {
-    u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)
-}
+use epsilon_proto::prefix::{Prefix, mask_v4, mask_v6};
 
 /// One family: for each length in use, longest first, the owners by the first
 /// address. A mesh has few lengths, mostly one, so that a lookup is one
@@ -119,9 +54,9 @@ impl<T: Copy + Eq> Routes<T> {
 
     /// Gives an owner a prefix, taking it from whoever had it.
     pub(super) fn set(&mut self, prefix: Prefix, owner: T) {
-        match prefix.address {
-            IpAddr::V4(address) => self.v4.set(address.to_bits(), prefix.length, owner),
-            IpAddr::V6(address) => self.v6.set(address.to_bits(), prefix.length, owner),
+        match prefix.address() {
+            IpAddr::V4(address) => self.v4.set(address.to_bits(), prefix.length(), owner),
+            IpAddr::V6(address) => self.v6.set(address.to_bits(), prefix.length(), owner),
         }
     }
 
@@ -138,8 +73,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn prefix(text: &str) -> Prefix {
-        let (address, length) = text.split_once('/').unwrap();
-        Prefix::new(address.parse().unwrap(), length.parse().unwrap())
+        text.parse().unwrap()
     }
 
     #[test]

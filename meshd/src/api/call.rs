@@ -3,8 +3,8 @@ use epsilon_proto::api::{
     Created, Dataplane, DeviceAddRequest, DeviceAdded, DeviceList, DeviceRemoveRequest,
     DeviceRemoved, JoinRequest, Joined, Left, NetworkList, NodeDetail, NodeList, NodeRemoved,
     NodeRenamed, NodeReplaced, PeerList, Ping, PingRequest, Problem, ProblemKind, Reloaded,
-    RenameRequest, ReplaceRequest, RevokeRequest, Status, TokenCreateRequest, TokenCreated,
-    TokenList, TokenRevokeRequest, TokenRevoked, Version,
+    RenameRequest, ReplaceRequest, RevokeRequest, RouteChangeRequest, RouteList, Status,
+    TokenCreateRequest, TokenCreated, TokenList, TokenRevokeRequest, TokenRevoked, Version,
 };
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -103,6 +103,18 @@ pub enum Call {
         /// Which one.
         request: DeviceRemoveRequest,
     },
+    /// Networks beyond the mesh.
+    Routes {
+        /// In which network.
+        network: Option<String>,
+    },
+    /// Change what is reached how.
+    RoutesChange {
+        /// In which network.
+        network: Option<String>,
+        /// What.
+        request: RouteChangeRequest,
+    },
     /// All invites.
     Tokens {
         /// In which network.
@@ -167,6 +179,8 @@ pub enum Reply {
     Devices(DeviceList),
     DeviceAdd(DeviceAdded),
     DeviceRemove(DeviceRemoved),
+    Routes(RouteList),
+    RoutesChange(RouteList),
     Tokens(TokenList),
     TokenCreate(TokenCreated),
     TokenRevoke(TokenRevoked),

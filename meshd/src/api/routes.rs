@@ -12,8 +12,8 @@ use epsilon_proto::api::{
     Created, Dataplane, DeviceAddRequest, DeviceAdded, DeviceList, DeviceRemoveRequest,
     DeviceRemoved, Event, JoinRequest, Joined, Left, NetworkList, NodeDetail, NodeList,
     NodeRemoved, NodeRenamed, NodeReplaced, PeerList, Ping, PingRequest, Problem, ProblemKind,
-    Reloaded, RenameRequest, ReplaceRequest, RevokeRequest, Status, TokenCreateRequest,
-    TokenCreated, TokenList, TokenRevokeRequest, TokenRevoked, Version, paths,
+    Reloaded, RenameRequest, ReplaceRequest, RevokeRequest, RouteChangeRequest, RouteList, Status,
+    TokenCreateRequest, TokenCreated, TokenList, TokenRevokeRequest, TokenRevoked, Version, paths,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -143,6 +143,16 @@ pub(super) fn table() -> Vec<Route> {
             paths::DEVICE_REMOVE,
             "Remove a device of this node, or revoke another node's",
             |query, request| Call::DeviceRemove { network: query.network, request },
+        ),
+        get::<NetworkQuery, RouteList>(
+            paths::ROUTES,
+            "Networks beyond the mesh: those behind this node, and those behind others",
+            |query| Call::Routes { network: query.network },
+        ),
+        post::<NetworkQuery, RouteChangeRequest, RouteList>(
+            paths::ROUTES_CHANGE,
+            "Change which networks are reached through this node, or through others",
+            |query, request| Call::RoutesChange { network: query.network, request },
         ),
         get::<NetworkQuery, TokenList>(paths::TOKENS, "All invites", |query| Call::Tokens {
             network: query.network,

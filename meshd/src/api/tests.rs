@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use epsilon_proto::api::{
     Admin, AdminAdded, AdminList, AdminRevoked, AdminState, Batches, Created, DaemonStatus,
-    Dataplane, Device, DeviceAdded, DeviceConfig, DeviceList, DeviceRemoved, EventKind, Invite,
-    InviteState, Joined, Left, MemberCounts, Membership, NetworkList, Node, NodeDetail, NodeList,
-    NodeRef, NodeRemoved, NodeRenamed, NodeReplaced, OwnNode, Path, PathKind, PeerList, PeerState,
-    Ping, Problem, ProblemKind, Reloaded, SCHEMA, Secret, Severity, Status, Time, TokenCreated,
-    TokenList, TokenRevoked, Version, paths,
+    Dataplane, Device, DeviceAdded, DeviceConfig, DeviceList, DeviceRemoved, EventKind, ExitState,
+    Invite, InviteState, Joined, Left, MemberCounts, Membership, NetworkList, Node, NodeDetail,
+    NodeList, NodeRef, NodeRemoved, NodeRenamed, NodeReplaced, OwnNode, Path, PathKind, PeerList,
+    PeerState, Ping, Problem, ProblemKind, Reloaded, RouteList, SCHEMA, Secret, Severity, Status,
+    Time, TokenCreated, TokenList, TokenRevoked, Version, paths,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -103,6 +103,8 @@ async fn every_path_reaches_its_call_and_carries_the_schema_tag() {
         ("GET", paths::DEVICES, "", "devices"),
         ("POST", paths::DEVICE_ADD, &device, "configs"),
         ("POST", paths::DEVICE_REMOVE, &removal, "given_name"),
+        ("GET", paths::ROUTES, "", "exit"),
+        ("POST", paths::ROUTES_CHANGE, "{}", "exit"),
         ("GET", paths::TOKENS, "", "invites"),
         ("POST", paths::TOKEN_CREATE, "{}", "token"),
         ("POST", paths::TOKEN_REVOKE, &invite, "members"),
@@ -523,6 +525,8 @@ fn reply_to(call: &Call) -> Reply {
             id: "device1".into(),
             revoked: false,
         }),
+        Call::Routes { .. } => Reply::Routes(route_list(network)),
+        Call::RoutesChange { .. } => Reply::RoutesChange(route_list(network)),
         Call::Tokens { .. } => Reply::Tokens(TokenList { network, invites: vec![invite] }),
         Call::TokenCreate { .. } => Reply::TokenCreate(TokenCreated {
             network,
@@ -536,5 +540,17 @@ fn reply_to(call: &Call) -> Reply {
         Call::AdminAdd { .. } => Reply::AdminAdd(AdminAdded { network, admin }),
         Call::AdminRevoke { .. } => Reply::AdminRevoke(AdminRevoked { network, admin }),
         Call::Reload => Reply::Reload(Reloaded { applied: vec![], pending: vec![] }),
+    }
+}
+
+fn route_list(network: String) -> RouteList {
+    let exit = ExitState { offered: false, using: None, offers: Vec::new() };
+    RouteList {
+        network,
+        advertised: Vec::new(),
+        accepted: Vec::new(),
+        routes: Vec::new(),
+        exit,
+        problem: None,
     }
 }

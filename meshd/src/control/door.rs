@@ -22,6 +22,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::mark::mark;
+
 use super::gate::{GREETING, Gate, Lane, Replays};
 use super::hello::{self, MAX_HELLO};
 use super::identity::canonical;
@@ -337,6 +339,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     // A restarted daemon must not wait for connections of the last one to fade.
     socket.set_reuse_address(true)?;
     keep_segments_small(&SockRef::from(&socket));
+    mark(&SockRef::from(&socket));
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())

@@ -25,6 +25,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::mark::mark;
+
 use super::admission::{self, Applicant, Failure};
 use super::api::{AdmissionEvent, DialError, Error, Limits, Timing};
 use super::door::{Passed, keep_segments_small};
@@ -168,6 +170,7 @@ impl Upgrades {
 pub(crate) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     keep_segments_small(&SockRef::from(&socket));
+    mark(&SockRef::from(&socket));
     socket.connect(address).await
 }
 

@@ -43,6 +43,8 @@ pub(super) fn network_of(call: &Call) -> Option<&str> {
         | Call::Devices { network }
         | Call::DeviceAdd { network, .. }
         | Call::DeviceRemove { network, .. }
+        | Call::Routes { network }
+        | Call::RoutesChange { network, .. }
         | Call::Tokens { network }
         | Call::TokenCreate { network, .. }
         | Call::TokenRevoke { network, .. }
@@ -207,6 +209,10 @@ impl Asked {
             }
             Call::DeviceRemove { request, .. } => {
                 self.remove_device(&snapshot, request).await.map(Reply::DeviceRemove)
+            }
+            Call::Routes { .. } => self.routes(&snapshot).await.map(Reply::Routes),
+            Call::RoutesChange { request, .. } => {
+                self.change_routes(&snapshot, request).await.map(Reply::RoutesChange)
             }
             Call::Tokens { .. } => {
                 let now = snapshot.view.trusted_time;

@@ -6,6 +6,7 @@ mod device;
 mod founding;
 mod place;
 mod render;
+mod routes;
 mod select;
 
 use std::collections::BTreeMap;

@@ -259,6 +259,12 @@ fn problems(snapshot: &Snapshot) -> Vec<Finding> {
             format!("bring it up with: ip link set {} up", snapshot.settings.interface),
         ));
     }
+    if let Some(problem) = &snapshot.routing_problem {
+        problems.push(finding(
+            format!("networks beyond the mesh are not routed as they should be: {problem}"),
+            "see `epsilon routes list`; what failed is tried again by itself",
+        ));
+    }
     let others = view.members.len() > 1 || !view.token_addresses.is_empty();
     let is_revoked = view.conditions.iter().any(|(what, _)| *what == Condition::Revoked);
     if let Some(refusal) = snapshot.refusal.filter(|_| !is_revoked && !is_reachable(snapshot)) {

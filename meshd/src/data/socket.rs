@@ -8,6 +8,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::Error;
+use crate::mark::mark;
 
 /// What the kernel may hold per socket and direction, in bytes: a burst that
 /// arrives while the thread is not scheduled.
@@ -231,6 +232,7 @@ fn open(address: SocketAddr, buffer: usize) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
+    mark(&SockRef::from(&socket));
     // Beyond the limit for everyone needs CAP_NET_ADMIN. Less is slower and
     // no reason to refuse.
     if setsockopt(&socket, sockopt::RcvBufForce, &buffer).is_err() {

@@ -17,6 +17,7 @@ mod interface;
 mod join;
 mod names;
 pub(crate) mod provisional;
+mod routing;
 mod surroundings;
 mod task;
 
@@ -42,6 +43,7 @@ use crate::{control, data};
 
 pub use interface::{Seen, collision, free_name, is_mesh_name, reachable_addresses};
 pub use join::{JoinError, Joined};
+pub use routing::{Conflict, conflicts};
 
 /// The file with the node's secret key, in the network's directory.
 pub const IDENTITY_FILE: &str = "identity.key";
@@ -135,6 +137,8 @@ pub struct Snapshot {
     pub refusal: Option<Refusal>,
     /// What is wrong with the interface, if something is.
     pub interface_problem: Option<String>,
+    /// Why the host does not route as it should, if it does not.
+    pub routing_problem: Option<String>,
     /// What the interface was when it was looked at last.
     pub interface: Seen,
     /// The directory of the state.

@@ -11,7 +11,7 @@ use std::path::Path;
 use epsilon_sys::file;
 use epsilon_sys::netlink::Netlink;
 
-use super::is_mesh_name;
+use super::{is_mesh_name, routing};
 
 const MARKER: &str = "provisional";
 /// What the name of a directory begins with that is being removed; no network
@@ -70,7 +70,12 @@ pub(crate) fn keep(dir: &Path) -> Result<(), io::Error> {
 /// another name, and is emptied then.
 pub(crate) async fn remove(dir: &Path, interface: &str) -> Result<(), io::Error> {
     if is_mesh_name(interface) {
-        let deleted = async { Netlink::open()?.delete_link(interface).await }.await;
+        let deleted = async {
+            let netlink = Netlink::open()?;
+            netlink.delete_link(interface).await?;
+            routing::forget(&netlink, interface).await
+        }
+        .await;
         if let Err(error) = deleted {
             tracing::warn!(interface, %error, "cannot delete the interface");
         }

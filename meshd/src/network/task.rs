@@ -27,6 +27,7 @@ use super::interface::{Interface, is_mesh, is_mesh_name};
 use super::join::{JoinError, Joined, Watch};
 use super::names::Names;
 use super::provisional;
+use super::routing::Routing;
 use super::surroundings::{Seen, Surroundings};
 use super::{Config, Error, IDENTITY_FILE, Order, Pong, ROOT_FILE, Snapshot};
 use crate::control::{self as plane, AdmissionEvent, AdmissionStep};
@@ -63,6 +64,7 @@ pub(super) struct Task {
     netlink: Netlink,
     surroundings: Surroundings,
     interface: Interface,
+    routing: Routing,
     discovery: Option<Discovery>,
     names: Names,
     watch: Watch,
@@ -177,6 +179,7 @@ impl Task {
             gate,
             netlink,
             surroundings,
+            routing: Routing::new(&interface.name),
             interface,
             discovery,
             names: Names::new(),
@@ -260,7 +263,8 @@ impl Task {
         self.shut_down(result).await
     }
 
-    async fn shut_down(self, result: Result<(), Error>) -> Result<(), Error> {
+    async fn shut_down(mut self, result: Result<(), Error>) -> Result<(), Error> {
+        self.routing.stand_by(&self.netlink).await;
         // It may have stopped by itself.
         let _ = self.control.send(plane::Command::Shutdown).await;
         let mut events = self.control_events;
@@ -301,6 +305,7 @@ impl Task {
             let settings = self.engine.settings();
             self.names.look_up(settings.token_addresses.iter().chain(&settings.advertise));
             self.interface.repair(&self.netlink).await;
+            self.routing.repair(&self.netlink).await;
         }
         let late: Vec<u64> = self
             .waiting
@@ -335,6 +340,7 @@ impl Task {
                         .collect(),
                     refusal: self.refusal,
                     interface_problem: self.interface.problem().map(str::to_owned),
+                    routing_problem: self.routing.problem().map(str::to_owned),
                     interface: self.interface.seen(),
                     dir: self.config.dir.clone(),
                     started: self.started,
@@ -475,6 +481,7 @@ impl Task {
         }
         self.interface.look_at(&self.netlink, &seen.links, &seen.addresses).await;
         let Seen { prefixes, has_moved, .. } = seen;
+        self.routing.set_own(&self.netlink, &prefixes).await;
         self.engine.handle_local_addresses(prefixes, has_moved, clock::now());
         Ok(())
     }

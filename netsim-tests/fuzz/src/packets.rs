@@ -64,7 +64,8 @@ pub(crate) fn shard() -> Shard {
     let (now, mut out) = (Instant::default(), Output::new());
     let reserved =
         ["10.77.0.53", "fd00::53"].map(|text| Prefix::host(text.parse::<IpAddr>().unwrap()));
-    let own = Command::SetOwn { addresses: prefixes(0), reserved: reserved.to_vec() };
+    let own =
+        Command::SetOwn { addresses: prefixes(0), reserved: reserved.to_vec(), mesh: Vec::new() };
     shard.handle_command(own, now, &mut out);
     for node in [1, 2] {
         shard.handle_command(admit(node), now, &mut out);

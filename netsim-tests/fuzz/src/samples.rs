@@ -8,6 +8,7 @@ use epsilon_proto::device::{Device, DeviceList, Serving};
 use epsilon_proto::document::{Document, Signed};
 use epsilon_proto::id::{BootId, DeviceId, Digest, NetworkId};
 use epsilon_proto::key::{AgreementKey, SecretKey, Strict};
+use epsilon_proto::prefix::Prefix;
 use epsilon_proto::record::{Endpoint, EndpointSource, Label, Lost, NodeRecord};
 use epsilon_proto::sealed::{Purpose, SealedBox};
 use epsilon_proto::trust::{
@@ -169,6 +170,7 @@ pub(crate) fn record() -> NodeRecord {
         hubs: vec![key(5).node()],
         lost: vec![Lost { node: key(6).node(), incarnation: 3, sequence: 4 }],
         tcp_port: Some(443),
+        routes: vec![Prefix::ALL_V4, Prefix::host([192, 168, 10, 7])],
     }
 }
 

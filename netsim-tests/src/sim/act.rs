@@ -62,6 +62,7 @@ impl World {
             Output::Addresses { ipv4, ipv6 } => {
                 self.machines[machine].addresses = (ipv4, ipv6);
             }
+            Output::Routes { .. } => {}
             Output::Beacon(datagram) => self.send_beacon(machine, &datagram),
             Output::Gate { secrets, .. } => self.machines[machine].gate = secrets,
             Output::Event(event) => {

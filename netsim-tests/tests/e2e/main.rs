@@ -23,4 +23,5 @@ mod partition;
 mod refusal;
 mod restart;
 mod revocation;
+mod routes;
 mod storage;

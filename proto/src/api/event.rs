@@ -38,6 +38,8 @@ pub enum EventKind {
     PeerDown,
     /// Packets to a peer take another path.
     PathChanged,
+    /// A network beyond the mesh is reached through another node.
+    RouteChanged,
     /// An address or a name was won, lost or moved.
     ClaimChanged,
     /// A device was added or removed, or another node serves it.

@@ -24,6 +24,7 @@ mod network;
 mod node;
 pub mod paths;
 mod problem;
+mod route;
 mod secret;
 mod status;
 mod time;
@@ -50,6 +51,7 @@ pub use node::{
     RenameRequest, ReplaceRequest, RevokeRequest, Role,
 };
 pub use problem::{Problem, ProblemKind};
+pub use route::{AdvertisedRoute, ExitState, Route, RouteChangeRequest, RouteConflict, RouteList};
 pub use secret::Secret;
 pub use status::{
     Alarm, BrokenNetwork, DaemonStatus, Finding, Health, InterfaceStatus, InviteCounts,

@@ -39,6 +39,10 @@ pub const DEVICES: &str = "/v1/devices";
 pub const DEVICE_ADD: &str = "/v1/devices/add";
 /// `POST`, `?network`, [`DeviceRemoveRequest`](super::DeviceRemoveRequest): [`DeviceRemoved`](super::DeviceRemoved).
 pub const DEVICE_REMOVE: &str = "/v1/devices/remove";
+/// `GET`: networks beyond the mesh.
+pub const ROUTES: &str = "/v1/routes";
+/// `POST`: change what is reached how.
+pub const ROUTES_CHANGE: &str = "/v1/routes/change";
 /// `GET`, `?network`: [`TokenList`](super::TokenList).
 pub const TOKENS: &str = "/v1/tokens";
 /// `POST`, `?network`, [`TokenCreateRequest`](super::TokenCreateRequest): [`TokenCreated`](super::TokenCreated).

@@ -28,6 +28,7 @@ use crate::message::{
     Welcome,
 };
 use crate::name::{Domain, LabelKey, LabelValue, NetworkName, NodeName, Site, Tag};
+use crate::prefix::Prefix;
 use crate::record::{Endpoint, EndpointSource, Label, Lost, NodeRecord};
 use crate::sealed::{Purpose, SealedBox};
 use crate::token::{HostPort, Token};
@@ -173,6 +174,7 @@ every_type! {
     a_response_keeps_its_encoding: Response = response();
     a_host_with_port_keeps_its_encoding: HostPort = host_port();
     a_range_keeps_its_encoding: Ipv4Range = range();
+    a_prefix_keeps_its_encoding: Prefix = prefix();
     roles_keep_their_encoding: Roles = roles();
     a_socket_address_keeps_its_encoding: SocketAddr = socket_address();
     a_hybrid_time_keeps_its_encoding: HybridTime = hybrid_time();
@@ -414,6 +416,14 @@ fn label() -> impl Strategy<Value = Label> {
     (key, value).prop_map(|(key, value)| Label { key, value })
 }
 
+fn prefix() -> impl Strategy<Value = Prefix> {
+    any::<(std::net::IpAddr, u8)>().prop_map(|(address, length)| Prefix::new(address, length))
+}
+
+fn route() -> impl Strategy<Value = Prefix> {
+    prefix().prop_filter("routable", |prefix| prefix.is_routable())
+}
+
 fn node_record() -> impl Strategy<Value = NodeRecord> {
     let trust = (signed(certificate()), vec(signed(introduction()), 0..=3));
     let claims = (any::<Option<std::net::Ipv4Addr>>(), of(node_name()));
@@ -424,9 +434,15 @@ fn node_record() -> impl Strategy<Value = NodeRecord> {
         sequence,
     });
     let reach = (any::<(bool, bool)>(), vec(node(), 0..=2), vec(node(), 0..=4), vec(lost, 0..4));
-    let said = ("\\PC{0,12}", reach, any::<Option<u16>>());
+    let said = ("\\PC{0,12}", reach, (any::<Option<u16>>(), vec(route(), 0..4)));
     (any::<(u64, u64, [u8; 16])>(), trust, claims, place, said).prop_map(
-        |(stamp, (certificate, introductions), (ipv4, name), place, (version, reach, tcp_port))| {
+        |(
+            stamp,
+            (certificate, introductions),
+            (ipv4, name),
+            place,
+            (version, reach, (tcp_port, routes)),
+        )| {
             NodeRecord {
                 incarnation: stamp.0,
                 sequence: stamp.1,
@@ -445,6 +461,7 @@ fn node_record() -> impl Strategy<Value = NodeRecord> {
                 hubs: reach.2,
                 lost: reach.3,
                 tcp_port,
+                routes,
             }
         },
     )

@@ -16,6 +16,7 @@ mod error;
 mod link;
 mod model;
 mod route;
+mod rule;
 
 pub use changes::{Change, Changes};
 pub use conntrack::forget_connections;
@@ -23,6 +24,7 @@ pub use counters::Counters;
 pub use error::Error;
 pub use link::Veth;
 pub use model::{Address, Interface, Link, Prefix, Route};
+pub use rule::{MAIN_TABLE, Rule};
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

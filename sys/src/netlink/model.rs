@@ -265,6 +265,11 @@ impl Route {
     /// The routes in a message: one for each next hop, none where the message
     /// is not about the main table or about traffic of this host itself.
     pub(super) fn from_message(message: &RouteMessage) -> Vec<Self> {
+        Self::in_table(message, u32::from(RouteHeader::RT_TABLE_MAIN))
+    }
+
+    /// The same of another table.
+    pub(super) fn in_table(message: &RouteMessage, wanted: u32) -> Vec<Self> {
         let header = &message.header;
         let forwards = matches!(
             header.kind,
@@ -301,7 +306,7 @@ impl Route {
                 _ => {}
             }
         }
-        if !forwards || table != u32::from(RouteHeader::RT_TABLE_MAIN) {
+        if !forwards || table != wanted {
             return Vec::new();
         }
         if hops.is_empty() {

@@ -14,6 +14,12 @@ impl Netlink {
     ///
     /// A route with several next hops appears once for each of them.
     pub async fn routes(&self) -> Result<Vec<Route>, Error> {
+        let all = self.all_routes().await?;
+        Ok(all.iter().flat_map(Route::from_message).collect())
+    }
+
+    /// Every route of every table.
+    pub(super) async fn all_routes(&self) -> Result<Vec<RouteMessage>, Error> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut question = RouteMessage::default();
@@ -26,7 +32,7 @@ impl Netlink {
                 .try_collect()
                 .await
                 .map_err(|error| Error::during("list the routes", &error))?;
-            routes.extend(answers.iter().flat_map(Route::from_message));
+            routes.extend(answers);
         }
         Ok(routes)
     }

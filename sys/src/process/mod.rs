@@ -12,9 +12,11 @@
 
 mod child;
 mod list;
+mod run;
 
 pub use child::ChildProcess;
 pub use list::{Listed, find, listed, same_pid_namespace};
+pub use run::{RunError, run};
 
 use std::fs::File;
 use std::io;

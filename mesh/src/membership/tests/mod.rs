@@ -70,6 +70,7 @@ fn record(seed: u8) -> NodeRecord {
         hubs: Vec::new(),
         lost: Vec::new(),
         tcp_port: None,
+        routes: Vec::new(),
     }
 }
 

@@ -85,7 +85,10 @@ fn a_device_speaks_for_itself_alone_and_goes_nowhere_else() {
     for destination in [V4[DEVICE], RESERVED, "10.77.9.9"] {
         let packet = packet(V4[DEVICE], destination, b"who is there?");
         // Its own address it would not send at all: another WireGuard may.
-        fleet.command(DEVICE, Command::SetOwn { addresses: Vec::new(), reserved: Vec::new() });
+        fleet.command(
+            DEVICE,
+            Command::SetOwn { addresses: Vec::new(), reserved: Vec::new(), mesh: Vec::new() },
+        );
         fleet.send(DEVICE, &packet);
     }
     let mut last_hop = packet(V4[DEVICE], V4[MEMBER], b"far away");

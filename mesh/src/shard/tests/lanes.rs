@@ -65,7 +65,11 @@ impl World {
         let now = Instant(Duration::from_secs(1000));
         let mut world = Self { node, peers: peers.collect(), now, steering, turn: 0 };
         let own = key.public();
-        world.order(&Command::SetOwn { addresses: prefixes_of(OWN), reserved: Vec::new() });
+        world.order(&Command::SetOwn {
+            addresses: prefixes_of(OWN),
+            reserved: Vec::new(),
+            mesh: Vec::new(),
+        });
         for peer in 0..PEERS {
             let (id, agreement) = world.identity(peer);
             let prefixes = prefixes_of(&inner(peer));
@@ -83,7 +87,7 @@ impl World {
             let agreement = own.agreement().unwrap();
             let path = Some(Path::Direct(OWN_UNDERLAY.parse().unwrap()));
             for command in [
-                Command::SetOwn { addresses, reserved: Vec::new() },
+                Command::SetOwn { addresses, reserved: Vec::new(), mesh: Vec::new() },
                 Command::SetPeer { node: own.into(), key: agreement, prefixes: everything },
                 Command::SetPath { node: own.into(), path, mtu: DEFAULT_MTU },
             ] {

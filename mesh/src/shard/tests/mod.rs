@@ -18,6 +18,7 @@ mod devices;
 mod lanes;
 mod narrow;
 mod relay;
+mod subnets;
 
 const NETWORK: NetworkId = NetworkId([9; 32]);
 const V4: [&str; 3] = ["10.77.1.1", "10.77.1.2", "10.77.1.3"];
@@ -148,7 +149,10 @@ impl Fleet {
 
     fn introduce(&mut self, node: usize) {
         let reserved = vec![Prefix::host(RESERVED.parse::<IpAddr>().unwrap())];
-        self.command(node, Command::SetOwn { addresses: prefixes(node), reserved });
+        self.command(
+            node,
+            Command::SetOwn { addresses: prefixes(node), reserved, mesh: Vec::new() },
+        );
         for peer in (0..self.nodes.len()).filter(|peer| *peer != node) {
             let key = self.nodes[peer].key.public().agreement().unwrap();
             let command = Command::SetPeer { node: self.id(peer), key, prefixes: prefixes(peer) };

@@ -159,7 +159,7 @@ fn introduce(started: &Started, own: usize, peer: usize) {
     let agreement = key(peer).public().agreement().unwrap();
     let path = Path::Direct(SocketAddr::new(address(UNDERLAY[peer]), 7755));
     for command in [
-        Command::SetOwn { addresses: prefixes(own), reserved: Vec::new() },
+        Command::SetOwn { addresses: prefixes(own), reserved: Vec::new(), mesh: Vec::new() },
         Command::SetPeer { node, key: agreement, prefixes: prefixes(peer) },
         Command::SetPath { node, path: Some(path), mtu: DEFAULT_MTU },
     ] {

@@ -60,6 +60,9 @@ impl Task {
             Output::Addresses { ipv4, ipv6 } => {
                 self.interface.set_addresses(&self.netlink, ipv4, &ipv6).await;
             }
+            Output::Routes { beyond, behind } => {
+                self.routing.set(&self.netlink, beyond, behind).await;
+            }
             Output::Beacon(datagram) => {
                 if let Some(discovery) = &self.discovery {
                     discovery.send(&datagram);
