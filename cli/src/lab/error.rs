@@ -54,12 +54,14 @@ pub enum Error {
         known: Vec<String>,
     },
     /// There is no site of that number.
-    #[error("the lab {lab} has no site {site}")]
+    #[error("the lab {lab} has no site{site}; it has site1 to site{last}")]
     NoSuchSite {
         /// The lab.
         lab: String,
         /// The number.
         site: u8,
+        /// The number of the last one.
+        last: usize,
     },
     /// A host that should run does not.
     #[error(

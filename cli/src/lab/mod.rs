@@ -53,7 +53,7 @@ mod wiring;
 pub use daemon::{Daemon, Program};
 pub use error::Error;
 pub(crate) use error::program;
-pub use fleet::{HostStatus, Lab};
+pub use fleet::{Cable, Cut, HostStatus, Lab};
 pub use host::{Command, Host};
 pub use init::init_main;
 pub use machine::INIT_ARGUMENT;

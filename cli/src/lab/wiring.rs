@@ -235,15 +235,6 @@ pub(super) async fn separate(internet: &Machine, pairs: &[(u8, u8)]) -> Result<(
     filter(internet, &nat::separation(&ports)).await
 }
 
-/// Pulls the cable of a host, or puts it back.
-pub(super) async fn set_host_plugged(
-    gateway: &Machine,
-    host: &str,
-    plugged: bool,
-) -> Result<(), Error> {
-    set_port(gateway, host, plugged).await
-}
-
 /// Takes the cable of a host away.
 ///
 /// It would go with the host, but only when the kernel gets round to it, and
@@ -253,22 +244,30 @@ pub(super) async fn unplug_for_good(gateway: &Machine, host: &str) -> Result<(),
     netlink.delete_link(host).await.map_err(Error::network(gateway.name()))
 }
 
-/// Pulls the cable between a site and the others, or puts it back.
-pub(super) async fn set_site_plugged(
-    internet: &Machine,
-    site: u8,
-    plugged: bool,
-) -> Result<(), Error> {
-    set_port(internet, &site_port(site), plugged).await
+/// Where a cable ends at a switch, as a port without addresses.
+#[derive(Debug)]
+pub(super) struct Port<'a> {
+    pub(super) switch: &'a Machine,
+    pub(super) name: String,
 }
 
-async fn set_port(switch: &Machine, port: &str, plugged: bool) -> Result<(), Error> {
-    let netlink = switch.netlink()?;
-    let done = if plugged { netlink.set_up(port).await } else { netlink.set_down(port).await };
-    done.map_err(Error::network(switch.name()))
+impl Port<'_> {
+    /// Pulls the cable, or puts it back.
+    pub(super) async fn set_plugged(&self, plugged: bool) -> Result<(), Error> {
+        let netlink = self.switch.netlink()?;
+        let port = &self.name;
+        let done = if plugged { netlink.set_up(port).await } else { netlink.set_down(port).await };
+        done.map_err(Error::network(self.switch.name()))
+    }
+
+    pub(super) async fn is_plugged(&self) -> Result<bool, Error> {
+        let link = self.switch.netlink()?.link(&self.name).await;
+        Ok(link.map_err(Error::network(self.switch.name()))?.up)
+    }
 }
 
-fn site_port(site: u8) -> String {
+/// The port of a site at the switch between the sites.
+pub(super) fn site_port(site: u8) -> String {
     format!("site{site}")
 }
 

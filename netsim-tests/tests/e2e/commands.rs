@@ -8,7 +8,7 @@ use epsilon_sys::process::Signal;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::ChildStdout;
 
-use crate::support::{Fleet, SOON, holds, until};
+use crate::support::{Fleet, SOON, holds, possible, program, until};
 
 #[tokio::test]
 async fn every_state_of_the_daemon_has_its_exit_code() {
@@ -231,4 +231,54 @@ async fn lab_up_shows_a_fleet_that_works_and_lab_down_leaves_nothing_of_it() {
     assert_eq!((processes().await, links().await), before);
     node.run("lab exec n1 -- true").await.exits(1).says("no lab");
     node.run("lab down").await.exits(0);
+}
+
+/// A lab of the command line, taken down even if its test failed.
+struct CommandLine(String);
+
+impl CommandLine {
+    /// Runs `epsilon lab` with these arguments, parted by blanks.
+    fn run(&self, arguments: &str) -> (Option<i32>, String) {
+        let mut command = std::process::Command::new(program("epsilon"));
+        command.arg("lab").args(arguments.split_ascii_whitespace()).env("EPSILON_LAB", &self.0);
+        let output = command.output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn says(&self, arguments: &str, text: &str) {
+        let (code, said) = self.run(arguments);
+        assert!(code == Some(0) && said.contains(text), "{arguments}: {code:?} {said}");
+    }
+}
+
+impl Drop for CommandLine {
+    fn drop(&mut self) {
+        let down = self.run("down");
+        assert!(down.0 == Some(0) || std::thread::panicking(), "{down:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_of_a_lab_is_killed_and_started_by_command() {
+    if !possible() {
+        return;
+    }
+    let lab = CommandLine(format!("command-{}", std::process::id()));
+    lab.says("up --nodes 2 --sites 2", "Try next");
+    lab.says("kill n2", "lab start n2");
+    assert_eq!(lab.run("kill n2").0, Some(1));
+    until("n1 misses it", async || {
+        let ran = lab.run("exec n1 -- epsilon status");
+        holds(ran.0 == Some(5), ran)
+    })
+    .await;
+    lab.says("start n2 -o json", "\"running\": true");
+    assert_eq!(lab.run("start n2").0, Some(1));
+    lab.says("move n2 site1", "n2 is at site1 now");
+    until("all is well", async || {
+        let ran = lab.run("status");
+        holds(ran.0 == Some(0), ran)
+    })
+    .await;
 }

@@ -25,7 +25,7 @@ use crate::style::Tone;
 use crate::table::{Cell, Table};
 
 /// For one step of one host.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// From one look to the next.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Where meshd listens unless told.
@@ -226,7 +226,7 @@ async fn status(host: &Host) -> Result<NetworkStatus, Problem> {
 }
 
 /// Waits until `daemon` answers.
-async fn ready(daemon: &Daemon) -> Result<Client, Problem> {
+pub(super) async fn ready(daemon: &Daemon) -> Result<Client, Problem> {
     let host = daemon.host();
     let client = client(host);
     let deadline = Instant::now() + PATIENCE;

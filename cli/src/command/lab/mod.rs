@@ -1,6 +1,7 @@
-//! `lab up | exec | status | down`: a fleet on this machine, by the library
+//! `lab up | exec | status | cut | …`: a fleet on this machine, by the library
 //! [`crate::lab`].
 
+mod change;
 mod fleet;
 mod matrix;
 
@@ -8,16 +9,16 @@ use std::env;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
-use epsilon_proto::api::{Problem, ProblemKind};
-use epsilon_sys::process::Signal;
-
 use crate::args;
 use crate::lab::{Behind, Error, Host, Lab, Spec, preflight, program};
 use crate::screen::Screen;
 use crate::{Exit, Failure};
+use epsilon_proto::api::{Problem, ProblemKind};
 
-/// The lab of the command line; tests name theirs themselves.
-const NAME: &str = "lab";
+/// The lab of the command line.
+fn name() -> String {
+    env::var("EPSILON_LAB").unwrap_or_else(|_| "lab".to_owned())
+}
 
 fn next() -> String {
     let epsilon = program();
@@ -35,7 +36,7 @@ pub(super) async fn run(command: args::Lab, screen: &Screen) -> Result<Exit, Fai
             tokio::select! {
                 ended = up(nodes, sites, nat, keep_going, screen) => ended,
                 _ = tokio::signal::ctrl_c() => {
-                    Lab::down(NAME)?;
+                    Lab::down(&name())?;
                     Err(Problem::new(ProblemKind::Error, "interrupted; the lab is down again").into())
                 }
             }
@@ -44,74 +45,24 @@ pub(super) async fn run(command: args::Lab, screen: &Screen) -> Result<Exit, Fai
             let Some((program, arguments)) = command.split_first() else {
                 return Err(Problem::new(ProblemKind::Usage, "no command to run").into());
             };
-            let host = Lab::open_host(NAME, &host)?;
+            let host = Lab::open_host(&name(), &host)?;
             let ended = host.run_in_foreground(program, arguments).await?;
             let code = ended.code().or(ended.signal().map(|signal| 128 + signal)).unwrap_or(1);
             Ok(Exit(u8::try_from(code).unwrap_or(1)))
         }
         args::Lab::Status => show(screen).await,
-        args::Lab::Cut { host, other } => set_cut(&host, other.as_deref(), true, screen).await,
-        args::Lab::Heal { host, other } => set_cut(&host, other.as_deref(), false, screen).await,
-        args::Lab::Move { host, to } => {
-            let mut lab = Lab::open(NAME)?;
-            let site = lab.host(&to)?.site();
-            lab.move_host(&host, site).await?;
-            screen.note(&format!("{host} is at site {site} now."));
-            Ok(Exit::OK)
-        }
-        args::Lab::Kill { host } => kill(&host, screen),
+        args::Lab::Cut { cable, other } => change::cut(&name(), cable, other, screen).await,
+        args::Lab::Heal { cable, other } => change::heal(&name(), cable, other, screen).await,
+        args::Lab::Move { host, site } => change::carry(&name(), &host, &site, screen).await,
+        args::Lab::Kill { host } => change::kill(&name(), &host, screen).await,
+        args::Lab::Start { host } => change::start(&name(), &host, screen).await,
+        args::Lab::RestartGateway { site } => change::restart_gateway(&name(), &site, screen).await,
         args::Lab::Down => {
-            Lab::down(NAME)?;
+            Lab::down(&name())?;
             screen.note("Nothing is left of the lab.");
             Ok(Exit::OK)
         }
     }
-}
-
-/// Cuts the site of a host off, or from that of another; or undoes it.
-async fn set_cut(
-    host: &str,
-    other: Option<&str>,
-    is_cut: bool,
-    screen: &Screen,
-) -> Result<Exit, Failure> {
-    let mut lab = Lab::open(NAME)?;
-    let site = lab.host(host)?.site();
-    let other = other.map(|other| Ok::<_, Error>(lab.host(other)?.site())).transpose()?;
-    match other {
-        Some(other) if other == site => {
-            let problem = format!("both are at site {site}; a cut is between sites");
-            return Err(Problem::new(ProblemKind::Usage, problem).into());
-        }
-        Some(other) if is_cut => lab.cut_between(site, other).await?,
-        Some(other) => lab.heal_between(site, other).await?,
-        None if is_cut => lab.cut(site).await?,
-        None => lab.heal(site).await?,
-    }
-    let word = if is_cut { "cut off from" } else { "connected to" };
-    let whom = other.map_or_else(|| "the others".to_owned(), |other| format!("site {other}"));
-    screen.note(&format!("Site {site} is {word} {whom}."));
-    Ok(Exit::OK)
-}
-
-/// Kills the daemon of a host.
-fn kill(name: &str, screen: &Screen) -> Result<Exit, Failure> {
-    let host = Lab::open_host(NAME, name)?;
-    let is_meshd = |program: &str| Path::new(program).file_name().is_some_and(|it| it == "meshd");
-    let again = format!("start it with: {} lab exec {name} -- meshd", program());
-    let mut is_killed = false;
-    for process in host.processes()? {
-        if process.arguments.first().is_some_and(|program| is_meshd(program)) {
-            process.handle.signal(Signal::SIGKILL).map_err(Error::from)?;
-            is_killed = true;
-        }
-    }
-    if !is_killed {
-        let problem = format!("meshd does not run on {name}");
-        return Err(Problem::new(ProblemKind::Error, problem).hint(again).into());
-    }
-    screen.note(&format!("meshd on {name} is killed; {again}"));
-    Ok(Exit::OK)
 }
 
 /// How many entries the kernel's table of IPv6 neighbours has room for (arp(7)).
@@ -131,12 +82,9 @@ async fn up(
     screen: &Screen,
 ) -> Result<Exit, Failure> {
     preflight()?;
-    let epsilon = env::current_exe().map_err(|error| {
-        Problem::new(ProblemKind::Error, format!("cannot find out where epsilon is: {error}"))
-            .hint("is /proc mounted?")
-    })?;
-    let meshd = find_meshd(&epsilon)?;
-    let spec = Spec { keep_going, ..Spec::new(NAME, nodes, sites, epsilon).with(nats)? };
+    let epsilon = own_path()?;
+    let meshd = find_meshd()?;
+    let spec = Spec { keep_going, ..Spec::new(name(), nodes, sites, epsilon).with(nats)? };
     let room = std::fs::read_to_string(NEIGHBOURS).ok().and_then(|text| text.trim().parse().ok());
     if room.is_some_and(|room| neighbours(&spec) > room) {
         screen.note(
@@ -151,7 +99,7 @@ async fn up(
         if !keep_going {
             lab.dump_logs();
             drop(lab);
-            Lab::down(NAME)?;
+            Lab::down(&name())?;
             screen.note(&format!(
                 "The lab is down again; keep it with: {} lab up --keep-going",
                 program()
@@ -171,10 +119,10 @@ async fn up(
 
 /// Shows the hosts and who reaches whom.
 async fn show(screen: &Screen) -> Result<Exit, Failure> {
-    let places = Lab::status(NAME)?;
+    let places = Lab::status(&name())?;
     // One that has ended is shown as such.
     let open: Vec<Option<Host>> =
-        places.iter().map(|place| Lab::open_host(NAME, &place.name).ok()).collect();
+        places.iter().map(|place| Lab::open_host(&name(), &place.name).ok()).collect();
     let hosts = fleet::look(places.into_iter().zip(open.iter().cloned())).await;
     let pings = screen.progress("pinging", matrix::measure(&open, &hosts)).await;
     let report = fleet::Report { hosts, pings };
@@ -192,8 +140,16 @@ async fn show(screen: &Screen) -> Result<Exit, Failure> {
     Ok(report.verdict())
 }
 
+fn own_path() -> Result<PathBuf, Problem> {
+    env::current_exe().map_err(|error| {
+        Problem::new(ProblemKind::Error, format!("cannot find out where epsilon is: {error}"))
+            .hint("is /proc mounted?")
+    })
+}
+
 /// The daemon that belongs to this command: beside it, or in the `PATH`.
-fn find_meshd(epsilon: &Path) -> Result<PathBuf, Problem> {
+fn find_meshd() -> Result<PathBuf, Problem> {
+    let epsilon = own_path()?;
     let beside = epsilon.parent().map(Path::to_owned);
     let path = env::var_os("PATH").unwrap_or_default();
     beside
@@ -214,7 +170,9 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let kind = match &error {
             Error::Unprivileged { .. } => ProblemKind::Permission,
-            Error::Spec(_) | Error::NoSuchHost { .. } => ProblemKind::Usage,
+            Error::Spec(_) | Error::NoSuchHost { .. } | Error::NoSuchSite { .. } => {
+                ProblemKind::Usage
+            }
             _ => ProblemKind::Error,
         };
         Self::new(kind, error.to_string())

@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::time::Duration;
 
-use epsilon_cli::lab::{Daemon, Lab, Program, Site, Spec, preflight};
+use epsilon_cli::lab::{Daemon, Lab, Program, Site, Spec};
 
-use super::{Node, holds, program, until};
+use super::{Node, holds, possible, program, until};
 
 /// What `epsilon` exits with while nobody answers at the socket.
 const DAEMON_NOT_RUNNING: i32 = 3;
@@ -29,14 +29,9 @@ impl Fleet {
         sites: impl IntoIterator<Item = u16>,
         gateways: &[&str],
     ) -> Option<Self> {
-        if std::env::var_os("EPSILON_E2E").is_some_and(|value| value == "off") {
-            eprintln!("not tested: EPSILON_E2E is off");
+        if !possible() {
             return None;
         }
-        if let Err(error) = preflight() {
-            panic!("{error}; or leave the end-to-end tests out with EPSILON_E2E=off");
-        }
-        program("meshd");
         let mut spec = Spec::ephemeral(sites, program("epsilon"));
         for gateway in gateways {
             let name =

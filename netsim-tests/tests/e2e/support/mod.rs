@@ -8,6 +8,7 @@ mod wire;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use epsilon_cli::lab::preflight;
 use tokio::time::{Instant, sleep};
 
 pub(crate) use dice::Dice;
@@ -48,6 +49,19 @@ pub(crate) async fn until<T>(what: &str, look: impl AsyncFnMut() -> Result<T, St
 /// `Ok` when it holds, else what it is instead.
 pub(crate) fn holds(condition: bool, instead: impl std::fmt::Debug) -> Result<(), String> {
     if condition { Ok(()) } else { Err(format!("{instead:?}")) }
+}
+
+/// Whether these tests are to run; fails the test where they cannot.
+pub(crate) fn possible() -> bool {
+    if std::env::var_os("EPSILON_E2E").is_some_and(|value| value == "off") {
+        eprintln!("not tested: EPSILON_E2E is off");
+        return false;
+    }
+    if let Err(error) = preflight() {
+        panic!("{error}; or leave the end-to-end tests out with EPSILON_E2E=off");
+    }
+    program("meshd");
+    true
 }
 
 /// A program of the build under test.

@@ -1,12 +1,15 @@
 //! What can be typed.
 
+mod lab;
+
+pub(crate) use lab::Lab;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use epsilon_proto::api::{ClusterKind, Role};
 
-use crate::lab::Behind;
 use crate::value::{Expires, Label, WaitFor, duration};
 
 const AFTER_HELP: &str = "\
@@ -178,7 +181,7 @@ pub(crate) enum Local {
         #[arg(long, value_name = "DIR", conflicts_with = "command")]
         directory: Option<PathBuf>,
     },
-    /// A fleet of namespaces on this machine, to try things out
+    /// A fleet of namespaces on this machine, to try things out; EPSILON_LAB names another one
     #[command(subcommand)]
     Lab(Lab),
 }
@@ -422,66 +425,6 @@ pub(crate) enum Admin {
         #[arg(long, value_name = "FILE")]
         root_key: Option<PathBuf>,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Lab {
-    /// Build the hosts, start meshd in each and join them
-    Up {
-        /// How many hosts
-        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
-        nodes: u16,
-        /// Over how many sites
-        #[arg(long, value_name = "S", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
-        sites: u16,
-        /// Put hosts behind a NAT, such as n1=port-restricted,n2+n3=symmetric: none,
-        /// endpoint-independent, address-restricted, port-restricted, symmetric,
-        /// carrier-grade, udp-blocked or ipv6-only; with +hairpin, +ipv6, +mtu=1280; several
-        /// in a row from inside to outside with /
-        #[arg(long, value_name = "HOSTS=KIND", value_delimiter = ',')]
-        nat: Vec<Behind>,
-        /// Go on when a host fails, and leave what there is
-        #[arg(long)]
-        keep_going: bool,
-    },
-    /// Run a command in a host: epsilon lab exec n1 -- COMMAND
-    Exec {
-        /// The host
-        host: String,
-        /// The command and its arguments
-        #[arg(required = true, last = true)]
-        command: Vec<std::ffi::OsString>,
-    },
-    /// What is there
-    Status,
-    /// Cut a host's site off, or let nothing pass between the sites of two hosts
-    Cut {
-        /// The host
-        host: String,
-        /// The other one
-        other: Option<String>,
-    },
-    /// Undo a cut
-    Heal {
-        /// The host
-        host: String,
-        /// The other one
-        other: Option<String>,
-    },
-    /// Carry a host to the site of another
-    Move {
-        /// The host
-        host: String,
-        /// Whose site
-        to: String,
-    },
-    /// Kill meshd in a host as a power cut would
-    Kill {
-        /// The host
-        host: String,
-    },
-    /// Remove everything
-    Down,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,9 +1,13 @@
+mod cables;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
 
 use epsilon_sys::file::Lock;
+
+pub use cables::{Cable, Cut};
 
 use super::host::Host;
 use super::init::Orders;
@@ -283,53 +287,6 @@ impl Lab {
         self.stop()
     }
 
-    /// Cuts a site off from the others. Within it, nothing changes.
-    pub async fn cut(&self, site: u8) -> Result<(), Error> {
-        self.site(site)?;
-        wiring::set_site_plugged(&self.internet, site, false).await
-    }
-
-    /// Undoes [`Lab::cut`].
-    pub async fn heal(&self, site: u8) -> Result<(), Error> {
-        self.site(site)?;
-        wiring::set_site_plugged(&self.internet, site, true).await
-    }
-
-    /// Pulls the network cable of a host.
-    pub async fn unplug(&self, host: &str) -> Result<(), Error> {
-        let wired = self.site(self.host(host)?.site())?;
-        wiring::set_host_plugged(wired.inner(), host, false).await
-    }
-
-    /// Undoes [`Lab::unplug`].
-    pub async fn plug(&self, host: &str) -> Result<(), Error> {
-        let wired = self.site(self.host(host)?.site())?;
-        wiring::set_host_plugged(wired.inner(), host, true).await
-    }
-
-    /// Lets nothing pass between two sites, while both reach the others.
-    pub async fn cut_between(&mut self, one: u8, other: u8) -> Result<(), Error> {
-        self.set_separated(one, other, true).await
-    }
-
-    /// Undoes [`Lab::cut_between`].
-    pub async fn heal_between(&mut self, one: u8, other: u8) -> Result<(), Error> {
-        self.set_separated(one, other, false).await
-    }
-
-    async fn set_separated(&mut self, one: u8, other: u8, is_cut: bool) -> Result<(), Error> {
-        self.own()?;
-        self.site(one)?;
-        self.site(other)?;
-        let pair = (one.min(other), one.max(other));
-        self.description.separated.retain(|known| *known != pair);
-        if is_cut {
-            self.description.separated.push(pair);
-        }
-        self.store.write(&self.description)?;
-        wiring::separate(&self.internet, &self.description.separated).await
-    }
-
     /// Starts the NATs of a site again: they know of no connection any more, and ports
     /// are others than before.
     pub async fn restart_gateway(&mut self, site: u8) -> Result<(), Error> {
@@ -415,7 +372,12 @@ impl Lab {
     }
 
     fn site(&self, site: u8) -> Result<&Wired, Error> {
-        self.sites.get(&site).ok_or_else(|| Error::NoSuchSite { lab: self.name.clone(), site })
+        let error = || Error::NoSuchSite {
+            lab: self.name.clone(),
+            site,
+            last: self.description.sites.len(),
+        };
+        self.sites.get(&site).ok_or_else(error)
     }
 
     /// Sees to it that no other process changes the lab meanwhile.
