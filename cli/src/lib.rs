@@ -57,11 +57,15 @@ impl From<Problem> for Failure {
 /// Runs `epsilon` with these arguments, the first of which is its name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    // Not one of the commands: a lab host's init, which has to stay small.
-    if let [_, mark, names @ ..] = arguments.as_slice()
-        && mark == lab::INIT_ARGUMENT
-    {
-        return lab::init_main(names.iter().cloned()).into();
+    // Not among the commands: what runs in a lab by itself, and has to stay small.
+    match arguments.as_slice() {
+        [_, mark, names @ ..] if mark == lab::INIT_ARGUMENT => {
+            return lab::init_main(names.iter().cloned()).into();
+        }
+        [_, mark, link @ ..] if mark == lab::LINK_ARGUMENT => {
+            return lab::link_main(link.iter().cloned()).into();
+        }
+        _ => {}
     }
     let cli = match args::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,

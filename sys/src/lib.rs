@@ -6,6 +6,7 @@
 //! the reason beside each use.
 //!
 //! * [`mod@file`]: files that survive a crash, private directories, locks, secrets
+//! * [`frames`]: whole Ethernet frames
 //! * [`netlink`]: links, addresses and routes, and their changes as a stream
 //! * [`namespace`]: processes in new or existing Linux namespaces
 //! * [`udp`]: many datagrams in one system call
@@ -19,6 +20,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod file;
+pub mod frames;
 pub mod namespace;
 pub mod netlink;
 pub mod process;

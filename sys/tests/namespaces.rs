@@ -12,10 +12,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;
 
+use epsilon_sys::frames::Frames;
 use epsilon_sys::namespace::{Child, Command, Error};
 use epsilon_sys::netlink::{self, Change, MAIN_TABLE, Netlink, Prefix, Rule, Veth};
 use epsilon_sys::process::{Handle, Signal, same_pid_namespace};
 use epsilon_sys::udp::{Datagram, Sender};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -417,6 +419,57 @@ async fn a_veth_pair_spans_two_namespaces_and_dies_as_one() {
     near.link("eth0").await.unwrap();
     near.delete_link("port2").await.unwrap();
     assert!(near.link("eth0").await.is_err());
+}
+
+#[tokio::test]
+async fn frames_pass_whole_and_what_is_sent_is_not_seen_by_the_sender() {
+    let (Some(left), Some(right)) = (Init::start(), Init::start()) else {
+        return;
+    };
+    let namespace = right.handle().network_namespace().unwrap();
+    let near = left.netlink();
+    near.add_veth(Veth { name: "eth0", peer: "eth0", peer_namespace: Some(namespace.as_fd()) })
+        .await
+        .unwrap();
+    near.set_up("eth0").await.unwrap();
+    right.netlink().set_up("eth0").await.unwrap();
+    near.set_offload("eth0", false).unwrap();
+    near.set_offload("eth0", true).unwrap();
+    let error = near.set_offload("eth7", false).unwrap_err();
+    assert!(error.to_string().contains("eth7"), "{error}");
+    assert!(near.set_offload("a-name-longer-than-any-interface", false).is_err());
+
+    let open = |init: &Init| {
+        let namespace = init.handle().network_namespace().unwrap();
+        let opening = std::thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            assert!(Frames::open("eth7").is_err());
+            Frames::open("eth0").unwrap()
+        });
+        opening.join().unwrap()
+    };
+    let (from, to) = (open(&left), open(&right));
+    // Of a kind for experiments, so that it is told apart from what the kernel says.
+    let frame =
+        |byte| [[0xff; 6].as_slice(), &[2, 0, 0, 0, 0, 1, 0x88, 0xb5], &[byte; 1500]].concat();
+    for byte in [1, 2] {
+        from.send(&frame(byte)).unwrap();
+    }
+    assert!(from.send(&[0; 2000]).is_err());
+    to.send(&frame(3)).unwrap();
+    let next = |frames: &Frames| {
+        let mut room = [0; 2048];
+        loop {
+            let mut fds = [PollFd::new(frames.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut fds, PollTimeout::try_from(SOON).unwrap()), Ok(1));
+            let length = frames.recv(&mut room).unwrap();
+            if room[12..14] == [0x88, 0xb5] {
+                return room[..length].to_vec();
+            }
+        }
+    };
+    assert!(next(&to) == frame(1) && next(&to) == frame(2));
+    assert!(next(&from) == frame(3));
 }
 
 type Wanted<'a> = dyn Fn(&Change) -> bool + 'a;

@@ -1,6 +1,6 @@
 use clap::Subcommand;
 
-use crate::lab::{Behind, Cable};
+use crate::lab::{Behind, Cable, Link, Links};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Lab {
@@ -18,6 +18,10 @@ pub(crate) enum Lab {
         /// in a row from inside to outside with /
         #[arg(long, value_name = "HOSTS=KIND", value_delimiter = ',')]
         nat: Vec<Behind>,
+        /// Make the links of hosts or sites worse, such as site1+n3=delay=40ms,loss=1%; see
+        /// epsilon lab link; may be given several times
+        #[arg(long, value_name = "CABLES=LINK")]
+        link: Vec<Links>,
         /// Go on when a host fails, and leave what there is
         #[arg(long)]
         keep_going: bool,
@@ -45,6 +49,23 @@ pub(crate) enum Lab {
         cable: Option<Cable>,
         /// The other site
         other: Option<Cable>,
+    },
+    /// Make the link of a host or a site worse, or good again; without arguments, list them
+    ///
+    /// A link is any of delay=40ms, jitter=5ms, loss=1%, reorder=2%, duplicate=0.5% and
+    /// rate=20mbit, with commas in between, or none. All of it holds for each direction: 40
+    /// ms of delay are 80 ms of round trip. Jitter is up to so much more delay and keeps the
+    /// order; what is reordered comes up to 10 ms later; what waits for longer than 100 ms
+    /// for its turn at the rate is lost.
+    ///
+    /// Example: epsilon lab link site1 delay=40ms,loss=1%
+    #[command(verbatim_doc_comment)]
+    Link {
+        /// The host or site
+        #[arg(requires = "link")]
+        cable: Option<Cable>,
+        /// How bad it is
+        link: Option<Link>,
     },
     /// Carry a host to another site, with what runs on it: epsilon lab move n3 site2
     Move {

@@ -40,12 +40,12 @@ pub(super) struct Orders {
 /// What failed inside a host.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action}: {source}")]
-struct Failure {
+pub(super) struct Failure {
     action: String,
     source: io::Error,
 }
 
-fn during<E: Into<io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> Failure {
+pub(super) fn during<E: Into<io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> Failure {
     let action = action.into();
     move |source| Failure { action, source: source.into() }
 }

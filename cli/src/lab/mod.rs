@@ -25,6 +25,8 @@
 //!   n2 ─┘      198.18.0.1                      198.18.0.2          └─ n4
 //! ```
 //!
+//! Cables can be pulled ([`Lab::apply`]), and made as bad as real ones ([`Lab::set_link`]).
+//!
 //! ```no_run
 //! # async fn example() -> Result<(), epsilon_cli::lab::Error> {
 //! use epsilon_cli::lab::{Lab, Spec};
@@ -42,6 +44,7 @@ mod error;
 mod fleet;
 mod host;
 mod init;
+mod link;
 mod machine;
 mod nat;
 mod plan;
@@ -56,6 +59,8 @@ pub(crate) use error::program;
 pub use fleet::{Cable, Cut, HostStatus, Lab};
 pub use host::{Command, Host};
 pub use init::init_main;
+pub use link::carry::{LINK_ARGUMENT, link_main};
+pub use link::{Link, Links, Share};
 pub use machine::INIT_ARGUMENT;
 pub use nat::{Kind, Nat};
 pub use preflight::preflight;

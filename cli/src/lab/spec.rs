@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -5,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::fleet::Cable;
+use super::link::Link;
 use super::nat::Nat;
 use super::plan::{MOST_HOSTS, MOST_SITES};
 
@@ -16,6 +19,8 @@ pub struct Spec {
     /// The sites, numbered from 1. Their hosts are named `n1`, `n2`, … across
     /// all of them.
     pub sites: Vec<Site>,
+    /// Cables that are worse than others.
+    pub links: BTreeMap<Cable, Link>,
     /// When the lab ends.
     pub lifetime: Lifetime,
     /// Whether what was made stays when the rest cannot be, so that it can be
@@ -149,6 +154,7 @@ impl Spec {
         Self {
             name: name.into(),
             sites: numbered(spread(hosts, sites)),
+            links: BTreeMap::new(),
             lifetime: Lifetime::UntilDown,
             keep_going: false,
             init: init.into(),
@@ -169,6 +175,7 @@ impl Spec {
         Self {
             name: format!("test-{}-{count}", std::process::id()),
             sites: numbered(sites),
+            links: BTreeMap::new(),
             lifetime: Lifetime::WithOwner,
             keep_going: false,
             init: init.into(),
@@ -188,6 +195,15 @@ impl Spec {
             return Err(Error::Spec(format!(
                 "a site has at most {MOST_HOSTS} hosts, not {}",
                 site.hosts.len()
+            )));
+        }
+        let has = |cable: &Cable| match cable {
+            Cable::Host(name) => self.sites.iter().any(|site| site.hosts.contains(name)),
+            Cable::Site(number) => (1..=self.sites.len()).contains(&usize::from(*number)),
+        };
+        if let Some(cable) = self.links.keys().find(|cable| !has(cable)) {
+            return Err(Error::Spec(format!(
+                "{cable} cannot have a link of its own: it is none of the hosts and sites"
             )));
         }
         if !self.init.is_absolute() || !self.init.is_file() {

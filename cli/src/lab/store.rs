@@ -1,6 +1,7 @@
 //! The files of a lab: one directory with its lock, its description, and the
 //! logs of its daemons in a directory for each host.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,8 @@ use nix::unistd::{AccessFlags, access, getuid};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::fleet::Cable;
+use super::link::Link;
 use super::plan::{Lan, Pair};
 use super::spec::{Gateway, Lifetime, check_name};
 
@@ -28,6 +31,9 @@ pub(super) struct Description {
     pub(super) hosts: Vec<Place>,
     /// Sites between which nothing passes.
     pub(super) separated: Vec<(u8, u8)>,
+    /// Cables that are worse than others.
+    #[serde(default)]
+    pub(super) links: BTreeMap<Cable, Link>,
 }
 
 /// How a site is connected.
@@ -241,9 +247,11 @@ mod tests {
             sites: vec![Connection { gateway: Gateway::routed(), reboots: 0 }],
             hosts: vec![Place { name: "n1".into(), site: 1, number: 1, is_private: false }],
             separated: Vec::new(),
+            links: BTreeMap::from([(Cable::Site(1), "loss=1%".parse().unwrap())]),
         };
         store.write(&description).unwrap();
-        assert_eq!(store.read().unwrap().hosts, description.hosts);
+        let read = store.read().unwrap();
+        assert_eq!((read.hosts, read.links), (description.hosts, description.links));
         (store, lock)
     }
 

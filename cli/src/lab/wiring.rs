@@ -20,6 +20,7 @@ use epsilon_sys::namespace;
 use epsilon_sys::netlink::{self, Netlink, Prefix, Veth};
 
 use super::Error;
+use super::link::carry::{FAR, NEAR};
 use super::machine::Machine;
 use super::nat::{self, Mapped};
 use super::plan::{self, Lan, MOST_HOSTS, Pair};
@@ -244,14 +245,29 @@ pub(super) async fn unplug_for_good(gateway: &Machine, host: &str) -> Result<(),
     netlink.delete_link(host).await.map_err(Error::network(gateway.name()))
 }
 
-/// Where a cable ends at a switch, as a port without addresses.
+/// A cable: a port without addresses at the bridge of a switch, and the interface of the
+/// machine that it connects.
 #[derive(Debug)]
 pub(super) struct Port<'a> {
-    pub(super) switch: &'a Machine,
-    pub(super) name: String,
+    switch: &'a Machine,
+    bridge: &'static str,
+    name: String,
+    machine: &'a Machine,
+    interface: &'static str,
 }
 
-impl Port<'_> {
+impl<'a> Port<'a> {
+    pub(super) fn of_host(wired: &'a Wired, host: &'a Machine) -> Self {
+        let name = host.name().to_owned();
+        let switch = wired.inner();
+        Self { switch, bridge: LAN, name, machine: host, interface: ETHERNET }
+    }
+
+    pub(super) fn of_site(internet: &'a Machine, wired: &'a Wired) -> Self {
+        let name = site_port(wired.site);
+        Self { switch: internet, bridge: SWITCH, name, machine: wired.outer(), interface: WAN }
+    }
+
     /// Pulls the cable, or puts it back.
     pub(super) async fn set_plugged(&self, plugged: bool) -> Result<(), Error> {
         let netlink = self.switch.netlink()?;
@@ -264,10 +280,56 @@ impl Port<'_> {
         let link = self.switch.netlink()?.link(&self.name).await;
         Ok(link.map_err(Error::network(self.switch.name()))?.up)
     }
+
+    /// Sets whether both ends may send more at once than a wire would carry.
+    fn set_offload(&self, on: bool) -> Result<(), Error> {
+        for (machine, interface) in [(self.switch, &*self.name), (self.machine, self.interface)] {
+            let done = machine.netlink()?.set_offload(interface, on);
+            done.map_err(Error::network(machine.name()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Leads a cable through a machine, from [`NEAR`] to [`FAR`]. What is connected keeps its
+/// interface with all its addresses, and the switch has a port of the same name.
+pub(super) async fn insert(port: &Port<'_>, beside: &Machine) -> Result<(), Error> {
+    let plugged = port.is_plugged().await?;
+    let namespace = beside.init().network_namespace()?;
+    let (switch, inside) = (port.switch.netlink()?, beside.netlink()?);
+    let name = &port.name;
+    switch.move_to(name, namespace.as_fd()).await.map_err(Error::network(port.switch.name()))?;
+    let lay = async {
+        inside.set_name(name, FAR).await?;
+        inside.set_up(FAR).await
+    };
+    lay.await.map_err(Error::network(beside.name()))?;
+    plug_in(port.switch, port.bridge, name, beside, NEAR).await?;
+    port.set_plugged(plugged).await?;
+    port.set_offload(false)
+}
+
+/// Undoes [`insert`].
+pub(super) async fn extract(port: &Port<'_>, beside: &Machine) -> Result<(), Error> {
+    let plugged = port.is_plugged().await?;
+    let namespace = port.switch.init().network_namespace()?;
+    let (switch, inside) = (port.switch.netlink()?, beside.netlink()?);
+    let name = &port.name;
+    switch.delete_link(name).await.map_err(Error::network(port.switch.name()))?;
+    let lay = async {
+        inside.set_down(FAR).await?;
+        inside.set_name(FAR, name).await?;
+        inside.move_to(name, namespace.as_fd()).await
+    };
+    lay.await.map_err(Error::network(beside.name()))?;
+    let connect = switch.attach(name, port.bridge).await;
+    connect.map_err(Error::network(port.switch.name()))?;
+    port.set_plugged(plugged).await?;
+    port.set_offload(true)
 }
 
 /// The port of a site at the switch between the sites.
-pub(super) fn site_port(site: u8) -> String {
+fn site_port(site: u8) -> String {
     format!("site{site}")
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{Down, EPSILON, SOON, assert_does_not_reach, assert_reaches, on, possible};
 
 /// A lab for one test, and the command for it.
-struct Told(Down);
+pub(crate) struct Told(Down);
 
 /// How a command ended.
 #[derive(Debug)]
@@ -20,22 +20,27 @@ struct Ended {
 }
 
 impl Told {
-    async fn up(name: &str, hosts: u16, sites: u16) -> Self {
+    pub(crate) async fn up(name: &str, hosts: u16, sites: u16) -> Self {
         let name = format!("{name}-{}", std::process::id());
         let down = Down(name.clone());
         Lab::up(Spec::new(&name, hosts, sites, EPSILON)).await.unwrap();
         Self(down)
     }
 
+    /// The name of the lab.
+    pub(crate) fn name(&self) -> &str {
+        &self.0.0
+    }
+
     /// The lab, for a look at it.
-    fn lab(&self) -> Lab {
-        Lab::open(&self.0.0).unwrap()
+    pub(crate) fn lab(&self) -> Lab {
+        Lab::open(self.name()).unwrap()
     }
 
     /// Runs `epsilon lab` with these arguments, parted by blanks.
     fn run(&self, arguments: &str) -> Ended {
         let mut command = Command::new(EPSILON);
-        command.arg("lab").args(arguments.split_ascii_whitespace()).env("EPSILON_LAB", &self.0.0);
+        command.arg("lab").args(arguments.split_ascii_whitespace()).env("EPSILON_LAB", self.name());
         let output = command.output().unwrap();
         Ended {
             code: output.status.code(),
@@ -45,7 +50,7 @@ impl Told {
     }
 
     /// What a command says that succeeds.
-    fn says(&self, arguments: &str) -> String {
+    pub(crate) fn says(&self, arguments: &str) -> String {
         let ended = self.run(arguments);
         assert_eq!(ended.code, Some(0), "{arguments}: {ended:?}");
         ended.out
@@ -143,6 +148,11 @@ async fn what_cannot_be_meant_says_what_could() {
         ("move n1 site1", 2, "n1 is at site1 already"),
         ("move n3 site1", 2, "it has n1, n2"),
         ("restart-gateway n1", 2, "n1 is no site"),
+        ("link n1", 2, "<LINK>"),
+        ("link n9 loss=1%", 2, "it has n1, n2"),
+        ("link n1 loss=1", 2, "such as 0.5%"),
+        ("up --link site9=loss=1%", 2, "none of the hosts and sites"),
+        ("up --link site1", 2, "site1=delay=40ms"),
         ("kill n1", 1, "lab start n1"),
         ("start n5", 2, "it has n1, n2"),
     ] {

@@ -16,6 +16,7 @@ mod dataplane;
 mod devices;
 mod joining;
 mod lifecycle;
+mod links;
 mod mtu;
 mod nat;
 mod outsider;

@@ -15,6 +15,7 @@ mod counters;
 mod error;
 mod link;
 mod model;
+mod offload;
 mod route;
 mod rule;
 

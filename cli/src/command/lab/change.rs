@@ -1,6 +1,7 @@
-//! `lab cut | heal | move | kill | start | restart-gateway`: what happens to a
+//! `lab cut | heal | link | move | kill | start | restart-gateway`: what happens to a
 //! running lab.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use epsilon_sys::process::{Listed, Signal};
 use serde::Serialize;
 
 use super::{find_meshd, fleet};
-use crate::lab::{Cable, Cut, Error, Host, Lab, program};
+use crate::lab::{Cable, Cut, Error, Host, Lab, Link, program};
 use crate::screen::Screen;
 use crate::{Exit, Failure};
 
@@ -49,6 +50,29 @@ pub(super) async fn heal(
         names => format!("Healed: {}.\n", names.join(", ")),
     };
     screen.show(&Healed { healed: cuts.iter().map(ends).collect() }, |_| text)?;
+    Ok(Exit::OK)
+}
+
+/// Changes a link, if told which, and shows what is changed, or all there are.
+pub(super) async fn link(
+    lab: &str,
+    change: Option<(Cable, Link)>,
+    screen: &Screen,
+) -> Result<Exit, Failure> {
+    let mut lab = Lab::open(lab)?;
+    let shown = match change {
+        Some((cable, link)) => {
+            lab.set_link(&cable, link).await?;
+            BTreeMap::from([(cable, link)])
+        }
+        None => lab.links().clone(),
+    };
+    let row = |(cable, link): (&Cable, &Link)| format!("{cable}: {link}\n");
+    let mut text: String = shown.iter().map(row).collect();
+    if text.is_empty() {
+        text.push_str("No link is worse than another.\n");
+    }
+    screen.show(&Shown { links: shown }, |_| text)?;
     Ok(Exit::OK)
 }
 
@@ -128,6 +152,12 @@ struct Made {
 #[derive(Debug, Serialize)]
 struct Healed {
     healed: Vec<Vec<String>>,
+}
+
+/// What `lab link` shows.
+#[derive(Debug, Serialize)]
+struct Shown {
+    links: BTreeMap<Cable, Link>,
 }
 
 /// What `lab move` shows.

@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
 use crate::args;
-use crate::lab::{Behind, Error, Host, Lab, Spec, preflight, program};
+use crate::lab::{Behind, Error, Host, Lab, Links, Spec, preflight, program};
 use crate::screen::Screen;
 use crate::{Exit, Failure};
 use epsilon_proto::api::{Problem, ProblemKind};
@@ -32,9 +32,10 @@ fn next() -> String {
 
 pub(super) async fn run(command: args::Lab, screen: &Screen) -> Result<Exit, Failure> {
     match command {
-        args::Lab::Up { nodes, sites, nat, keep_going } => {
+        args::Lab::Up { nodes, sites, nat, link, keep_going } => {
+            let spec = spec(nodes, sites, nat, link)?;
             tokio::select! {
-                ended = up(nodes, sites, nat, keep_going, screen) => ended,
+                ended = up(Spec { keep_going, ..spec }, screen) => ended,
                 _ = tokio::signal::ctrl_c() => {
                     Lab::down(&name())?;
                     Err(Problem::new(ProblemKind::Error, "interrupted; the lab is down again").into())
@@ -53,6 +54,7 @@ pub(super) async fn run(command: args::Lab, screen: &Screen) -> Result<Exit, Fai
         args::Lab::Status => show(screen).await,
         args::Lab::Cut { cable, other } => change::cut(&name(), cable, other, screen).await,
         args::Lab::Heal { cable, other } => change::heal(&name(), cable, other, screen).await,
+        args::Lab::Link { cable, link } => change::link(&name(), cable.zip(link), screen).await,
         args::Lab::Move { host, site } => change::carry(&name(), &host, &site, screen).await,
         args::Lab::Kill { host } => change::kill(&name(), &host, screen).await,
         args::Lab::Start { host } => change::start(&name(), &host, screen).await,
@@ -74,17 +76,17 @@ fn neighbours(spec: &Spec) -> u32 {
     spec.sites.iter().map(|site| 2 * (site.hosts.len() * site.hosts.len()) as u32).sum()
 }
 
-async fn up(
-    nodes: u16,
-    sites: u16,
-    nats: Vec<Behind>,
-    keep_going: bool,
-    screen: &Screen,
-) -> Result<Exit, Failure> {
+fn spec(nodes: u16, sites: u16, nats: Vec<Behind>, links: Vec<Links>) -> Result<Spec, Failure> {
+    let links = links
+        .into_iter()
+        .flat_map(|Links { cables, link }| cables.into_iter().map(move |cable| (cable, link)));
+    let spec = Spec::new(name(), nodes, sites, own_path()?).with(nats)?;
+    Ok(Spec { links: links.collect(), ..spec })
+}
+
+async fn up(spec: Spec, screen: &Screen) -> Result<Exit, Failure> {
     preflight()?;
-    let epsilon = own_path()?;
-    let meshd = find_meshd()?;
-    let spec = Spec { keep_going, ..Spec::new(name(), nodes, sites, epsilon).with(nats)? };
+    let (meshd, keep_going) = (find_meshd()?, spec.keep_going);
     let room = std::fs::read_to_string(NEIGHBOURS).ok().and_then(|text| text.trim().parse().ok());
     if room.is_some_and(|room| neighbours(&spec) > room) {
         screen.note(

@@ -2,14 +2,19 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::Lab;
 use crate::lab::Error;
+use crate::lab::host::Host;
 use crate::lab::wiring::{self, Port};
 
 /// A cable that can be pulled: that of a host to its site, `n1`, or that of a site to
 /// the others, `site2`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Cable {
     /// Of the host of that name.
     Host(String),
@@ -38,6 +43,20 @@ impl FromStr for Cable {
             }
             None => Ok(Self::Host(text.to_owned())),
         }
+    }
+}
+
+impl TryFrom<String> for Cable {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Cable> for String {
+    fn from(cable: Cable) -> Self {
+        cable.to_string()
     }
 }
 
@@ -114,6 +133,50 @@ impl Lab {
         self.set_separated(one, other, false).await
     }
 
+    /// Starts the NATs of a site again: they know of no connection any more, and ports
+    /// are others than before.
+    pub async fn restart_gateway(&mut self, site: u8) -> Result<(), Error> {
+        self.own()?;
+        let wired = self.site(site)?.clone();
+        let connection = usize::from(site).checked_sub(1);
+        let connection = connection.and_then(|place| self.description.sites.get_mut(place));
+        let Some(connection) = connection else { return Ok(()) };
+        connection.reboots += 1;
+        let reboots = connection.reboots;
+        self.store.write(&self.description)?;
+        wiring::translate(&wired, reboots).await
+    }
+
+    /// Carries a host to another site, where it gets other addresses. What runs on it
+    /// runs on.
+    pub async fn move_host(&mut self, name: &str, site: u8) -> Result<(), Error> {
+        self.own()?;
+        let place = self.free_place(name, self.site(site)?)?;
+        self.host(name)?;
+        let cable = Cable::Host(name.to_owned());
+        let link = self.take_link(&cable).await?;
+        let host = self.host(name)?;
+        let before = self.site(host.site())?;
+        wiring::unplug_for_good(before.inner(), name).await?;
+        wiring::host(self.site(site)?, host.machine(), place.number).await?;
+        let host = Host::new(
+            place.clone(),
+            Arc::clone(host.machine()),
+            self.store.clone(),
+            self.description.lifetime,
+        );
+        self.hosts.iter_mut().filter(|known| known.name() == name).for_each(|known| {
+            *known = host.clone();
+        });
+        let places = self.description.hosts.iter_mut();
+        places.filter(|known| known.name == name).for_each(|known| *known = place.clone());
+        self.store.write(&self.description)?;
+        match link {
+            Some(link) => self.set_link(&cable, link).await,
+            None => Ok(()),
+        }
+    }
+
     async fn set_cut(&mut self, cut: &Cut, is_cut: bool) -> Result<(), Error> {
         match cut {
             Cut::Off(cable) => self.set_plugged(cable, !is_cut).await,
@@ -141,17 +204,14 @@ impl Lab {
         wiring::separate(&self.internet, &self.description.separated).await
     }
 
-    /// Where a cable ends at its switch.
-    fn port(&self, cable: &Cable) -> Result<Port<'_>, Error> {
+    /// Where a cable begins and ends.
+    pub(super) fn port(&self, cable: &Cable) -> Result<Port<'_>, Error> {
         match cable {
             Cable::Host(name) => {
-                let switch = self.site(self.host(name)?.site())?.inner();
-                Ok(Port { switch, name: name.clone() })
+                let host = self.host(name)?;
+                Ok(Port::of_host(self.site(host.site())?, host.machine()))
             }
-            Cable::Site(site) => {
-                self.site(*site)?;
-                Ok(Port { switch: &self.internet, name: wiring::site_port(*site) })
-            }
+            Cable::Site(site) => Ok(Port::of_site(&self.internet, self.site(*site)?)),
         }
     }
 }

@@ -1,4 +1,5 @@
 mod cables;
+mod links;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -13,7 +14,7 @@ use super::host::Host;
 use super::init::Orders;
 use super::machine::{Machine, kill_marked};
 use super::plan::{Lan, MOST_HOSTS, MOST_SITES};
-use super::spec::{Gateway, Lifetime, Site, Spec};
+use super::spec::{Gateway, Lifetime, Spec};
 use super::store::{self, Connection, Description, Place, SCHEMA, Store};
 use super::wiring::Wired;
 use super::{Error, wiring};
@@ -33,6 +34,8 @@ pub struct Lab {
     internet: Arc<Machine>,
     sites: BTreeMap<u8, Wired>,
     hosts: Vec<Host>,
+    /// Beside the cables that are worse than others.
+    links: BTreeMap<Cable, Arc<Machine>>,
     /// Held while this process may change the lab.
     lock: Option<Lock>,
     ends_on_drop: bool,
@@ -73,6 +76,7 @@ impl Lab {
             sites: Vec::new(),
             hosts: Vec::new(),
             separated: Vec::new(),
+            links: BTreeMap::new(),
         };
         if let Err(error) = store.write(&description) {
             store.remove()?;
@@ -89,11 +93,12 @@ impl Lab {
             internet: Arc::new(internet),
             sites: BTreeMap::new(),
             hosts: Vec::new(),
+            links: BTreeMap::new(),
             lock: Some(lock),
             ends_on_drop: true,
         };
         wreck.disarm();
-        let built = lab.build(&spec.sites).await;
+        let built = lab.build(&spec).await;
         let stays = built.is_ok() || spec.keep_going;
         if stays && spec.lifetime == Lifetime::UntilDown {
             lab.release();
@@ -101,12 +106,15 @@ impl Lab {
         built.map(|()| lab)
     }
 
-    async fn build(&mut self, sites: &[Site]) -> Result<(), Error> {
-        for site in sites {
+    async fn build(&mut self, spec: &Spec) -> Result<(), Error> {
+        for site in &spec.sites {
             let number = self.add_site(site.gateway.clone()).await?;
             for name in &site.hosts {
                 self.add_named(name, number).await?;
             }
+        }
+        for (cable, link) in &spec.links {
+            self.set_link(cable, *link).await?;
         }
         Ok(())
     }
@@ -128,6 +136,8 @@ impl Lab {
             let machine = find(&place.name)?;
             hosts.push(Host::new(place.clone(), machine, store.clone(), description.lifetime));
         }
+        let beside = |cable: &Cable| Ok((cable.clone(), find(&links::beside(cable))?));
+        let links = description.links.keys().map(beside).collect::<Result<_, Error>>()?;
         Ok(Self {
             name: name.to_owned(),
             store,
@@ -135,6 +145,7 @@ impl Lab {
             internet,
             sites,
             hosts,
+            links,
             lock: None,
             ends_on_drop: false,
         })
@@ -270,6 +281,8 @@ impl Lab {
     /// Ends a host, as if its machine had been scrapped.
     pub async fn remove_host(&mut self, name: &str) -> Result<(), Error> {
         self.own()?;
+        self.host(name)?;
+        self.take_link(&Cable::Host(name.to_owned())).await?;
         let host = self.host(name)?;
         let wired = self.site(host.site())?;
         host.stop()?;
@@ -285,43 +298,6 @@ impl Lab {
         self.own()?;
         self.ends_on_drop = false;
         self.stop()
-    }
-
-    /// Starts the NATs of a site again: they know of no connection any more, and ports
-    /// are others than before.
-    pub async fn restart_gateway(&mut self, site: u8) -> Result<(), Error> {
-        self.own()?;
-        let wired = self.site(site)?.clone();
-        let connection = usize::from(site).checked_sub(1);
-        let connection = connection.and_then(|place| self.description.sites.get_mut(place));
-        let Some(connection) = connection else { return Ok(()) };
-        connection.reboots += 1;
-        let reboots = connection.reboots;
-        self.store.write(&self.description)?;
-        wiring::translate(&wired, reboots).await
-    }
-
-    /// Carries a host to another site, where it gets other addresses. What runs on it
-    /// runs on.
-    pub async fn move_host(&mut self, name: &str, site: u8) -> Result<(), Error> {
-        self.own()?;
-        let place = self.free_place(name, self.site(site)?)?;
-        let host = self.host(name)?;
-        let before = self.site(host.site())?;
-        wiring::unplug_for_good(before.inner(), name).await?;
-        wiring::host(self.site(site)?, host.machine(), place.number).await?;
-        let host = Host::new(
-            place.clone(),
-            Arc::clone(host.machine()),
-            self.store.clone(),
-            self.description.lifetime,
-        );
-        self.hosts.iter_mut().filter(|known| known.name() == name).for_each(|known| {
-            *known = host.clone();
-        });
-        let places = self.description.hosts.iter_mut();
-        places.filter(|known| known.name == name).for_each(|known| *known = place.clone());
-        self.store.write(&self.description)
     }
 
     /// A place in a site that nobody has.
@@ -352,11 +328,17 @@ impl Lab {
         eprint!("{}", self.logs());
     }
 
+    /// The machines between the hosts and the internet, and beside cables.
+    fn between(&self) -> impl Iterator<Item = &Arc<Machine>> {
+        let gateways = self.sites.values().flat_map(|wired| &wired.machines);
+        gateways.chain(self.links.values())
+    }
+
     /// Lets everything live on when this value is dropped.
     fn release(&mut self) {
         self.ends_on_drop = false;
         self.internet.release();
-        for machine in self.sites.values().flat_map(|wired| &wired.machines) {
+        for machine in self.between() {
             machine.release();
         }
         for host in &self.hosts {
@@ -392,7 +374,7 @@ impl Lab {
         for host in &self.hosts {
             host.stop()?;
         }
-        for machine in self.sites.values().flat_map(|wired| &wired.machines) {
+        for machine in self.between() {
             machine.stop()?;
         }
         self.internet.stop()?;
