@@ -121,7 +121,12 @@ pub(crate) enum Remote {
         /// From one probe to the next
         #[arg(short, long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
         interval: Duration,
+        /// Stop at the first answer that came directly, and give up after 30 probes unless told
+        #[arg(long)]
+        until_direct: bool,
     },
+    /// How this machine is connected: NAT, UDP, families, MTU, and what that means
+    Netcheck,
     /// The nodes of the network
     #[command(subcommand)]
     Node(Node),

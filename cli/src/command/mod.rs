@@ -7,6 +7,7 @@ mod events;
 mod lab;
 mod manual;
 mod mesh;
+mod netcheck;
 mod node;
 mod peers;
 mod ping;
@@ -75,9 +76,13 @@ async fn ask(command: Remote, context: &Context) -> Result<Exit, Failure> {
         Remote::Peers => peers::peers(context).await,
         Remote::Ip { node, ipv4, ipv6 } => peers::ip(context, node.as_deref(), ipv4, ipv6).await,
         Remote::Whois { node } => peers::whois(context, &node).await,
-        Remote::Ping { peer, count, interval } => ping::run(context, &peer, count, interval).await,
+        Remote::Ping { peer, count, interval, until_direct } => {
+            let probes = ping::Probes { count, every: interval, until_direct };
+            ping::run(context, &peer, probes).await
+        }
         Remote::Node(node) => node::run(node, context).await,
         Remote::Device(device) => device::run(device, context).await,
+        Remote::Netcheck => netcheck::run(context).await,
         Remote::Routes(routes) => routes::run(routes, context).await,
         Remote::Exit(exit) => routes::exit(exit, context).await,
         Remote::Admin(admin) => admin::run(admin, context).await,

@@ -19,12 +19,22 @@ const LONGEST: Duration = Duration::from_mins(1);
 /// What the daemon may take on top of it.
 const MARGIN: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(
-    context: &Context,
-    peer: &str,
-    count: Option<u64>,
-    every: Duration,
-) -> Result<Exit, Failure> {
+/// So many probes find a direct path, or there is none.
+const UNTIL_DIRECT: u64 = 30;
+
+/// Which probes are sent.
+pub(super) struct Probes {
+    /// How many.
+    pub(super) count: Option<u64>,
+    /// From one to the next.
+    pub(super) every: Duration,
+    /// Whether the first answer is the last that comes directly.
+    pub(super) until_direct: bool,
+}
+
+pub(super) async fn run(context: &Context, peer: &str, probes: Probes) -> Result<Exit, Failure> {
+    let Probes { count, every, until_direct } = probes;
+    let count = count.or(until_direct.then_some(UNTIL_DIRECT));
     let screen = &context.screen;
     let wait = context.timeout.unwrap_or(PROBE);
     if wait > LONGEST {
@@ -73,7 +83,11 @@ pub(super) async fn run(
                     })?;
                 }
                 if ping.rtt_us.is_some() {
+                    let is_direct = ping.path.kind == PathKind::Direct;
                     last_path = Some(ping.path);
+                    if until_direct && is_direct {
+                        break;
+                    }
                 }
             }
             // A peer that is not known now will not be known in a second.

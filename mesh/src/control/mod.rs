@@ -30,6 +30,7 @@ mod links;
 mod operations;
 mod own;
 mod plane;
+mod reach;
 mod relays;
 mod routes;
 mod storage;
@@ -67,6 +68,7 @@ use crate::trust::{Trust, TrustError};
 
 pub use admission::{AdmissionInput, ExchangeId};
 pub use operations::{NewDevice, Operation, OperationError, OperationId, Outcome, TokenRequest};
+pub use reach::ReachView;
 pub use routes::{RouteChange, RouteView};
 pub use view::{Condition, DeviceView, InviteView, MemberView, PeerState, View};
 
@@ -256,6 +258,7 @@ pub struct Control {
     sync: sync::Sync,
     agenda: agenda::Agenda,
     plane: plane::Plane,
+    reaching: reach::Reaching,
     relays: relays::Relays,
     hubs: hubs::Hubs,
     routes: routes::Routes,
@@ -373,6 +376,7 @@ impl Control {
             sync: sync::Sync::new(now.instant),
             plane: plane::Plane::default(),
             agenda: agenda::Agenda::default(),
+            reaching: reach::Reaching::default(),
             relays: relays::Relays::new(needs_relays),
             hubs: hubs::Hubs::new(hubs, now.instant),
             routes: routes::Routes::new(saved.providers),

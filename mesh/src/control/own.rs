@@ -14,7 +14,7 @@ use epsilon_proto::trust::Introduction;
 use epsilon_proto::wire;
 
 use super::documents::Taken;
-use super::relays::Reach;
+use super::reach::Reach;
 use super::storage::Then;
 use super::{Control, Output};
 use crate::event::Event;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use epsilon_proto::address::{DEFAULT_MTU, Ipv6Range, is_stream};
-use epsilon_proto::clock::Now;
+use epsilon_proto::clock::{Instant, Now};
 use epsilon_proto::id::{BootId, NodeId};
 use epsilon_proto::record::EndpointSource;
 
@@ -289,11 +289,12 @@ impl Control {
         self.advance_paths(now);
     }
 
-    /// Sends one probe over the path in use; [`Output::Pong`] carries the
+    /// Sends one probe over the path in use, and looks for the best one meanwhile; [`Output::Pong`] carries the
     /// answer with the transaction given back here. `None` when there is no
     /// path, or nothing to seal a probe with because the peer was not linked
     /// in this run.
-    pub fn ping(&mut self, node: NodeId) -> Option<(u64, Path)> {
+    pub fn ping(&mut self, node: NodeId, now: Instant) -> Option<(u64, Path)> {
+        self.known_paths(node)?.seek(now);
         let to = self.peers.get(&node)?.paths.active()?;
         if !self.is_keyed(node) {
             return None;

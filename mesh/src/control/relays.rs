@@ -2,7 +2,7 @@
 //! it passes on as one itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use epsilon_proto::address::is_stream;
@@ -14,20 +14,10 @@ use epsilon_proto::record::MAX_RELAYS;
 use rand_core::Rng as _;
 
 use super::{Control, Output};
-use crate::path::is_within;
 use crate::shard::{Command, Path};
 
 /// After a relay was asked, when it is asked again.
 const ASK_EVERY: Duration = Duration::from_millis(800);
-/// What came from an address to which nothing was sent for so long came unasked:
-/// NATs forget sooner.
-const UNASKED: Duration = Duration::from_mins(5);
-/// After the first link, how long it takes until the record says what this node found
-/// out of how it is reached: it changes at first. Until then it says what it said in
-/// the run before.
-const SETTLE: Duration = Duration::from_secs(2);
-/// Between two times that a member is asked to probe this node unasked.
-const LOOK: Duration = Duration::from_mins(6);
 /// The labels of nodes that are no relays.
 const COSTLY: [(&str, &str); 2] = [("metered", "true"), ("power", "battery")];
 /// On at most so many channels this node passes on.
@@ -40,35 +30,14 @@ const MAX_CHANNELS_EACH: usize = 128;
 pub(super) struct Relays {
     /// The members that pass on to this node, best first.
     pub(super) own: Vec<NodeId>,
-    openness: Openness,
     /// Whether there was a peer to which there may be no other way.
     is_needed: bool,
     /// Whether there was one that did not reach this node, though others do.
-    is_doubtful: bool,
-    /// When the record may say what was found out, once there was a link.
-    settles: Option<Instant>,
-    is_settled: bool,
-    /// When a member is asked to probe this node, as long as nobody has reached it.
-    look: Option<Instant>,
-    /// To which addresses something was sent, and when.
-    asked: BTreeMap<IpAddr, Instant>,
-    /// When those that do not count any more are forgotten.
-    sweep: Instant,
+    pub(super) is_doubtful: bool,
     /// The channels of this node as a relay, by their two ends in order.
     channels: BTreeMap<(NodeId, NodeId), Between>,
     /// Who is reached through which relay.
     through: BTreeMap<NodeId, BTreeSet<NodeId>>,
-}
-
-/// Whether all reach this node, and what says so.
-#[derive(Clone, Copy, Default)]
-struct Openness {
-    /// Then it needs no relay.
-    is_open: bool,
-    /// Whether a probe came unasked.
-    was_probed: bool,
-    /// Whether members somewhere else see an address of this node's own.
-    has_outer_address: bool,
 }
 
 impl Relays {
@@ -82,13 +51,6 @@ impl Relays {
         let all = self.channels.keys().copied();
         all.filter(|(one, other)| *one == node || *other == node).collect()
     }
-}
-
-/// What a record says of how its node is reached.
-pub(super) struct Reach {
-    pub(super) is_open: bool,
-    pub(super) is_relay: bool,
-    pub(super) relays: Vec<NodeId>,
 }
 
 /// A channel of this node.
@@ -119,58 +81,6 @@ fn in_order(one: NodeId, other: NodeId) -> (NodeId, NodeId) {
 }
 
 impl Control {
-    /// Something was sent to an address.
-    pub(super) fn sent_to(&mut self, address: SocketAddr, now: Instant) {
-        let Relays { asked, sweep, .. } = &mut self.relays;
-        if *sweep <= now {
-            asked.retain(|_, at| now.since(*at) < UNASKED);
-            *sweep = now + UNASKED;
-        }
-        asked.insert(address.ip(), now);
-    }
-
-    /// A probe of a member came from an address, perhaps unasked.
-    pub(super) fn came_from(&mut self, address: SocketAddr, now: Now) {
-        let asked = self.relays.asked.get(&address.ip());
-        let is_unasked = asked.is_none_or(|at| now.instant.since(*at) >= UNASKED);
-        if is_unasked && !self.is_on_own_network(address.ip()) {
-            self.relays.openness.was_probed = true;
-            self.find_open(now);
-        }
-    }
-
-    /// A member at an address sees this node's datagrams come from another.
-    pub(super) fn seen_as(&mut self, by: SocketAddr, address: SocketAddr, now: Now) {
-        if self.is_own_address(address) && !self.is_on_own_network(by.ip()) {
-            self.relays.openness.has_outer_address = true;
-            self.find_open(now);
-        }
-    }
-
-    /// A member opened a link from an address. The port is the one of datagrams, no NAT
-    /// gave it away, and where two greet each other at the same time no probe is unasked.
-    pub(super) fn reached_from(&mut self, address: IpAddr, now: Now) {
-        if !self.is_on_own_network(address) {
-            self.be_open(now);
-        }
-    }
-
-    /// Who is probed unasked is reached by all, but not where a NAT lets everything in that
-    /// comes to a port which it gave away for what went out: it forgets that soon.
-    fn find_open(&mut self, now: Now) {
-        let Openness { was_probed, has_outer_address, .. } = self.relays.openness;
-        if was_probed && (has_outer_address || !self.configured.is_empty()) {
-            self.be_open(now);
-        }
-    }
-
-    fn be_open(&mut self, now: Now) {
-        if !std::mem::replace(&mut self.relays.openness.is_open, true) {
-            self.own_record.touch();
-            self.choose_relays(now);
-        }
-    }
-
     /// Somebody to whom things are sent and who was called several times does not reach
     /// this node: perhaps only those of a part of the network do.
     pub(super) fn doubt_openness(&mut self, now: Now) {
@@ -179,75 +89,10 @@ impl Control {
         }
     }
 
-    fn is_on_own_network(&self, address: IpAddr) -> bool {
-        self.local.iter().any(|prefix| is_within(address, *prefix))
-    }
-
-    /// There is a link.
-    pub(super) fn begin_to_settle(&mut self, now: Instant) {
-        self.relays.settles.get_or_insert(now + SETTLE);
-        self.relays.look.get_or_insert(now + LOOK);
-    }
-
-    /// When something is due for what is known of how this node is reached.
-    pub(super) fn reach_due(&self) -> Option<Instant> {
-        let Relays { settles, is_settled, look, openness, .. } = &self.relays;
-        let (settles, look) = (settles.filter(|_| !is_settled), look.filter(|_| !openness.is_open));
-        settles.into_iter().chain(look).min()
-    }
-
-    pub(super) fn advance_reach(&mut self, now: Instant) {
-        let Relays { settles, is_settled, look, openness, .. } = &mut self.relays;
-        if !*is_settled && settles.is_some_and(|at| at <= now) {
-            *is_settled = true;
-            self.own_record.touch();
-        }
-        if !openness.is_open && look.is_some_and(|at| at <= now) {
-            *look = Some(now + LOOK);
-            if let Some(node) = self.stranger(now) {
-                self.call(node, false);
-            }
-        }
-    }
-
-    /// A member somewhere else to which nothing was sent for long: a probe of it is
-    /// unasked.
-    fn stranger(&mut self, now: Instant) -> Option<NodeId> {
-        let is_asked = |address: &SocketAddr| {
-            self.relays.asked.get(&address.ip()).is_some_and(|at| now.since(*at) < UNASKED)
-        };
-        let is_strange = |node: &NodeId| {
-            let direct = self.direct_to(*node);
-            let said = self.members.get(*node).map(|member| &member.record.endpoints);
-            let said = said.into_iter().flatten().map(|one| one.address);
-            self.is_elsewhere(*node) && !said.chain(direct).any(|address| is_asked(&address))
-        };
-        let strangers: Vec<NodeId> = self.linked().into_iter().filter(is_strange).collect();
-        let place = self.random.next_u32() as usize % strangers.len().max(1);
-        strangers.get(place).copied()
-    }
-
-    /// What the own record says of how this node is reached.
-    pub(super) fn reach(&self) -> Reach {
-        let Relays { is_settled, openness, own, .. } = &self.relays;
-        let (is_open, is_relay) = (openness.is_open, self.is_relay());
-        let relays = own.clone();
-        let before = self.members.get(self.own).map(|member| &member.record);
-        match before.filter(|_| !is_settled) {
-            None if *is_settled => Reach { is_open, is_relay, relays },
-            None => Reach { is_open: false, is_relay: false, relays },
-            Some(before) => Reach {
-                is_open: before.is_open,
-                is_relay: before.is_relay,
-                relays: if relays.is_empty() { before.relays.clone() } else { relays },
-            },
-        }
-    }
-
     /// Whether the way to a peer is one through NATs on both sides, which may close.
     pub(super) fn may_close(&self, node: NodeId) -> bool {
         let is_open = self.members.get(node).is_some_and(|member| member.record.is_open);
-        !self.relays.openness.is_open && !is_open && self.is_elsewhere(node)
+        !self.reaching.is_open() && !is_open && self.is_elsewhere(node)
     }
 
     /// There is no way to a peer, or may be none soon.
@@ -258,13 +103,6 @@ impl Control {
         }
     }
 
-    /// The own network changed: what was seen of it counts no more.
-    pub(super) fn forget_openness(&mut self) {
-        self.relays.openness = Openness::default();
-        self.relays.is_doubtful = false;
-        self.relays.asked.clear();
-    }
-
     /// Whether this node passes on what others send to each other: where they reach
     /// it, it is told to, and not labelled as one that pays for that.
     pub(super) fn is_relay(&self) -> bool {
@@ -273,21 +111,15 @@ impl Control {
                 .iter()
                 .any(|(key, value)| label.key.as_str() == *key && label.value.as_str() == *value)
         });
-        self.relays.openness.is_open && self.config.relaying.is_some() && !is_costly
+        self.reaching.is_open() && self.config.relaying.is_some() && !is_costly
     }
 
     /// A member's direct way, as long as it answers.
-    fn direct_to(&self, node: NodeId) -> Option<SocketAddr> {
+    pub(super) fn direct_to(&self, node: NodeId) -> Option<SocketAddr> {
         match self.peers.get(&node)?.paths.direct()? {
             Path::Direct(address) => Some(address),
             Path::Relayed(..) => None,
         }
-    }
-
-    /// Whether a member may be somewhere else than on this node's own networks.
-    pub(super) fn is_elsewhere(&self, node: NodeId) -> bool {
-        let endpoints = self.members.get(node).map(|member| &member.record.endpoints);
-        endpoints.is_some_and(|all| all.iter().any(|one| !self.is_on_own_network(one.address.ip())))
     }
 
     /// Whether what a member says may change the relays of this node.
@@ -299,8 +131,8 @@ impl Control {
     }
 
     fn wants_relays(&self) -> bool {
-        let Relays { is_needed, openness, is_doubtful, .. } = &self.relays;
-        *is_needed && (!openness.is_open || *is_doubtful)
+        let Relays { is_needed, is_doubtful, .. } = &self.relays;
+        *is_needed && (!self.reaching.is_open() || *is_doubtful)
     }
 
     /// Keeps to the relays that this node has, as long as they answer, and looks for

@@ -13,6 +13,7 @@ use epsilon_proto::record::{Endpoint, Label};
 use epsilon_proto::trust::{Distribution, NetworkBlock, Roles};
 
 use super::Control;
+use super::reach::ReachView;
 use super::routes::RouteView;
 use crate::saved::Routing;
 use crate::shard::Path;
@@ -162,6 +163,8 @@ pub struct View {
     pub distribution: Distribution,
     /// All members, oneself included; oneself first, then by name.
     pub members: Vec<MemberView>,
+    /// How this node is reached.
+    pub reach: ReachView,
     /// The networks that members lead to.
     pub routes: Vec<RouteView>,
     /// What the operator said of routes.
@@ -216,6 +219,7 @@ impl Control {
             generation: genesis.map_or(0, |genesis| genesis.generation),
             distribution: genesis.map_or(Distribution::None, |genesis| genesis.distribution),
             members,
+            reach: self.reach_view(now.instant),
             routes: self.route_views(),
             routing: self.routing.clone(),
             streams: self.streams.remotes(),

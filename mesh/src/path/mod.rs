@@ -57,6 +57,8 @@ const GREETINGS: usize = 3;
 /// How often a way is probed that has to stay open: mappings of NATs last 20 s and
 /// more.
 const KEEP: Duration = Duration::from_secs(15);
+/// How long the best way is looked for because somebody wants to know it.
+const SOUGHT: Duration = Duration::from_secs(10);
 
 /// A prefix of one of the own interfaces: what lies in it is on the same
 /// network.
@@ -134,6 +136,8 @@ pub struct Paths {
     greetings: usize,
     /// Whether a way has to stay open, and when it is probed next.
     kept: Option<Instant>,
+    /// Until when somebody waits for the best way, though no packets flow.
+    sought: Option<Instant>,
     /// What the data plane was told of [`Paths::mtu`].
     told: u16,
     steps: VecDeque<Step>,
@@ -250,7 +254,7 @@ impl Paths {
 
     /// Whether a way is in use, or has to stay open.
     pub fn is_wanted(&self) -> bool {
-        self.is_busy || self.kept.is_some()
+        self.is_busy || self.kept.is_some() || self.sought.is_some()
     }
 
     /// The own network changed: what answered before says nothing, and the peer has
@@ -290,6 +294,13 @@ impl Paths {
     /// Packets flow, or wait for a way.
     pub fn busy(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.is_busy, true) {
+            self.restart_calls(now);
+        }
+    }
+
+    /// Somebody wants to know the best way, though no packets flow.
+    pub fn seek(&mut self, now: Instant) {
+        if self.sought.replace(now + SOUGHT).is_none() && !self.is_busy {
             self.restart_calls(now);
         }
     }
@@ -539,6 +550,7 @@ impl Paths {
 
     /// Does what is due.
     fn advance(&mut self, now: Instant) {
+        self.sought.take_if(|until| *until <= now);
         if let Some(doubt) = &mut self.doubt {
             if doubt.others.take_if(|at| *at <= now).is_some() {
                 self.try_others();
@@ -619,7 +631,8 @@ impl Paths {
         let check = self.measurable().and_then(|(_, active)| active.mtu.check_due());
         let probes = self.candidates.values();
         let probes = probes.flat_map(|one| [one.due(), one.mtu.due()]).flatten();
-        probes.chain([steps, doubt, check, self.next_call, self.kept].into_iter().flatten()).min()
+        let others = [steps, doubt, check, self.next_call, self.kept, self.sought];
+        probes.chain(others.into_iter().flatten()).min()
     }
 }
 

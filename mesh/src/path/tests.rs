@@ -416,3 +416,25 @@ fn what_swallows_large_packets_is_found_once_they_get_no_reply() {
     scene.paths.probe_all(at(scene.now));
     assert_eq!(scene.paths.mtu(), DEFAULT_MTU);
 }
+
+#[test]
+fn who_is_asked_about_is_called_though_no_packets_flow_and_not_for_long() {
+    let mut scene = Scene::with(&[(relayed(1), true), (direct(2), false)]);
+    scene.open.insert(relayed(1), 20);
+    scene.paths.probe_all(at(scene.now));
+    scene.pass(60_000);
+    assert_eq!(scene.paths.active(), Some(relayed(1)));
+    let calls = |scene: &Scene| scene.steps.iter().filter(|(_, step)| *step == Step::Call).count();
+    let before = calls(&scene);
+    scene.paths.seek(at(scene.now));
+    // The call opened what was shut, and the peer calls back.
+    scene.open.insert(direct(2), 10);
+    scene.paths.called(at(scene.now));
+    scene.pass(5_000);
+    assert!(calls(&scene) > before, "{:?}", scene.steps);
+    assert_eq!(scene.paths.active(), Some(direct(2)));
+    scene.pass(60_000);
+    let after = calls(&scene);
+    scene.pass(600_000);
+    assert_eq!(calls(&scene), after);
+}

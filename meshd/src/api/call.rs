@@ -1,9 +1,9 @@
 use epsilon_proto::api::{
     AdminAddRequest, AdminAdded, AdminList, AdminRevokeRequest, AdminRevoked, CreateRequest,
     Created, Dataplane, DeviceAddRequest, DeviceAdded, DeviceList, DeviceRemoveRequest,
-    DeviceRemoved, JoinRequest, Joined, Left, NetworkList, NodeDetail, NodeList, NodeRemoved,
-    NodeRenamed, NodeReplaced, PeerList, Ping, PingRequest, Problem, ProblemKind, Reloaded,
-    RenameRequest, ReplaceRequest, RevokeRequest, RouteChangeRequest, RouteList, Status,
+    DeviceRemoved, JoinRequest, Joined, Left, Netcheck, NetworkList, NodeDetail, NodeList,
+    NodeRemoved, NodeRenamed, NodeReplaced, PeerList, Ping, PingRequest, Problem, ProblemKind,
+    Reloaded, RenameRequest, ReplaceRequest, RevokeRequest, RouteChangeRequest, RouteList, Status,
     TokenCreateRequest, TokenCreated, TokenList, TokenRevokeRequest, TokenRevoked, Version,
 };
 use serde::Serialize;
@@ -103,6 +103,11 @@ pub enum Call {
         /// Which one.
         request: DeviceRemoveRequest,
     },
+    /// How this machine is connected.
+    Netcheck {
+        /// In which network.
+        network: Option<String>,
+    },
     /// Networks beyond the mesh.
     Routes {
         /// In which network.
@@ -179,6 +184,7 @@ pub enum Reply {
     Devices(DeviceList),
     DeviceAdd(DeviceAdded),
     DeviceRemove(DeviceRemoved),
+    Netcheck(Netcheck),
     Routes(RouteList),
     RoutesChange(RouteList),
     Tokens(TokenList),

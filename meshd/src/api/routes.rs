@@ -10,7 +10,7 @@ use axum::routing::{self, MethodRouter};
 use epsilon_proto::api::{
     AdminAddRequest, AdminAdded, AdminList, AdminRevokeRequest, AdminRevoked, CreateRequest,
     Created, Dataplane, DeviceAddRequest, DeviceAdded, DeviceList, DeviceRemoveRequest,
-    DeviceRemoved, Event, JoinRequest, Joined, Left, NetworkList, NodeDetail, NodeList,
+    DeviceRemoved, Event, JoinRequest, Joined, Left, Netcheck, NetworkList, NodeDetail, NodeList,
     NodeRemoved, NodeRenamed, NodeReplaced, PeerList, Ping, PingRequest, Problem, ProblemKind,
     Reloaded, RenameRequest, ReplaceRequest, RevokeRequest, RouteChangeRequest, RouteList, Status,
     TokenCreateRequest, TokenCreated, TokenList, TokenRevokeRequest, TokenRevoked, Version, paths,
@@ -143,6 +143,11 @@ pub(super) fn table() -> Vec<Route> {
             paths::DEVICE_REMOVE,
             "Remove a device of this node, or revoke another node's",
             |query, request| Call::DeviceRemove { network: query.network, request },
+        ),
+        get::<NetworkQuery, Netcheck>(
+            paths::NETCHECK,
+            "How this machine is connected, measured while the call lasts",
+            |query| Call::Netcheck { network: query.network },
         ),
         get::<NetworkQuery, RouteList>(
             paths::ROUTES,

@@ -43,6 +43,7 @@ pub(super) fn network_of(call: &Call) -> Option<&str> {
         | Call::Devices { network }
         | Call::DeviceAdd { network, .. }
         | Call::DeviceRemove { network, .. }
+        | Call::Netcheck { network }
         | Call::Routes { network }
         | Call::RoutesChange { network, .. }
         | Call::Tokens { network }
@@ -210,6 +211,7 @@ impl Asked {
             Call::DeviceRemove { request, .. } => {
                 self.remove_device(&snapshot, request).await.map(Reply::DeviceRemove)
             }
+            Call::Netcheck { .. } => self.netcheck(&snapshot).await.map(Reply::Netcheck),
             Call::Routes { .. } => self.routes(&snapshot).await.map(Reply::Routes),
             Call::RoutesChange { request, .. } => {
                 self.change_routes(&snapshot, request).await.map(Reply::RoutesChange)

@@ -4,6 +4,7 @@ mod answer;
 mod dataplane;
 mod device;
 mod founding;
+mod netcheck;
 mod place;
 mod render;
 mod routes;

@@ -154,6 +154,7 @@ enum Order {
     Snapshot(oneshot::Sender<Box<Snapshot>>),
     Operate(Box<Operation>, oneshot::Sender<Result<Outcome, OperationError>>),
     Ping(NodeId, oneshot::Sender<Option<Pong>>),
+    LookWhetherOpen(oneshot::Sender<()>),
     Joined(oneshot::Sender<Result<Joined, JoinError>>),
     Stop,
 }
@@ -264,6 +265,11 @@ impl Client {
     /// Probes a peer once. `None` when there is nowhere to send a probe.
     pub async fn ping(&self, node: NodeId) -> Result<Option<Pong>, Stopped> {
         self.ask(|reply| Order::Ping(node, reply)).await
+    }
+
+    /// Has a member probe this node unasked, if there is one that can.
+    pub async fn look_whether_open(&self) -> Result<(), Stopped> {
+        self.ask(Order::LookWhetherOpen).await
     }
 
     /// Waits until it is clear whether this node is a member.

@@ -353,13 +353,18 @@ impl Task {
                 let id = self.engine.operate(*operation, now);
                 self.waiting.operations.insert(id, reply);
             }
-            Order::Ping(node, reply) => match self.engine.ping(node) {
+            Order::Ping(node, reply) => match self.engine.ping(node, now.instant) {
                 Some((transaction, to)) => {
                     let until = now.instant + PING;
                     self.waiting.pings.insert(transaction, (reply, to, until));
                 }
                 None => drop(reply.send(None)),
             },
+            Order::LookWhetherOpen(reply) => {
+                self.engine.look_whether_open(now.instant);
+                // Whoever asked may have gone.
+                let _ = reply.send(());
+            }
             Order::Joined(reply) => self.waiting.joins.push(reply),
             Order::Stop => {}
         }

@@ -19,6 +19,7 @@ mod lifecycle;
 mod links;
 mod mtu;
 mod nat;
+mod netcheck;
 mod outsider;
 mod partition;
 mod refusal;

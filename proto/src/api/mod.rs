@@ -20,6 +20,7 @@ mod dataplane;
 mod device;
 mod document;
 mod event;
+mod netcheck;
 mod network;
 mod node;
 pub mod paths;
@@ -41,6 +42,7 @@ pub use device::{
 };
 pub use document::{Document, SCHEMA, Schema};
 pub use event::{Event, EventKind, Severity};
+pub use netcheck::{FamilyCheck, Filtering, HubCheck, Mapping, Netcheck, Udp};
 pub use network::{
     ClusterKind, CreateRequest, Created, JoinRequest, Joined, Left, NetworkList, NetworkSummary,
     Reloaded, Version,

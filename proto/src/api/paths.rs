@@ -39,6 +39,8 @@ pub const DEVICES: &str = "/v1/devices";
 pub const DEVICE_ADD: &str = "/v1/devices/add";
 /// `POST`, `?network`, [`DeviceRemoveRequest`](super::DeviceRemoveRequest): [`DeviceRemoved`](super::DeviceRemoved).
 pub const DEVICE_REMOVE: &str = "/v1/devices/remove";
+/// `GET`: how this machine is connected.
+pub const NETCHECK: &str = "/v1/netcheck";
 /// `GET`: networks beyond the mesh.
 pub const ROUTES: &str = "/v1/routes";
 /// `POST`: change what is reached how.
