@@ -280,9 +280,43 @@ pub fn is_usable_endpoint(address: SocketAddr) -> bool {
         }
 }
 
+/// Whether an address of IPv4 is behind a NAT (RFC 1918, 6598).
+pub fn is_behind_nat(address: Ipv4Addr) -> bool {
+    contains(SHARED, address) || PRIVATE.iter().any(|private| contains(*private, address))
+}
+
+/// Whether an address is the same for everybody (RFC 1918, 3927, 4193, 6598).
+pub fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(ip) => !(is_behind_nat(ip) || ip.is_link_local() || ip.is_loopback()),
+        IpAddr::V6(ip) => !(ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn private_shared_and_local_addresses_are_not_public() {
+        for private in [
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "100.127.0.1",
+            "169.254.1.1",
+            "127.0.0.1",
+            "fd00::1",
+            "fe80::1",
+            "::1",
+        ] {
+            assert!(!is_public(private.parse().unwrap()), "{private}");
+        }
+        for public in ["198.51.100.7", "100.128.0.1", "100.63.0.1", "2001:db8::1"] {
+            assert!(is_public(public.parse().unwrap()), "{public}");
+        }
+    }
 
     #[test]
     fn the_default_range_is_a_valid_one() {

@@ -166,7 +166,7 @@ pub struct Label {
 wire_struct!(Label { 0 => key, 1 => value });
 
 /// Where a node can be reached outside of the mesh: the same port serves UDP
-/// (data) and TCP (control) unless it was only observed.
+/// (data) and TCP (control) unless [its source](EndpointSource) says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
     /// How it is known.
@@ -185,5 +185,35 @@ pub enum EndpointSource {
     Configured,
     /// Where another member saw the node's datagrams come from.
     Observed,
+    /// Its router passes on what comes there, by request of the node.
+    Mapped,
+    /// The same, for UDP alone.
+    MappedUdp,
+    /// The same, for TCP alone.
+    MappedTcp,
 }
-wire_unit_enum!(EndpointSource { 0 => Local, 1 => Configured, 2 => Observed });
+wire_unit_enum!(EndpointSource {
+    0 => Local,
+    1 => Configured,
+    2 => Observed,
+    3 => Mapped,
+    4 => MappedUdp,
+    5 => MappedTcp,
+});
+
+impl EndpointSource {
+    /// Whether datagrams may reach the node there.
+    pub fn takes_udp(self) -> bool {
+        self != Self::MappedTcp
+    }
+
+    /// Whether calls may reach the node there: what others observed is a port of UDP.
+    pub fn takes_tcp(self) -> bool {
+        !matches!(self, Self::Observed | Self::MappedUdp)
+    }
+
+    /// Whether the node's router made it.
+    pub fn is_mapped(self) -> bool {
+        matches!(self, Self::Mapped | Self::MappedUdp | Self::MappedTcp)
+    }
+}

@@ -7,7 +7,6 @@ use std::time::Duration;
 use epsilon_proto::clock::{Instant, Now, Timestamp};
 use epsilon_proto::id::{BootId, NodeId};
 use epsilon_proto::message::{Change, Hello};
-use epsilon_proto::record::EndpointSource;
 use epsilon_proto::wire;
 
 use super::documents::{Source, Taken};
@@ -462,9 +461,7 @@ impl Control {
             self.contacts.get(&node).copied().into_iter().collect();
         let record = self.members.get(node).map(|member| &member.record);
         for endpoint in record.into_iter().flat_map(|record| &record.endpoints) {
-            // What others observed is a UDP mapping.
-            if endpoint.source != EndpointSource::Observed && !addresses.contains(&endpoint.address)
-            {
+            if endpoint.source.takes_tcp() && !addresses.contains(&endpoint.address) {
                 addresses.push(endpoint.address);
             }
         }

@@ -54,6 +54,7 @@ use epsilon_proto::key::{SecretKey, SignatureCheck};
 use epsilon_proto::message::Refusal;
 use epsilon_proto::name::NodeName;
 use epsilon_proto::prefix::Prefix;
+use epsilon_proto::record::Endpoint;
 use epsilon_proto::trust::{MemberCertificate, NetworkBlock};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
@@ -269,6 +270,7 @@ pub struct Control {
     /// Who answered at those.
     answered: BTreeMap<SocketAddr, NodeId>,
     configured: Vec<SocketAddr>,
+    mapped: Vec<Endpoint>,
     local: Vec<LocalPrefix>,
     links_checked: Option<Instant>,
     beacon_due: Instant,
@@ -385,6 +387,7 @@ impl Control {
             token_addresses: Vec::new(),
             answered: BTreeMap::new(),
             configured: Vec::new(),
+            mapped: Vec::new(),
             local: Vec::new(),
             links_checked: None,
             beacon_due: now.instant,

@@ -373,7 +373,8 @@ impl Control {
     }
 
     /// Where a newcomer may reach this fleet: what operators configured,
-    /// here and on other members, then this node's own addresses.
+    /// here and on other members, then this node's own addresses, then what routers
+    /// pass on to others.
     pub fn advertised(&self) -> Vec<HostPort> {
         let mut addresses = self.settings.advertise.clone();
         let records = self.members.iter().flat_map(|(node, member)| {
@@ -382,6 +383,11 @@ impl Control {
                 endpoint.source == epsilon_proto::record::EndpointSource::Configured || own
             })
         });
+        let mapped = self.members.iter().flat_map(|(_, member)| {
+            let all = member.record.endpoints.iter();
+            all.filter(|one| one.source.is_mapped() && one.source.takes_tcp())
+        });
+        let mut mapped: Vec<HostPort> = mapped.map(|one| HostPort::from(one.address)).collect();
         let mut local: Vec<HostPort> = self
             .local
             .iter()
@@ -393,6 +399,7 @@ impl Control {
             records.map(|endpoint| HostPort::from(endpoint.address)).collect();
         addresses.append(&mut others);
         addresses.append(&mut local);
+        addresses.append(&mut mapped);
         let mut seen = std::collections::BTreeSet::new();
         addresses.retain(|address| seen.insert(address.clone()));
         addresses.truncate(epsilon_proto::record::MAX_ENDPOINTS);

@@ -210,6 +210,19 @@ impl Control {
         }
     }
 
+    /// The ports of the router that lead to this node, as it says; none once there are none.
+    pub fn handle_mapped_endpoints(&mut self, mapped: Vec<Endpoint>, now: Now) {
+        if self.mapped != mapped {
+            let is_lost = self.mapped.iter().any(|before| !mapped.contains(before));
+            self.mapped = mapped;
+            if is_lost {
+                self.forget_openness();
+            }
+            self.own_record.touch();
+            self.advance_own(now);
+        }
+    }
+
     /// At most so many of the addresses of this node, best first.
     pub(super) fn endpoints(&self, most: usize) -> Vec<Endpoint> {
         let local = self
@@ -221,7 +234,8 @@ impl Control {
         let observed =
             self.own_record.observed.values().map(|address| (EndpointSource::Observed, *address));
         let mut endpoints: Vec<Endpoint> = Vec::new();
-        for (source, address) in configured.chain(local).chain(observed) {
+        let mapped = self.mapped.iter().map(|one| (one.source, one.address));
+        for (source, address) in configured.chain(mapped).chain(local).chain(observed) {
             if endpoints.len() < most
                 && is_usable_endpoint(address)
                 && !self.members.is_inside(address.ip())

@@ -108,7 +108,8 @@ impl Control {
         for endpoint in endpoints {
             let is_observed = endpoint.source == EndpointSource::Observed;
             let is_own = is_observed && self.is_own_address(endpoint.address);
-            if !is_own && !self.members.is_inside(endpoint.address.ip()) {
+            let is_way = endpoint.source.takes_udp() && !is_own;
+            if is_way && !self.members.is_inside(endpoint.address.ip()) {
                 let is_lasting = !is_observed || is_open;
                 self.paths(node).add(Path::Direct(endpoint.address), is_lasting);
             }

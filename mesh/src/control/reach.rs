@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use epsilon_proto::address::is_public;
 use epsilon_proto::clock::{Instant, Now};
 use epsilon_proto::id::NodeId;
 use rand_core::Rng as _;
@@ -137,7 +138,9 @@ impl Control {
     /// comes to a port which it gave away for what went out: it forgets that soon.
     fn find_open(&mut self, now: Now) {
         let Openness { was_probed, has_outer_address, .. } = self.reaching.openness;
-        if was_probed && (has_outer_address || !self.configured.is_empty()) {
+        let is_mapped =
+            self.mapped.iter().any(|one| one.source.takes_udp() && is_public(one.address.ip()));
+        if was_probed && (has_outer_address || is_mapped || !self.configured.is_empty()) {
             self.be_open(now);
         }
     }

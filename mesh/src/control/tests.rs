@@ -765,3 +765,45 @@ fn after_a_start_nobody_is_admitted_before_a_third_was_heard_or_a_moment_has_pas
     let alone = admission::Guard::new(at(1_000), 2);
     assert!(alone.is_open_for(applicant, at(1_000)), "there is no third");
 }
+
+#[test]
+fn what_the_router_passes_on_is_said_before_other_addresses_and_no_longer_than_it_does() {
+    use epsilon_proto::record::EndpointSource::{Configured, Local, Mapped, MappedTcp, MappedUdp};
+    let mut scene = Scene::founder(None);
+    let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+    let endpoint = |source, address| Endpoint { source, address: at(address) };
+    let home = "192.168.1.7".parse().unwrap();
+    scene.control.handle_local_addresses(vec![(home, 24)], false, scene.now);
+    scene.control.handle_configured_addresses(vec![at("198.51.100.1:7755")], scene.now);
+    let said = |scene: &mut Scene, mapped: &[Endpoint]| {
+        scene.control.handle_mapped_endpoints(mapped.to_vec(), scene.now);
+        scene.pass(SECOND * 30);
+        let record = &scene.control.members.get(scene.control.own).unwrap().record;
+        record.endpoints.iter().map(|one| one.source).collect::<Vec<_>>()
+    };
+    let both = endpoint(Mapped, "203.0.113.9:7755");
+    assert_eq!(said(&mut scene, &[both]), [Configured, Mapped, Local]);
+    let apart =
+        [endpoint(MappedUdp, "203.0.113.9:20001"), endpoint(MappedTcp, "203.0.113.9:20002")];
+    assert_eq!(said(&mut scene, &apart), [Configured, MappedUdp, MappedTcp, Local]);
+    assert_eq!(said(&mut scene, &[]), [Configured, Local]);
+}
+
+#[test]
+fn a_node_with_a_port_of_its_router_is_open_once_it_was_probed_unasked() {
+    use epsilon_proto::record::EndpointSource::Mapped;
+    let endpoint = |address: &str| Endpoint { source: Mapped, address: address.parse().unwrap() };
+    for (address, is_open) in [("203.0.113.9:7755", true), ("100.64.0.9:7755", false)] {
+        let mut scene = Scene::founder(None);
+        let is = |scene: &mut Scene| {
+            scene.control.came_from(remote(), scene.now);
+            scene.pass(SECOND * 30);
+            scene.control.is_relay()
+        };
+        assert!(!is(&mut scene), "a NAT may have given the port away");
+        scene.control.handle_mapped_endpoints(vec![endpoint(address)], scene.now);
+        assert_eq!(is(&mut scene), is_open, "{address}");
+        scene.control.handle_mapped_endpoints(Vec::new(), scene.now);
+        assert!(!is(&mut scene), "{address}");
+    }
+}

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use epsilon_mesh::control::{DeviceView, MemberView, NewDevice, Operation, Outcome};
 use epsilon_mesh::shard::{Path, PeerId};
-use epsilon_proto::address::Ipv6Range;
+use epsilon_proto::address::{Ipv6Range, is_public};
 use epsilon_proto::api::{
     Device, DeviceAddRequest, DeviceAdded, DeviceConfig, DeviceList, DeviceRemoveRequest,
     DeviceRemoved, Problem, ProblemKind, Secret,
@@ -13,7 +13,7 @@ use epsilon_proto::device::WgQuick;
 use epsilon_proto::id::{DeviceId, NodeId};
 use epsilon_proto::key::AgreementKey;
 use epsilon_proto::name::NodeName;
-use epsilon_proto::record::EndpointSource;
+use epsilon_proto::record::{Endpoint, EndpointSource};
 use epsilon_proto::token::HostPort;
 
 use super::answer::{Asked, usage};
@@ -152,40 +152,33 @@ fn render_name(member: Option<&MemberView>, node: NodeId) -> String {
     name.map_or_else(|| node.short(), ToString::to_string)
 }
 
-/// Where most devices may reach a member: as configured, then its own
-/// addresses, public ones and IPv4 first; a NAT lets nobody new in where it
-/// was only observed.
+/// Where most devices may reach a member.
 fn likeliest(member: &MemberView) -> Option<SocketAddr> {
-    let rank = |source: EndpointSource, address: SocketAddr| {
-        let source = match source {
-            EndpointSource::Configured => 0,
-            EndpointSource::Local => 1,
-            EndpointSource::Observed => 2,
-        };
-        (source, !is_public(address.ip()), address.is_ipv6())
+    let endpoints = member.endpoints.iter().filter(|one| one.source.takes_udp());
+    endpoints.min_by_key(|one| rank(one)).map(|one| one.address)
+}
+
+/// As configured, then public addresses, a port of the router, other addresses of its own,
+/// IPv4 first; a NAT lets nobody new in where a member was only observed.
+fn rank(endpoint: &Endpoint) -> (u8, bool) {
+    let is_public = is_public(endpoint.address.ip());
+    let rank = match endpoint.source {
+        EndpointSource::Configured if is_public => 0,
+        EndpointSource::Configured => 1,
+        EndpointSource::Local if is_public => 2,
+        EndpointSource::Mapped | EndpointSource::MappedUdp if is_public => 3,
+        EndpointSource::Local => 4,
+        EndpointSource::Mapped | EndpointSource::MappedUdp | EndpointSource::MappedTcp => 5,
+        EndpointSource::Observed if is_public => 6,
+        EndpointSource::Observed => 7,
     };
-    let endpoints = member.endpoints.iter();
-    endpoints.min_by_key(|one| rank(one.source, one.address)).map(|one| one.address)
+    (rank, endpoint.address.is_ipv6())
 }
 
 fn is_inside(address: IpAddr, snapshot: &Snapshot) -> bool {
     match address {
         IpAddr::V4(ip) => snapshot.view.network.range.contains(ip),
         IpAddr::V6(ip) => Ipv6Range::of(snapshot.view.id).contains(ip),
-    }
-}
-
-/// Whether an address is the same for everybody (RFC 1918, 3927, 4193, 6598).
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            !(ip.is_private()
-                || ip.is_link_local()
-                || ip.is_loopback()
-                || (a == 100 && b >> 6 == 1))
-        }
-        IpAddr::V6(ip) => !(ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback()),
     }
 }
 
@@ -217,23 +210,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_shared_and_local_addresses_are_not_public() {
-        for private in [
-            "10.0.0.1",
-            "172.16.0.1",
-            "192.168.1.1",
-            "100.64.0.1",
-            "100.127.0.1",
-            "169.254.1.1",
-            "127.0.0.1",
-            "fd00::1",
-            "fe80::1",
-            "::1",
-        ] {
-            assert!(!is_public(private.parse().unwrap()), "{private}");
-        }
-        for public in ["198.51.100.7", "100.128.0.1", "100.63.0.1", "2001:db8::1"] {
-            assert!(is_public(public.parse().unwrap()), "{public}");
-        }
+    fn a_device_is_given_what_reaches_a_member_from_afar() {
+        use EndpointSource::{Configured, Local, Mapped, Observed};
+        let ranked = [
+            (Configured, "198.51.100.1:7755"),
+            (Configured, "10.0.0.1:7755"),
+            (Local, "198.51.100.2:7755"),
+            (Local, "[2001:db8::2]:7755"),
+            (Mapped, "203.0.113.9:7755"),
+            (Local, "192.168.1.7:7755"),
+            (Local, "[fd00::7]:7755"),
+            (Mapped, "100.64.0.9:7755"),
+            (Observed, "203.0.113.9:41000"),
+        ];
+        let ranks = ranked
+            .map(|(source, address)| rank(&Endpoint { source, address: address.parse().unwrap() }));
+        assert!(ranks.is_sorted(), "{ranks:?}");
     }
 }

@@ -160,6 +160,7 @@ pub(crate) fn record() -> NodeRecord {
             endpoint(EndpointSource::Local, "192.168.1.7:7755"),
             endpoint(EndpointSource::Configured, "[2001:db8::9]:7755"),
             endpoint(EndpointSource::Observed, "198.51.100.9:41000"),
+            endpoint(EndpointSource::Mapped, "203.0.113.9:7755"),
         ],
         site: Some("attic".parse().unwrap()),
         labels: vec![label()],

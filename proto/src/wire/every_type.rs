@@ -404,7 +404,14 @@ fn network_document() -> impl Strategy<Value = NetworkDocument> {
 }
 
 fn endpoint() -> impl Strategy<Value = Endpoint> {
-    let sources = [EndpointSource::Local, EndpointSource::Configured, EndpointSource::Observed];
+    let sources = [
+        EndpointSource::Local,
+        EndpointSource::Configured,
+        EndpointSource::Observed,
+        EndpointSource::Mapped,
+        EndpointSource::MappedUdp,
+        EndpointSource::MappedTcp,
+    ];
     (select(sources.to_vec()), socket_address())
         .prop_filter("not usable", |(_, address)| crate::address::is_usable_endpoint(*address))
         .prop_map(|(source, address)| Endpoint { source, address })
