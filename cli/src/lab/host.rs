@@ -88,9 +88,7 @@ impl Host {
     /// A command to run on it: without input, its output captured, unless set
     /// otherwise.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command, Error> {
-        let mut inner = self.machine.command(program)?;
-        inner.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(Command { inner, machine: Arc::clone(&self.machine) })
+        Command::on(&self.machine, program)
     }
 
     /// Runs a program to its end and captures what it prints.
@@ -181,6 +179,13 @@ impl Host {
 }
 
 impl Command {
+    /// A command on a machine: without input, its output captured.
+    pub(super) fn on(machine: &Arc<Machine>, program: impl AsRef<OsStr>) -> Result<Self, Error> {
+        let mut inner = machine.command(program)?;
+        inner.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(Self { inner, machine: Arc::clone(machine) })
+    }
+
     /// Starts the program as a child of this process.
     pub fn spawn(self) -> Result<Child, Error> {
         let child = self.inner.spawn()?;

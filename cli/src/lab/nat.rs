@@ -178,6 +178,8 @@ pub(super) fn rules(nat: Nat, outer: Ipv4Addr, mapped: &[Mapped]) -> String {
         say("  ip daddr . udp dport @mapped drop");
     } else {
         say("  iifname \"lan\" oifname \"wan\" accept");
+        // Forwarded by rules of others, as for whoever asked a router for a port.
+        say("  ct status dnat accept");
     }
     say("  ct state established,related accept");
     say("}");

@@ -10,7 +10,7 @@ use epsilon_sys::file::Lock;
 
 pub use cables::{Cable, Cut};
 
-use super::host::Host;
+use super::host::{Command, Host};
 use super::init::Orders;
 use super::machine::{Machine, kill_marked};
 use super::plan::{Lan, MOST_HOSTS, MOST_SITES};
@@ -224,6 +224,16 @@ impl Lab {
             .iter()
             .find(|host| host.name() == name)
             .ok_or_else(|| no_such_host(&self.name, name, &self.description))
+    }
+
+    /// A command to run on the gateway of a site, the one to which its hosts are connected:
+    /// without input, its output captured, unless set otherwise.
+    pub fn gateway_command(
+        &self,
+        site: u8,
+        program: impl AsRef<std::ffi::OsStr>,
+    ) -> Result<Command, Error> {
+        Command::on(&self.site(site)?.machines[0], program)
     }
 
     /// Adds a site without hosts and returns its number.
