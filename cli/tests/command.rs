@@ -213,6 +213,7 @@ fn status_shows_what_is_wrong_and_the_next_step() {
   ipv4       10.77.12.5
   ipv6       fd5e:1a2b:3c4d:89ab:cdef:123:4567:89ab
   interface  eps0 up, MTU 1420, port 7755
+  router     203.0.113.9:7755 (UDP and TCP), by NAT-PMP
   members    4: 3 up, 1 down
   invites    1 active of 2
   storage    full: no space left on device (/var/lib/epsilon/blue)

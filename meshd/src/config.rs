@@ -30,6 +30,8 @@ pub struct Config {
     pub log: Log,
     /// Finding members on local networks.
     pub discovery: Discovery,
+    /// Ports of the router.
+    pub port_mapping: PortMapping,
     /// Carrying packets.
     pub data: Data,
     /// Passing on what other members send each other.
@@ -113,6 +115,14 @@ pub struct Discovery {
     pub multicast: bool,
 }
 
+/// Ports of the router that leads out, by which others reach this node behind its NAT.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PortMapping {
+    /// Whether it is asked for any.
+    pub enabled: bool,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -123,6 +133,7 @@ impl Default for Config {
             tcp_port: None,
             log: Log::default(),
             discovery: Discovery::default(),
+            port_mapping: PortMapping::default(),
             data: Data::default(),
             relay: Relay::default(),
         }
@@ -138,6 +149,12 @@ impl Default for Log {
 impl Default for Discovery {
     fn default() -> Self {
         Self { multicast: true }
+    }
+}
+
+impl Default for PortMapping {
+    fn default() -> Self {
+        Self { enabled: true }
     }
 }
 
@@ -213,6 +230,7 @@ impl Config {
             ("log.level", self.log.level != other.log.level),
             ("log.format", self.log.format != other.log.format),
             ("discovery.multicast", self.discovery != other.discovery),
+            ("port_mapping.enabled", self.port_mapping != other.port_mapping),
             ("data.threads", self.data != other.data),
             ("relay", self.relay != other.relay),
         ]

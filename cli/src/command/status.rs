@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use epsilon_proto::api::{
-    BrokenNetwork, Health, NetworkStatus, ProblemKind, Status, StorageState, paths,
+    BrokenNetwork, Health, NetworkStatus, PortMapping, PortMappingProtocol, ProblemKind, Status,
+    StorageState, paths,
 };
 
 use super::{Context, count, not_joined, peers};
@@ -98,6 +99,9 @@ fn block(status: &Status, network: &NetworkStatus, look: Look) -> String {
             network.port
         ),
     );
+    if let Some(router) = network.port_mapping.as_ref().and_then(router) {
+        say("router", router);
+    }
     say("members", members(network));
     say("invites", format!("{} active of {}", network.invites.active, network.invites.total));
     if network.storage.state != StorageState::Ok {
@@ -179,6 +183,28 @@ fn members(network: &NetworkStatus) -> String {
     text
 }
 
+/// `203.0.113.9:7755 (UDP and TCP), by UPnP`.
+fn router(mapping: &PortMapping) -> Option<String> {
+    let router = mapping.router?;
+    let ports = match (mapping.udp, mapping.tcp) {
+        (Some(udp), Some(tcp)) if udp == tcp => Some(format!("{udp} (UDP and TCP)")),
+        (Some(udp), Some(tcp)) => Some(format!("{udp} (UDP), {tcp} (TCP)")),
+        (Some(udp), None) => Some(format!("{udp} (UDP)")),
+        (None, Some(tcp)) => Some(format!("{tcp} (TCP)")),
+        (None, None) => None,
+    };
+    let protocol = mapping.protocol.map(|protocol| match protocol {
+        PortMappingProtocol::Pcp => "PCP",
+        PortMappingProtocol::NatPmp => "NAT-PMP",
+        PortMappingProtocol::Upnp => "UPnP",
+    });
+    let Some((ports, protocol)) = ports.zip(protocol) else {
+        return Some(format!("{router}, which gives no ports"));
+    };
+    let problem = mapping.problem.as_ref().map(|problem| format!("; {}", clean(problem)));
+    Some(format!("{ports}, by {protocol}{}", problem.unwrap_or_default()))
+}
+
 fn storage(network: &NetworkStatus) -> String {
     let storage = &network.storage;
     let state = match storage.state {
@@ -190,5 +216,40 @@ fn storage(network: &NetworkStatus) -> String {
     match &storage.message {
         Some(message) => format!("{state}: {message} ({})", storage.path),
         None => format!("{state} ({})", storage.path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_router_says_what_it_gave_and_by_which_protocol_or_that_it_gave_nothing() {
+        let at = |text: &str| Some(text.parse().unwrap());
+        let mapping = |udp, tcp, protocol| PortMapping {
+            router: Some([192, 168, 1, 1].into()),
+            protocol,
+            udp,
+            tcp,
+            problem: None,
+        };
+        let (one, other) = (at("203.0.113.9:7755"), at("203.0.113.9:20001"));
+        let upnp = Some(PortMappingProtocol::Upnp);
+        for (mapping, text) in [
+            (mapping(one, one, upnp), "203.0.113.9:7755 (UDP and TCP), by UPnP"),
+            (mapping(one, None, upnp), "203.0.113.9:7755 (UDP), by UPnP"),
+            (
+                mapping(one, other, Some(PortMappingProtocol::Pcp)),
+                "203.0.113.9:7755 (UDP), 203.0.113.9:20001 (TCP), by PCP",
+            ),
+            (mapping(None, None, None), "192.168.1.1, which gives no ports"),
+        ] {
+            assert_eq!(router(&mapping).as_deref(), Some(text));
+        }
+        let nowhere = PortMapping { router: None, ..mapping(None, None, None) };
+        assert_eq!(router(&nowhere), None);
+        let hidden = PortMapping { problem: Some("behind NAT".into()), ..mapping(one, one, upnp) };
+        let text = router(&hidden).unwrap();
+        assert!(text.ends_with("by UPnP; behind NAT"), "{text}");
     }
 }

@@ -140,6 +140,7 @@ impl Daemon {
             lanes: self.config.data.lanes(),
             relaying: self.config.relay.relaying(),
             tcp_port: self.config.tcp_port,
+            port_mapping: self.config.port_mapping.enabled,
             journal: self.journal.clone(),
             founding,
         })

@@ -9,8 +9,8 @@ use epsilon_proto::address::is_stream;
 use epsilon_proto::api::{
     Admin, AdminState, Alarm, Certificate, Finding, Health, InterfaceStatus, Introduction, Invite,
     InviteCounts, InviteState, MemberCounts, Membership, NetworkStatus, NetworkSummary, Node,
-    NodeDetail, NodeRef, OwnNode, Path, PathKind, Peer, PeerState as ApiState, Role, StorageState,
-    StorageStatus, Time,
+    NodeDetail, NodeRef, OwnNode, Path, PathKind, Peer, PeerState as ApiState, PortMapping,
+    PortMappingProtocol, Role, StorageState, StorageStatus, Time,
 };
 use epsilon_proto::clock::{Instant, Timestamp};
 use epsilon_proto::id::{NodeId, PublicKey};
@@ -18,7 +18,7 @@ use epsilon_proto::record::Label;
 use epsilon_proto::trust::Roles;
 
 use crate::clock;
-use crate::network::Snapshot;
+use crate::network::{PortMappingProtocol as Protocol, PortMappingState, Snapshot};
 
 /// A moment of the engine's clock.
 pub(super) fn moment(at: Instant) -> Time {
@@ -358,6 +358,21 @@ pub(super) fn summary(snapshot: &Snapshot) -> NetworkSummary {
     }
 }
 
+fn port_mapping(state: &PortMappingState) -> PortMapping {
+    let protocol = |protocol| match protocol {
+        Protocol::Pcp => PortMappingProtocol::Pcp,
+        Protocol::NatPmp => PortMappingProtocol::NatPmp,
+        Protocol::Upnp => PortMappingProtocol::Upnp,
+    };
+    PortMapping {
+        router: state.router,
+        protocol: state.protocol.map(protocol),
+        udp: state.udp.map(Into::into),
+        tcp: state.tcp.map(Into::into),
+        problem: state.problem.clone(),
+    }
+}
+
 pub(super) fn status(snapshot: &Snapshot) -> NetworkStatus {
     let view = &snapshot.view;
     let (problems, alarms) = (problems(snapshot), alarms(snapshot));
@@ -381,6 +396,7 @@ pub(super) fn status(snapshot: &Snapshot) -> NetworkStatus {
         endpoints: own_member
             .map(|own| own.endpoints.iter().map(|endpoint| endpoint.address).collect())
             .unwrap_or_default(),
+        port_mapping: snapshot.port_mapping.as_ref().map(port_mapping),
         members: counts(snapshot),
         reachable: is_reachable(snapshot),
         problems,

@@ -16,6 +16,7 @@ mod gate;
 mod interface;
 mod join;
 mod names;
+mod portmap;
 pub(crate) mod provisional;
 mod routing;
 mod surroundings;
@@ -43,6 +44,7 @@ use crate::{control, data};
 
 pub use interface::{Seen, collision, free_name, is_mesh_name, reachable_addresses};
 pub use join::{JoinError, Joined};
+pub use portmap::{Protocol as PortMappingProtocol, State as PortMappingState};
 pub use routing::{Conflict, conflicts};
 
 /// The file with the node's secret key, in the network's directory.
@@ -64,6 +66,8 @@ pub struct Config {
     pub relaying: Option<shard::Relaying>,
     /// Another TCP port at which members are let in.
     pub tcp_port: Option<u16>,
+    /// Whether the router is asked for ports.
+    pub port_mapping: bool,
     /// Where events are recorded.
     pub journal: Journal,
     /// Whether the network was made just now, so that nobody else is there.
@@ -141,6 +145,8 @@ pub struct Snapshot {
     pub routing_problem: Option<String>,
     /// What the interface was when it was looked at last.
     pub interface: Seen,
+    /// The ports of the router, unless it is not asked for any.
+    pub port_mapping: Option<portmap::State>,
     /// The directory of the state.
     pub dir: PathBuf,
     /// When the network was started by this daemon.

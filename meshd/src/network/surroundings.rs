@@ -9,6 +9,7 @@ use epsilon_mesh::path::LocalPrefix;
 use epsilon_sys::netlink::{Address, Change, Changes, Error, Link, Netlink};
 
 use super::interface::{is_mesh, local_prefixes};
+use super::portmap::{Place, WayOut, place};
 use crate::clock;
 
 /// After a change, how long to wait for the next: several come at once.
@@ -27,6 +28,8 @@ pub(super) struct Surroundings {
     prefixes: BTreeSet<(u32, LocalPrefix)>,
     /// By which interfaces and gateways everything else is reached.
     defaults: BTreeSet<(u32, Option<IpAddr>)>,
+    /// Those of IPv4 among them.
+    ways_out: Vec<WayOut>,
     /// Whether these may be others than they were.
     are_defaults_old: bool,
     asleep: Duration,
@@ -38,6 +41,8 @@ pub(super) struct Seen {
     pub(super) addresses: Vec<Address>,
     /// The addresses under which the host can be reached outside of meshes.
     pub(super) prefixes: Vec<LocalPrefix>,
+    /// The router that leads out, if there is a NAT to be expected at it.
+    pub(super) place: Option<Place>,
     /// Whether the host was cut off, asleep, or is reached by another way than before.
     pub(super) has_moved: bool,
 }
@@ -52,6 +57,7 @@ impl Surroundings {
             was_interrupted: false,
             prefixes: BTreeSet::new(),
             defaults: BTreeSet::new(),
+            ways_out: Vec::new(),
             are_defaults_old: true,
             asleep: clock::asleep(),
         })
@@ -122,9 +128,10 @@ impl Surroundings {
         let is_less = self.prefixes.iter().any(|one| !now.contains(one) && self.leads_out(one.0));
         let is_other_way =
             (is_less || self.are_defaults_old) && self.look_for_defaults(&links).await;
+        let place = place(&self.ways_out, &now);
         self.prefixes = now;
         let has_moved = std::mem::take(&mut self.was_interrupted) || is_less || is_other_way;
-        Ok(Seen { links, addresses, prefixes, has_moved })
+        Ok(Seen { links, addresses, prefixes, place, has_moved })
     }
 
     /// Whether what is far is reached by an interface: bridges of containers come and go.
@@ -135,16 +142,16 @@ impl Surroundings {
     /// Looks for the default routes; says whether they are others than before.
     async fn look_for_defaults(&mut self, links: &[Link]) -> bool {
         // Who cannot say which there are says nothing of others.
-        let Ok(routes) = self.netlink.routes().await else { return false };
+        let Ok(mut routes) = self.netlink.routes().await else { return false };
         let is_of_host = |index: u32| {
             !links.iter().any(|link| link.index == index && (is_mesh(link) || link.loopback))
         };
-        let defaults: BTreeSet<(u32, Option<IpAddr>)> = routes
-            .iter()
-            .filter(|route| route.destination.length == 0)
-            .filter_map(|route| Some((route.interface?, route.gateway)))
-            .filter(|(interface, _)| is_of_host(*interface))
-            .collect();
+        routes.retain(|route| {
+            route.destination.length == 0 && route.interface.is_some_and(is_of_host)
+        });
+        let defaults: BTreeSet<(u32, Option<IpAddr>)> =
+            routes.iter().filter_map(|route| Some((route.interface?, route.gateway))).collect();
+        self.ways_out = routes.iter().filter_map(WayOut::of).collect();
         self.are_defaults_old = false;
         std::mem::replace(&mut self.defaults, defaults.clone()) != defaults
     }

@@ -1,11 +1,11 @@
 //! The task of one network: see the folder's front page.
 
+mod orders;
 mod outputs;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use epsilon_mesh::control::{
     AdmissionInput, Config as EngineConfig, Control, ExchangeId, OperationError, OperationId,
@@ -14,7 +14,7 @@ use epsilon_mesh::control::{
 use epsilon_mesh::shard::{self, AdmitAll, Lane, Report, Shard, WireGuard};
 use epsilon_proto::address::{DEFAULT_MTU, Ipv6Range};
 use epsilon_proto::clock::{Instant, Timestamp};
-use epsilon_proto::id::{BootId, NetworkId, NodeId};
+use epsilon_proto::id::{BootId, Digest, NetworkId, NodeId};
 use epsilon_proto::key::{SecretKey, Strict};
 use epsilon_proto::message::Refusal;
 use epsilon_proto::name::{NetworkName, NodeName};
@@ -26,18 +26,17 @@ use super::gate::Secrets;
 use super::interface::{Interface, is_mesh, is_mesh_name};
 use super::join::{JoinError, Joined, Watch};
 use super::names::Names;
+use super::portmap::{self, PortMapping};
 use super::provisional;
 use super::routing::Routing;
 use super::surroundings::{Seen, Surroundings};
-use super::{Config, Error, IDENTITY_FILE, Order, Pong, ROOT_FILE, Snapshot};
+use super::{Config, Error, IDENTITY_FILE, Order, Pong};
 use crate::control::{self as plane, AdmissionEvent, AdmissionStep};
 use crate::data::{self, Sockets, Tun};
 use crate::store::{FILE, Store, Writer};
 use crate::stream::{self, Streams};
 use crate::{clock, random};
 
-/// How long a ping waits for its answer.
-const PING: Duration = Duration::from_secs(2);
 /// Admissions, and answers of the store, that may wait.
 const QUEUE: usize = 256;
 
@@ -66,6 +65,7 @@ pub(super) struct Task {
     interface: Interface,
     routing: Routing,
     discovery: Option<Discovery>,
+    port_mapping: Option<PortMapping>,
     names: Names,
     watch: Watch,
     waiting: Waiting,
@@ -161,6 +161,10 @@ impl Task {
             admission_sender,
             knock_sender,
         )?;
+        let port_mapping = config.port_mapping.then(|| {
+            let secret = Digest::of_parts("epsilon/1 secret for a router", &[&*key.seed()]);
+            PortMapping::start(settings.port, secret.0)
+        });
         let watch =
             if config.founding { Watch::founder(now.instant) } else { Watch::new(now.instant) };
         let provisional = provisional::marked(&config.dir).is_some();
@@ -182,6 +186,7 @@ impl Task {
             routing: Routing::new(&interface.name),
             interface,
             discovery,
+            port_mapping,
             names: Names::new(),
             watch,
             waiting: Waiting {
@@ -238,6 +243,10 @@ impl Task {
                     Ok(())
                 }
                 changed = self.surroundings.changed() => changed.map_err(Error::from),
+                state = portmap::changed(&mut self.port_mapping) => {
+                    self.engine.handle_mapped_endpoints(state.endpoints(), clock::now());
+                    Ok(())
+                }
                 found = self.names.answered() => {
                     self.names.learn(found);
                     self.tell_addresses();
@@ -265,11 +274,19 @@ impl Task {
 
     async fn shut_down(mut self, result: Result<(), Error>) -> Result<(), Error> {
         self.routing.stand_by(&self.netlink).await;
-        // It may have stopped by itself.
-        let _ = self.control.send(plane::Command::Shutdown).await;
-        let mut events = self.control_events;
-        while events.recv().await.is_some() {}
-        let stopped = self.data.stop().await;
+        let unmapped = async {
+            if let Some(port_mapping) = self.port_mapping {
+                port_mapping.stop().await;
+            }
+        };
+        let stopped = async {
+            // It may have stopped by itself.
+            let _ = self.control.send(plane::Command::Shutdown).await;
+            let mut events = self.control_events;
+            while events.recv().await.is_some() {}
+            self.data.stop().await
+        };
+        let ((), stopped) = tokio::join!(unmapped, stopped);
         // Waits until everything is written.
         let writer = self.writer;
         drop(self.persisted);
@@ -321,53 +338,6 @@ impl Task {
             }
         }
         Ok(())
-    }
-
-    fn order(&mut self, order: Order) {
-        let now = clock::now();
-        match order {
-            Order::Snapshot(reply) => {
-                let snapshot = Snapshot {
-                    view: self.engine.view(now),
-                    invites: self.engine.invites(),
-                    admins: self.engine.admins(),
-                    settings: self.engine.settings().clone(),
-                    stats: self.data.stats(),
-                    failed_calls: self
-                        .failed_calls
-                        .iter()
-                        .map(|(address, reason)| (*address, reason.clone()))
-                        .collect(),
-                    refusal: self.refusal,
-                    interface_problem: self.interface.problem().map(str::to_owned),
-                    routing_problem: self.routing.problem().map(str::to_owned),
-                    interface: self.interface.seen(),
-                    dir: self.config.dir.clone(),
-                    started: self.started,
-                    keeps_root: self.config.dir.join(ROOT_FILE).exists(),
-                };
-                // Whoever asked may have gone.
-                let _ = reply.send(Box::new(snapshot));
-            }
-            Order::Operate(operation, reply) => {
-                let id = self.engine.operate(*operation, now);
-                self.waiting.operations.insert(id, reply);
-            }
-            Order::Ping(node, reply) => match self.engine.ping(node, now.instant) {
-                Some((transaction, to)) => {
-                    let until = now.instant + PING;
-                    self.waiting.pings.insert(transaction, (reply, to, until));
-                }
-                None => drop(reply.send(None)),
-            },
-            Order::LookWhetherOpen(reply) => {
-                self.engine.look_whether_open(now.instant);
-                // Whoever asked may have gone.
-                let _ = reply.send(());
-            }
-            Order::Joined(reply) => self.waiting.joins.push(reply),
-            Order::Stop => {}
-        }
     }
 
     fn admission(&mut self, event: AdmissionEvent) {
@@ -485,7 +455,10 @@ impl Task {
             discovery.refresh(&seen.links, &seen.addresses, is_mesh);
         }
         self.interface.look_at(&self.netlink, &seen.links, &seen.addresses).await;
-        let Seen { prefixes, has_moved, .. } = seen;
+        let Seen { prefixes, place, has_moved, .. } = seen;
+        if let Some(port_mapping) = &self.port_mapping {
+            port_mapping.set_place(place, has_moved);
+        }
         self.routing.set_own(&self.netlink, &prefixes).await;
         self.engine.handle_local_addresses(prefixes, has_moved, clock::now());
         Ok(())

@@ -57,6 +57,7 @@ pub use route::{AdvertisedRoute, ExitState, Route, RouteChangeRequest, RouteConf
 pub use secret::Secret;
 pub use status::{
     Alarm, BrokenNetwork, DaemonStatus, Finding, Health, InterfaceStatus, InviteCounts,
-    MemberCounts, NetworkStatus, OwnNode, Status, StorageState, StorageStatus,
+    MemberCounts, NetworkStatus, OwnNode, PortMapping, PortMappingProtocol, Status, StorageState,
+    StorageStatus,
 };
 pub use time::{Time, TimeError};

@@ -78,6 +78,9 @@ pub struct NetworkStatus {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub endpoints: Vec<SocketAddr>,
+    /// The ports of the router; absent where it is not asked for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_mapping: Option<PortMapping>,
     /// The members, counted; this node included, as `up`.
     pub members: MemberCounts,
     /// Whether any other member can be reached now.
@@ -139,6 +142,41 @@ pub struct InterfaceStatus {
     pub mtu: u32,
     /// Whether it exists and is up.
     pub up: bool,
+}
+
+/// The ports of the router that leads out, by which others reach this node behind its NAT.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PortMapping {
+    /// Who is asked; absent where this host is not behind a router of IPv4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = Ipv4)]
+    pub router: Option<Ipv4Addr>,
+    /// By which it gave them, while it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<PortMappingProtocol>,
+    /// The outer address that leads to this node's UDP port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub udp: Option<SocketAddr>,
+    /// The outer address that leads to this node's TCP port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub tcp: Option<SocketAddr>,
+    /// Why there is none, or why it may be of no use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// By which protocol a router gave ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PortMappingProtocol {
+    /// PCP (RFC 6887).
+    Pcp,
+    /// NAT-PMP (RFC 6886).
+    NatPmp,
+    /// UPnP (Internet Gateway Device).
+    Upnp,
 }
 
 /// Members by state.

@@ -39,7 +39,12 @@ impl Task {
                 self.streams.open(attempt, address, secret);
             }
             Output::CloseStream(stream) => self.streams.close(stream),
-            Output::CheckLinks => self.tell_control(plane::Command::CheckLinks).await?,
+            Output::CheckLinks => {
+                if let Some(port_mapping) = &self.port_mapping {
+                    port_mapping.doubt();
+                }
+                self.tell_control(plane::Command::CheckLinks).await?;
+            }
             Output::Disconnect(node) => {
                 self.tell_control(plane::Command::Disconnect(node.0)).await?;
             }
