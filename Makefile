@@ -12,7 +12,7 @@ FUZZING := netsim-tests/fuzz/Cargo.toml
 
 # command:package, as Debian and Ubuntu call them
 LAB_NEEDS  := cc:gcc ping:iputils-ping
-TEST_NEEDS := $(LAB_NEEDS) nft:nftables ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs script:bsdutils c++:g++ wireguard-go:wireguard-go wg:wireguard-tools
+TEST_NEEDS := $(LAB_NEEDS) nft:nftables ip:iproute2 faketime:faketime mkfs.ext4:e2fsprogs script:bsdutils c++:g++ wireguard-go:wireguard-go wg:wireguard-tools miniupnpd:miniupnpd-nftables
 BENCH_NEEDS := $(LAB_NEEDS) iperf3:iperf3 wg:wireguard-tools
 
 .PHONY: help build release install lab lab-down test check unit sim e2e bench openapi deps clean soak

@@ -22,6 +22,7 @@ mod nat;
 mod netcheck;
 mod outsider;
 mod partition;
+mod portmap;
 mod refusal;
 mod restart;
 mod revocation;

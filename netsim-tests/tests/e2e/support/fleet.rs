@@ -54,17 +54,24 @@ impl Fleet {
         gateways: &[&str],
     ) -> Option<(Self, String)> {
         let mut fleet = Self::up_behind(sites, gateways).await?;
-        let names = fleet.names();
+        let token = fleet.start_and_join().await;
+        Some((fleet, token))
+    }
+
+    /// Starts daemons on all hosts and makes them members of a network of the first; gives
+    /// its token.
+    pub(crate) async fn start_and_join(&mut self) -> String {
+        let names = self.names();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         for name in &names {
-            fleet.start(name).await;
+            self.start(name).await;
         }
-        let token = fleet.node("n1").create("").await;
+        let token = self.node("n1").create("").await;
         for name in names.iter().skip(1) {
-            fleet.node(name).join(&token).await;
+            self.node(name).join(&token).await;
         }
-        fleet.meets(&names).await;
-        Some((fleet, token))
+        self.meets(&names).await;
+        token
     }
 
     /// The names of all hosts.
