@@ -258,3 +258,22 @@ async fn a_member_that_moves_behind_another_router_has_no_port_of_the_first_any_
     let (_, again_at) = mapped(&fleet, "n2").await;
     assert_eq!(again_at, at);
 }
+
+#[tokio::test]
+#[ignore = "it takes a minute: make soak"]
+async fn a_router_that_forgot_all_unnoticed_is_asked_again_once_others_see_another_address() {
+    let Some((mut fleet, router)) = up(PortMappingProtocol::Upnp).await else { return };
+    fleet.start_and_join().await;
+    let (_, at) = mapped(&fleet, "n2").await;
+    is_direct(&fleet, "n3", "n2", at).await;
+    router.kill().await;
+    let _router = Router::start(&fleet.lab, PortMappingProtocol::Upnp).await;
+    fleet.lab.restart_gateway(SITE).await.unwrap();
+    let begin = Instant::now();
+    until_within(Duration::from_mins(2), "the router passes both on again", async || {
+        let given = given(&fleet.lab).await;
+        holds(given.matches("dnat").count() == 2, given)
+    })
+    .await;
+    println!("after {:?}", begin.elapsed());
+}

@@ -98,8 +98,9 @@ async fn run(mut plan: Plan, mut around: watch::Receiver<Around>, tell: watch::S
     loop {
         let now = clock::instant();
         plan.handle_timeout(now);
+        let request = plan.next_request(now);
         tell_change(&tell, plan.state(), plan.is_asking());
-        if let Some(request) = plan.next_request(now) {
+        if let Some(request) = request {
             let answer = tokio::select! {
                 answer = router.map(&request) => answer,
                 () = ended(&around) => break,

@@ -19,7 +19,12 @@ pub(super) const LIFETIME: Duration = Duration::from_mins(30);
 const LEAST_RENEWAL: Duration = Duration::from_secs(30);
 /// From one round to the next, whatever happens.
 const GAP: Duration = Duration::from_secs(10);
-/// After a round that nobody answered; the longest after one that was answered before.
+/// The same for a doubt: a NAT that gives everybody another port forgets one now and then.
+const DOUBT_GAP: Duration = Duration::from_mins(1);
+/// After the first round that nobody answered: a router that is started lets hosts in
+/// before it knows all that it can do.
+const SOON: Duration = Duration::from_mins(1);
+/// After each one that follows.
 const RARELY: Duration = Duration::from_mins(10);
 /// So many outer ports are tried where others have them.
 const PORTS: u32 = 6;
@@ -150,8 +155,9 @@ pub(super) struct Plan {
     place: Option<Place>,
     udp: Option<Lease>,
     tcp: Option<Lease>,
-    /// What worked last.
-    protocol: Option<Protocol>,
+    /// What worked last, and where: also when this host was somewhere else, or cut off,
+    /// in between.
+    answered: Option<(Place, Protocol)>,
     /// What the router's clock showed last.
     epoch: Option<(u32, Instant)>,
     round: Option<Round>,
@@ -172,7 +178,7 @@ impl Plan {
             place: None,
             udp: None,
             tcp: None,
-            protocol: None,
+            answered: None,
             epoch: None,
             round: None,
             began: None,
@@ -188,25 +194,25 @@ impl Plan {
     pub(super) fn handle_place(&mut self, place: Option<Place>, has_moved: bool, now: Instant) {
         if self.place == place {
             if has_moved {
-                self.hurry(now);
+                self.hurry(GAP, now);
             }
             return;
         }
         // What another router gave ends by itself.
-        let Self { port, secret, asked, .. } = *self;
+        let Self { port, secret, asked, answered, .. } = *self;
         let next = place.map(|_| now);
-        *self = Self { place, next, asked, ..Self::new(port, secret) };
+        *self = Self { place, answered, next, asked, ..Self::new(port, secret) };
     }
 
     /// A NAT may have forgotten this node.
     pub(super) fn handle_doubt(&mut self, now: Instant) {
         if self.udp.is_some() || self.tcp.is_some() {
-            self.hurry(now);
+            self.hurry(DOUBT_GAP, now);
         }
     }
 
-    fn hurry(&mut self, now: Instant) {
-        let soonest = self.began.map_or(now, |began| now.max(began + GAP));
+    fn hurry(&mut self, gap: Duration, now: Instant) {
+        let soonest = self.began.map_or(now, |began| now.max(began + gap));
         self.next = self.next.map(|next| next.min(soonest));
     }
 
@@ -231,9 +237,10 @@ impl Plan {
         let place = self.place?;
         if self.next.take_if(|next| *next <= now).is_some() {
             self.began = Some(now);
-            let rest = PROTOCOLS.into_iter().filter(|one| Some(*one) != self.protocol);
+            let first = self.protocol();
+            let rest = PROTOCOLS.into_iter().filter(|one| Some(*one) != first);
             self.round = Some(Round {
-                protocols: self.protocol.into_iter().chain(rest).collect(),
+                protocols: first.into_iter().chain(rest).collect(),
                 transport: Transport::Udp,
                 taken: 0,
                 is_repeated: false,
@@ -286,7 +293,7 @@ impl Plan {
         });
         let ends = now + granted.lifetime;
         *self.lease(transport) = Some(Lease { protocol, outside: granted.outside, ends });
-        self.protocol = Some(protocol);
+        self.answered = Some((request.place, protocol));
         let Some(round) = &mut self.round else { return };
         round.taken = 0;
         match transport {
@@ -323,7 +330,8 @@ impl Plan {
         let wait = match left.min() {
             Some(left) if is_answered => (left / 2).clamp(LEAST_RENEWAL, LIFETIME / 2),
             // It knew how, and may be being started again.
-            _ if self.protocol.is_some() => (GAP * (1 << self.failures.min(8))).min(RARELY),
+            _ if self.protocol().is_some() => (GAP * (1 << self.failures.min(8))).min(RARELY),
+            _ if self.failures == 0 => SOON,
             _ => RARELY,
         };
         self.failures = if is_answered { 0 } else { self.failures + 1 };
@@ -364,11 +372,17 @@ impl Plan {
         });
         State {
             router: self.place.map(|place| place.router),
-            protocol: self.protocol.filter(|_| udp.is_some() || tcp.is_some()),
+            protocol: self.protocol().filter(|_| udp.is_some() || tcp.is_some()),
             udp,
             tcp,
             problem: self.problem.clone().or(behind_another),
         }
+    }
+
+    /// What worked last at this router.
+    fn protocol(&self) -> Option<Protocol> {
+        let (place, protocol) = self.answered?;
+        (self.place == Some(place)).then_some(protocol)
     }
 
     fn lease(&mut self, transport: Transport) -> &mut Option<Lease> {

@@ -82,18 +82,16 @@ impl Router {
 
     async fn map_by_upnp(&mut self, request: &Request) -> Result<Granted, Refusal> {
         let Request { place, .. } = *request;
-        if self.device.as_ref().is_none_or(|(at, _)| *at != place) {
-            self.device = Some((place, find_device(place).await.map_err(Refusal::Failed)?));
+        if let Some((_, device)) = self.device.as_ref().filter(|(at, _)| *at == place) {
+            let mapped = map_at(device, request).await;
+            if !matches!(mapped, Err(Refusal::Failed(_))) {
+                return mapped;
+            }
+            // Started again it may be found at another port.
         }
-        let Some((_, device)) = &self.device else {
-            return Err(Refusal::Failed("the device was not found".to_owned()));
-        };
-        let mapped = map_at(device, request).await;
-        if matches!(mapped, Err(Refusal::Failed(_))) {
-            // It may have been started again, and be found somewhere else.
-            self.device = None;
-        }
-        mapped
+        let device = find_device(place).await.map_err(Refusal::Failed)?;
+        let (_, device) = self.device.insert((place, device));
+        map_at(device, request).await
     }
 }
 

@@ -158,7 +158,7 @@ fn a_router_that_knows_nothing_is_asked_rarely_and_said_to() {
     }
     // A NAT that forgets says nothing new; a network that is another one does.
     scene.plan.handle_doubt(scene.now);
-    assert_eq!(scene.pass(MINUTE * 35), [MINUTE * 10, MINUTE * 20, MINUTE * 30]);
+    assert_eq!(scene.pass(MINUTE * 35), [MINUTE, MINUTE * 11, MINUTE * 21, MINUTE * 31]);
     scene.plan.handle_place(Some(HOME), true, scene.now);
     assert_eq!(scene.pass(MINUTE), [Duration::ZERO]);
     assert!(scene.plan.removals().is_empty());
@@ -181,6 +181,23 @@ fn a_router_that_does_not_answer_any_more_is_asked_less_and_less_often() {
 }
 
 #[test]
+fn a_router_that_answered_is_known_again_after_a_cut() {
+    let mut scene = Scene::knowing(&[Protocol::Upnp]);
+    scene.ask();
+    scene.plan.handle_place(None, true, scene.now);
+    assert_eq!(scene.ask(), State::default());
+    scene.knows.clear();
+    scene.asked.clear();
+    scene.plan.handle_place(Some(HOME), true, scene.now);
+    scene.ask();
+    assert_eq!(scene.asked[0].0, Protocol::Upnp);
+    // It is not ready yet.
+    scene.knows.push(Protocol::Upnp);
+    assert_eq!(scene.pass(MINUTE), [GAP]);
+    assert!(scene.plan.state().udp.is_some());
+}
+
+#[test]
 fn what_ends_is_not_said_any_longer() {
     let mut scene = Scene::knowing(&[Protocol::Pcp]);
     scene.ask();
@@ -197,11 +214,14 @@ fn a_doubt_or_a_cut_brings_a_round_but_not_one_after_the_other() {
     scene.ask();
     for _ in 0..3 {
         scene.plan.handle_doubt(scene.now);
+    }
+    assert_eq!(scene.pass(MINUTE), [DOUBT_GAP]);
+    for _ in 0..3 {
         scene.plan.handle_place(Some(HOME), true, scene.now);
     }
     assert_eq!(scene.pass(MINUTE), [GAP]);
     scene.plan.handle_doubt(scene.now);
-    assert_eq!(scene.pass(MINUTE), [Duration::ZERO]);
+    assert_eq!(scene.pass(MINUTE), [GAP]);
 }
 
 #[test]
