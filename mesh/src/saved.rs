@@ -175,11 +175,21 @@ pub struct Routing {
     /// Those behind this node.
     pub advertised: Vec<Advertised>,
     /// Blocks within which networks behind others are accepted.
-    pub accepted: Vec<Prefix>,
+    pub accepted: Vec<Accepted>,
     /// The member through which everything else is reached.
     pub exit: Option<NodeId>,
 }
 wire_struct!(Routing { 0 => advertised, 1 => accepted, 2 => exit });
+
+/// Networks behind others that are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Accepted {
+    /// All within this block.
+    pub prefix: Prefix,
+    /// Behind this member only; behind anybody when absent.
+    pub from: Option<NodeId>,
+}
+wire_struct!(Accepted { 0 => prefix, 1 => from });
 
 /// By whom networks were reached: connections would not outlive another one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -13,6 +13,17 @@ pub struct Prefix {
     length: u8,
 }
 
+/// What no packet is routed to.
+const SPECIAL: [(IpAddr, u8); 7] = [
+    (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8),
+    (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
+    (IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16),
+    (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 3),
+    (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 16),
+    (IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
+    (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),
+];
+
 /// Why a text is not a block of addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -89,26 +100,14 @@ impl Prefix {
         self.covers(other) || other.covers(self)
     }
 
-    /// Whether packets for it can be routed: no group, and nothing that means the host or
-    /// its link (RFC 6890).
+    /// Whether packets for it can be routed: nothing in it is for groups, for the host or for
+    /// its link (RFC 6890, 4291), and it is everything or at least as long as what is given
+    /// to one network at most.
     pub fn is_routable(self) -> bool {
-        match self.address {
-            _ if self.is_everything() => true,
-            IpAddr::V4(address) => {
-                !(address.is_multicast()
-                    || address.is_loopback()
-                    || address.is_link_local()
-                    || address.octets()[0] == 0
-                    || address.octets()[0] >= 240)
-                    && self.length > 2
-            }
-            IpAddr::V6(address) => {
-                !(address.is_multicast()
-                    || address.is_unicast_link_local()
-                    || address.segments()[..5] == [0; 5])
-                    && self.length > 2
-            }
-        }
+        let longest = if self.address.is_ipv4() { 8 } else { 16 };
+        let special = SPECIAL.into_iter().map(|(address, length)| Self::new(address, length));
+        self.is_everything()
+            || (self.length >= longest && !special.into_iter().any(|one| one.overlaps(self)))
     }
 }
 
@@ -224,8 +223,19 @@ mod tests {
         {
             assert!(!prefix(text).is_routable(), "{text}");
         }
-        for text in ["ff00::/8", "fe80::/10", "::1", "::ffff:10.0.0.0/104", "0.0.0.0/1", "::/1"] {
+        for text in [
+            "ff00::/8",
+            "fe80::/10",
+            "::1",
+            "::ffff:10.0.0.0/104",
+            "0.0.0.0/1",
+            "::/1",
+            "160.0.0.0/3",
+        ] {
             assert!(!prefix(text).is_routable(), "{text}");
+        }
+        for text in ["32.0.0.0/3", "2000::/3", "8.0.0.0/7"] {
+            assert!(!prefix(text).is_routable(), "{text} is more than anybody has");
         }
         for text in ["10.0.0.0/8", "0.0.0.0/0", "::/0", "fd12::/64", "2001:db8::/32", "8.8.8.8"] {
             assert!(prefix(text).is_routable(), "{text}");

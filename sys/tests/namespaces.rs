@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use epsilon_sys::frames::Frames;
 use epsilon_sys::namespace::{Child, Command, Error};
-use epsilon_sys::netlink::{self, Change, MAIN_TABLE, Netlink, Prefix, Rule, Veth};
+use epsilon_sys::netlink::{self, Action, Change, MAIN_TABLE, Mark, Netlink, Prefix, Rule, Veth};
 use epsilon_sys::process::{Handle, Signal, same_pid_namespace};
 use epsilon_sys::udp::{Datagram, Sender};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -253,43 +253,50 @@ async fn rules_and_tables_of_our_own_are_set_kept_and_removed() {
     netlink.set_up("lo").await.unwrap();
     netlink.add_bridge("br0").await.unwrap();
     netlink.add_address("br0", prefix("10.1.2.3/24")).await.unwrap();
-    let rule = |priority, is_v4| Rule {
+    let rule = |priority, is_v4, action| Rule {
         priority,
         is_v4,
         from: None,
-        unless_mark: None,
-        table: MAIN_TABLE,
-        skips_default: false,
+        mark: None,
+        is_local: false,
+        action,
     };
     let from: IpAddr = "10.1.2.3".parse().unwrap();
+    let mark = |excludes| Some(Mark { value: 0x55, mask: 0xff, excludes });
     let all = |is_v4| {
         [
-            Rule { skips_default: true, ..rule(7752, is_v4) },
-            Rule { unless_mark: Some(0x7755), table: 7755, ..rule(7753, is_v4) },
+            rule(7752, is_v4, Action::LookBesidesDefault(MAIN_TABLE)),
+            Rule { mark: mark(true), ..rule(7753, is_v4, Action::Look(7755)) },
+            Rule { mark: mark(false), ..rule(7754, is_v4, Action::Unreachable) },
+            Rule { is_local: true, ..rule(7755, is_v4, Action::Look(7755)) },
         ]
     };
-    let rules =
-        [&[Rule { from: Some(from), ..rule(7751, true) }][..], &all(true), &all(false)].concat();
+    let first = Rule { from: Some(from), ..rule(7751, true, Action::Look(MAIN_TABLE)) };
+    let rules = [&[first][..], &all(true), &all(false)].concat();
     let routes = [prefix("192.168.10.0/24"), prefix("0.0.0.0/0"), prefix("fd12::/64")];
+    let exceptions = [prefix("192.168.0.0/16"), prefix("fc00::/7")];
     for _ in 0..2 {
-        netlink.set_rules(7750..=7753, &rules).await.unwrap();
-        netlink.set_table(7755, "br0", &routes).await.unwrap();
+        netlink.set_rules(7750..=7755, &rules).await.unwrap();
+        netlink.set_table(7755, "br0", &routes, &exceptions).await.unwrap();
     }
     let shown = init.print("ip", &["rule"]).await;
     let ours: Vec<&str> = shown.lines().filter(|line| line.starts_with("775")).collect();
-    assert_eq!(ours.len(), 3, "{shown}");
+    assert_eq!(ours.len(), 5, "{shown}");
     assert!(ours[0].contains("from 10.1.2.3 lookup main"), "{shown}");
     assert!(ours[1].contains("from all lookup main suppress_prefixlength 0"), "{shown}");
-    assert!(ours[2].contains("not from all fwmark 0x7755 lookup 7755"), "{shown}");
+    assert!(ours[2].contains("not from all fwmark 0x55/0xff lookup 7755"), "{shown}");
+    assert!(ours[3].contains("from all fwmark 0x55/0xff unreachable"), "{shown}");
+    assert!(ours[4].contains("from all iif lo lookup 7755"), "{shown}");
     let way = init.print("ip", &["route", "get", "192.168.10.7"]).await;
     assert!(way.contains("dev br0 table 7755 src 10.1.2.3"), "{way}");
     let way = init.print("ip", &["route", "show", "table", "7755"]).await;
     assert!(way.contains("192.168.10.0/24 dev br0"), "{way}");
+    assert!(way.contains("throw 192.168.0.0/16"), "{way}");
     let main = netlink.routes().await.unwrap();
     assert!(main.iter().all(|route| !routes.contains(&route.destination)), "{main:?}");
 
-    netlink.set_table(7755, "br0", &routes[2..]).await.unwrap();
-    netlink.set_rules(7750..=7753, &rules[..1]).await.unwrap();
+    netlink.set_table(7755, "br0", &routes[2..], &[]).await.unwrap();
+    netlink.set_rules(7750..=7755, &rules[..1]).await.unwrap();
     let shown = init.print("ip", &["rule"]).await;
     assert_eq!(shown.lines().filter(|line| line.starts_with("775")).count(), 1, "{shown}");
     let way = init.print("ip", &["-6", "route", "show", "table", "7755"]).await;

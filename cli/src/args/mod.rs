@@ -376,6 +376,9 @@ pub(crate) enum Routes {
         /// The networks, or all
         #[arg(required = true)]
         cidr: Vec<String>,
+        /// Only behind this node: name, mesh address or id; may be given several times
+        #[arg(long, value_name = "NODE")]
+        from: Vec<String>,
         /// Also where a route of this machine goes first
         #[arg(long)]
         force: bool,

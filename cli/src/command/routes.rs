@@ -19,8 +19,8 @@ pub(super) async fn run(command: Routes, context: &Context) -> Result<Exit, Fail
             RouteChangeRequest { advertise: cidr, no_masquerade, ..Default::default() }
         }
         Routes::Withdraw { cidr } => RouteChangeRequest { withdraw: cidr, ..Default::default() },
-        Routes::Accept { cidr, force } => {
-            RouteChangeRequest { accept: cidr, force, ..Default::default() }
+        Routes::Accept { cidr, from, force } => {
+            RouteChangeRequest { accept: cidr, from, force, ..Default::default() }
         }
         Routes::Reject { cidr } => RouteChangeRequest { reject: cidr, ..Default::default() },
     };
@@ -135,9 +135,9 @@ fn show_exit(list: &RouteList, screen: &Screen) -> Result<Exit, Failure> {
         }
         human::clean(&lines.join(" ")) + "\n"
     })?;
-    if exit.using.is_some() && !exit.offers.iter().any(|offer| Some(offer) == exit.using.as_ref()) {
+    if exit.using.is_some() && !exit.works {
         screen.note(
-            "It does not offer to be an exit any more, so nothing beyond is reached; \
+            "It is down or does not offer to be an exit any more, so nothing beyond is reached; \
              choose another, or: epsilon exit off",
         );
         return Ok(ProblemKind::Degraded.into());

@@ -455,6 +455,7 @@ impl Control {
             return;
         }
         self.local = prefixes;
+        self.own_networks_changed();
         self.beacons_sent = 0;
         self.beacon_due = now.instant;
         self.dialer.hurry(now.instant);
@@ -503,7 +504,7 @@ impl Control {
             self.judging_due(),
             self.hubs.due(),
             self.streams.due(),
-            self.routes.due(),
+            self.routes.due(now),
             Some(self.sync.due()),
             self.near().filter_map(|(_, peer)| peer.due()).min(),
             self.paths_due(now),

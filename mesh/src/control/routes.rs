@@ -18,12 +18,14 @@ use super::storage::Then;
 use super::view::PeerState;
 use super::{Control, OperationError, OperationId, Output};
 use crate::event::Event;
-use crate::saved::{Advertised, Provider, Providers, Routing, Write};
+use crate::saved::{Accepted, Advertised, Provider, Providers, Routing, Write};
 use crate::shard::{Command, SubnetRoute};
 
 /// How long packets flow to a member and nothing comes back before another one that leads
 /// to the same network is used: its own ways are tried meanwhile.
 const FAILOVER: Duration = Duration::from_millis(1500);
+/// From one choice to the next, where only paths changed.
+const CHOOSE_EVERY: Duration = Duration::from_millis(200);
 /// Round trips that differ by less are alike.
 const ALIKE: Duration = Duration::from_millis(10);
 
@@ -34,9 +36,9 @@ pub struct RouteChange {
     pub advertise: Vec<Advertised>,
     /// Those of them that are not said any more.
     pub withdraw: Vec<Prefix>,
-    /// Networks behind others: all within these.
-    pub accept: Vec<Prefix>,
-    /// Those that are not accepted any more.
+    /// Networks behind others.
+    pub accept: Vec<Accepted>,
+    /// The blocks of those that are not accepted any more, from whomever.
     pub reject: Vec<Prefix>,
     /// The member through which everything else is reached, or none.
     pub exit: Option<Option<NodeId>>,
@@ -63,19 +65,38 @@ pub(super) struct Routes {
     chosen: BTreeMap<Prefix, NodeId>,
     /// Since when what is sent to a member gets no reply.
     silent: BTreeMap<NodeId, Instant>,
+    /// The networks that are accepted, and who leads to them.
+    accepted: Vec<(Prefix, Vec<NodeId>)>,
+    /// Whether these may be others.
+    is_stale: bool,
+    /// What the operator said last, which is not durable yet.
+    pending: Option<Routing>,
     subnets: Vec<SubnetRoute>,
-    told: Option<(Vec<Prefix>, Vec<Advertised>)>,
+    told: Option<Told>,
+    /// When to choose again, at the earliest and whether it is necessary.
+    next: Instant,
+    is_open: bool,
+}
+
+/// What others were told.
+#[derive(PartialEq, Eq)]
+struct Told {
+    beyond: Vec<Prefix>,
+    behind: Vec<Advertised>,
+    closed: Vec<Prefix>,
 }
 
 impl Routes {
     pub(super) fn new(Providers { chosen }: Providers) -> Self {
         let chosen = chosen.into_iter().map(|one| (one.prefix, one.via)).collect();
-        Self { chosen, ..Self::default() }
+        Self { chosen, is_stale: true, ..Self::default() }
     }
 
     /// When another may have to be chosen.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.silent.values().min().map(|since| *since + FAILOVER)
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let silent = self.silent.values().map(|since| *since + FAILOVER);
+        let due = silent.filter(|due| *due > now).chain(self.is_open.then_some(self.next));
+        due.min().map(|due| due.max(self.next))
     }
 }
 
@@ -87,6 +108,7 @@ impl Control {
             return;
         }
         let said = said.to_vec();
+        self.routes.is_stale = true;
         for prefix in self.routes.offered.remove(&node).unwrap_or_default() {
             if let Some(providers) = self.routes.providers.get_mut(&prefix) {
                 providers.remove(&node);
@@ -103,22 +125,28 @@ impl Control {
 
     /// Chooses by whom networks are reached, and tells whoever has to know.
     pub(super) fn advance_routes(&mut self, now: Now) {
-        let accepted = self.accepted_routes();
-        let nodes: BTreeSet<NodeId> =
-            accepted.iter().flat_map(|(_, providers)| providers.iter().copied()).collect();
-        self.watch_providers(&nodes, now.instant);
+        if std::mem::take(&mut self.routes.is_stale) {
+            self.routes.accepted = self.accepted_routes();
+        } else if now.instant < self.routes.next {
+            // Paths change all the time.
+            self.routes.is_open = !self.routes.accepted.is_empty();
+            return;
+        }
+        self.routes.is_open = false;
+        self.routes.next = now.instant + CHOOSE_EVERY;
+        let accepted = std::mem::take(&mut self.routes.accepted);
+        self.watch_providers(&accepted, now.instant);
         let mut chosen = BTreeMap::new();
         let mut subnets = Vec::new();
-        for (prefix, from) in accepted {
-            let via = self.choose_provider(prefix, &from, now);
-            if self.routes.chosen.get(&prefix).copied() != via {
-                self.event(Event::RouteMoved(prefix, via));
+        for (prefix, from) in &accepted {
+            let via = self.choose_provider(*prefix, from, now);
+            if self.routes.chosen.get(prefix).copied() != via {
+                self.event(Event::RouteMoved(*prefix, via));
             }
-            if let Some(via) = via {
-                chosen.insert(prefix, via);
-            }
-            subnets.push(SubnetRoute { prefix, via, from });
+            chosen.extend(via.map(|via| (*prefix, via)));
+            subnets.push(SubnetRoute { prefix: *prefix, via, from: from.clone() });
         }
+        self.routes.accepted = accepted;
         // Who was chosen by an earlier run is not known yet at first.
         let has_started = self.routes.told.is_some();
         if self.routes.chosen != chosen && has_started {
@@ -127,27 +155,53 @@ impl Control {
             self.persist(vec![Write::providers(&providers)], None);
         }
         self.routes.chosen = chosen;
-        let beyond: Vec<Prefix> = subnets.iter().map(|route| route.prefix).collect();
         if self.routes.subnets != subnets {
             self.routes.subnets.clone_from(&subnets);
             self.outputs.push_back(Output::Shard(Command::SetSubnets(subnets)));
         }
-        let behind = self.routing.advertised.clone();
-        let told = (beyond, behind);
-        if self.routes.told.as_ref() != Some(&told) {
-            let prefixes = told.1.iter().map(|advertised| advertised.prefix).collect();
-            self.routes.told = Some(told.clone());
-            self.outputs.push_back(Output::Shard(Command::SetBehind(prefixes)));
-            self.outputs.push_back(Output::Routes { beyond: told.0, behind: told.1 });
+        self.tell_routes();
+    }
+
+    fn tell_routes(&mut self) {
+        let told = Told {
+            beyond: self.routes.subnets.iter().map(|route| route.prefix).collect(),
+            behind: self.routing.advertised.clone(),
+            closed: self.closed_networks(),
+        };
+        if self.routes.told.as_ref() == Some(&told) {
+            return;
         }
+        let open = told.behind.iter().map(|one| one.prefix).collect();
+        let closed = told.closed.clone();
+        self.outputs.push_back(Output::Shard(Command::SetBehind { open, closed }));
+        let (beyond, behind) = (told.beyond.clone(), told.behind.clone());
+        self.outputs.push_back(Output::Routes { beyond, behind });
+        self.routes.told = Some(told);
+    }
+
+    /// The host's own networks that a firewall between them and the public may protect: whoever
+    /// uses this node as an exit does not get behind it. Those of IPv4 have private addresses.
+    fn closed_networks(&self) -> Vec<Prefix> {
+        let is_exit = self.routing.advertised.iter().any(|one| one.prefix == Prefix::ALL_V6);
+        let own = self.local.iter().filter(|(address, _)| is_exit && address.is_ipv6());
+        let own = own.map(|(address, length)| Prefix::new(*address, *length));
+        let is_advertised = |own: &Prefix| {
+            let advertised = self.routing.advertised.iter().map(|one| one.prefix);
+            advertised.into_iter().any(|one| !one.is_everything() && one.covers(*own))
+        };
+        own.filter(|own| !is_advertised(own)).collect()
     }
 
     /// The networks that are accepted, and who leads to them.
     fn accepted_routes(&self) -> Vec<(Prefix, Vec<NodeId>)> {
-        let subnets = self.routes.providers.iter();
-        let subnets = subnets.filter(|(prefix, _)| self.is_accepted(**prefix));
-        let mut routes: Vec<(Prefix, Vec<NodeId>)> =
-            subnets.map(|(prefix, nodes)| (*prefix, nodes.iter().copied().collect())).collect();
+        let all = self.routes.providers.iter();
+        let mut routes: Vec<(Prefix, Vec<NodeId>)> = all
+            .map(|(prefix, nodes)| {
+                let nodes = nodes.iter().copied();
+                (*prefix, nodes.filter(|node| self.is_accepted(*prefix, *node)).collect())
+            })
+            .filter(|(_, nodes): &(_, Vec<NodeId>)| !nodes.is_empty())
+            .collect();
         if let Some(exit) = self.routing.exit {
             // What would leave by it must not leave otherwise when it leads nowhere.
             for prefix in [Prefix::ALL_V4, Prefix::ALL_V6] {
@@ -163,11 +217,14 @@ impl Control {
     }
 
     /// Whether a network that a member leads to is one that this node wants to reach so.
-    fn is_accepted(&self, prefix: Prefix) -> bool {
+    fn is_accepted(&self, prefix: Prefix, node: NodeId) -> bool {
+        let is_wanted = |accepted: &Accepted| {
+            accepted.prefix.covers(prefix) && accepted.from.is_none_or(|from| from == node)
+        };
         !prefix.is_everything()
             && prefix.is_routable()
             && !self.is_of_mesh(prefix)
-            && self.routing.accepted.iter().any(|accepted| accepted.covers(prefix))
+            && self.routing.accepted.iter().any(is_wanted)
             && !self.routing.advertised.iter().any(|own| own.prefix == prefix)
     }
 
@@ -176,16 +233,18 @@ impl Control {
     }
 
     /// Notes to whom packets flow of whom nothing comes back.
-    fn watch_providers(&mut self, nodes: &BTreeSet<NodeId>, now: Instant) {
+    fn watch_providers(&mut self, accepted: &[(Prefix, Vec<NodeId>)], now: Instant) {
+        let nodes: BTreeSet<NodeId> =
+            accepted.iter().flat_map(|(_, nodes)| nodes.iter().copied()).collect();
         self.routes.silent.retain(|node, _| nodes.contains(node));
         for node in nodes {
-            let peer = self.peers.get(node);
+            let peer = self.peers.get(&node);
             let is_silent =
                 peer.is_some_and(|peer| peer.paths.is_busy() && !peer.paths.is_proven());
             if is_silent {
-                self.routes.silent.entry(*node).or_insert(now);
+                self.routes.silent.entry(node).or_insert(now);
             } else {
-                self.routes.silent.remove(node);
+                self.routes.silent.remove(&node);
             }
         }
     }
@@ -216,9 +275,11 @@ impl Control {
 
     /// All networks that members lead to.
     pub(super) fn route_views(&self) -> Vec<RouteView> {
+        let accepted: BTreeSet<Prefix> =
+            self.routes.subnets.iter().map(|route| route.prefix).collect();
         let providers = self.routes.providers.iter().map(|(prefix, nodes)| RouteView {
             prefix: *prefix,
-            is_accepted: self.routes.subnets.iter().any(|route| route.prefix == *prefix),
+            is_accepted: accepted.contains(prefix),
             via: self.routes.chosen.get(prefix).copied(),
             providers: nodes.iter().copied().collect(),
         });
@@ -231,7 +292,7 @@ impl Control {
         id: OperationId,
         change: RouteChange,
     ) -> Result<(), OperationError> {
-        let mut routing = self.routing.clone();
+        let mut routing = self.routes.pending.as_ref().unwrap_or(&self.routing).clone();
         for prefix in &change.withdraw {
             let position = routing.advertised.iter().position(|own| own.prefix == *prefix);
             let position = position.ok_or(OperationError::NotAdvertised(*prefix))?;
@@ -243,16 +304,23 @@ impl Control {
             routing.advertised.push(new);
         }
         for prefix in &change.reject {
-            let position = routing.accepted.iter().position(|accepted| accepted == prefix);
-            let position = position.ok_or(OperationError::NotAccepted(*prefix))?;
-            routing.accepted.remove(position);
-        }
-        for prefix in change.accept {
-            if !prefix.is_everything() {
-                self.check_route(prefix)?;
+            let before = routing.accepted.len();
+            routing.accepted.retain(|accepted| accepted.prefix != *prefix);
+            if routing.accepted.len() == before {
+                return Err(OperationError::NotAccepted(*prefix));
             }
-            if !routing.accepted.contains(&prefix) {
-                routing.accepted.push(prefix);
+        }
+        for accepted in change.accept {
+            if !accepted.prefix.is_everything() {
+                self.check_route(accepted.prefix)?;
+            }
+            // What is accepted from anybody is accepted from everybody.
+            let is_wider = |known: &Accepted| {
+                known.prefix == accepted.prefix && (known.from.is_none() || accepted.from.is_none())
+            };
+            routing.accepted.retain(|known| !is_wider(known));
+            if !routing.accepted.contains(&accepted) {
+                routing.accepted.push(accepted);
             }
         }
         if routing.advertised.len().max(routing.accepted.len()) > MAX_ROUTES {
@@ -277,6 +345,7 @@ impl Control {
         routing.advertised.sort_unstable();
         routing.accepted.sort_unstable();
         let writes = vec![Write::routing(&routing)];
+        self.routes.pending = Some(routing.clone());
         self.persist(writes, Some(Then::Routing { routing, operation: id }));
         Ok(())
     }
@@ -296,7 +365,21 @@ impl Control {
         if self.routing.advertised != routing.advertised {
             self.own_record.touch();
         }
+        if self.routes.pending.as_ref() == Some(&routing) {
+            self.routes.pending = None;
+        }
         self.routing = routing;
+        self.routes.is_stale = true;
         self.advance_routes(now);
+    }
+
+    /// What the operator said could not be made durable.
+    pub(super) fn routing_failed(&mut self) {
+        self.routes.pending = None;
+    }
+
+    /// The host's own networks are others.
+    pub(super) fn own_networks_changed(&mut self) {
+        self.routes.is_stale = true;
     }
 }

@@ -104,11 +104,12 @@ impl Control {
                     Some(Then::Devices { list, edits }) => {
                         self.devices_persisted(&list, edits, Err(&reason), now);
                     }
-                    Some(
-                        Then::Commit { operation, .. }
-                        | Then::OwnName { operation, .. }
-                        | Then::Routing { operation, .. },
-                    ) => {
+                    Some(Then::Routing { operation, .. }) => {
+                        self.routing_failed();
+                        let result = Err(OperationError::Storage(reason.clone()));
+                        self.outputs.push_back(Output::Done { operation, result });
+                    }
+                    Some(Then::Commit { operation, .. } | Then::OwnName { operation, .. }) => {
                         let result = Err(OperationError::Storage(reason.clone()));
                         self.outputs.push_back(Output::Done { operation, result });
                     }

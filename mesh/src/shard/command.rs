@@ -89,7 +89,12 @@ pub enum Command {
     SetSubnets(Vec<SubnetRoute>),
     /// Says to which networks the host passes on what peers send, in place of all before.
     /// A default route stands for public addresses alone.
-    SetBehind(Vec<Prefix>),
+    SetBehind {
+        /// To these.
+        open: Vec<Prefix>,
+        /// But not to these within them, where they are longer.
+        closed: Vec<Prefix>,
+    },
     /// Admits a peer, or replaces its prefixes.
     ///
     /// The prefixes are the routes to the peer and the only sources that its

@@ -58,7 +58,7 @@ pub use batch::{
     Batch, HOST_HEADROOM, HostBatch, MAX_DATAGRAM, Output, PassedBatch, SendBatch, Target,
 };
 pub use command::{Command, Path, PeerId, Relaying, Report, SubnetRoute};
-pub use engine::{BEACONS_PER_SECOND, Config, Shard};
+pub use engine::{BEACONS_PER_SECOND, Config, Shard, not_public};
 pub use epsilon_proto::prefix::Prefix;
 pub use filter::{AdmitAll, ReceiveFilter};
 pub use lane::{Kind, Lane, Passed};

@@ -560,7 +560,7 @@ fn reply_to(call: &Call) -> Reply {
 }
 
 fn route_list(network: String) -> RouteList {
-    let exit = ExitState { offered: false, using: None, offers: Vec::new() };
+    let exit = ExitState { offered: false, using: None, works: false, offers: Vec::new() };
     RouteList {
         network,
         advertised: Vec::new(),

@@ -265,6 +265,16 @@ fn problems(snapshot: &Snapshot) -> Vec<Finding> {
             "see `epsilon routes list`; what failed is tried again by itself",
         ));
     }
+    if let Some(exit) = view.routing.exit
+        && !super::routes::is_up(exit, snapshot)
+    {
+        let name = node_ref(exit, snapshot);
+        let name = name.name.unwrap_or(name.id);
+        problems.push(finding(
+            format!("the exit {name} is down, so nothing beyond the mesh is reached"),
+            "choose another (epsilon exit list), or go without: epsilon exit off",
+        ));
+    }
     let others = view.members.len() > 1 || !view.token_addresses.is_empty();
     let is_revoked = view.conditions.iter().any(|(what, _)| *what == Condition::Revoked);
     if let Some(refusal) = snapshot.refusal.filter(|_| !is_revoked && !is_reachable(snapshot)) {

@@ -1,10 +1,10 @@
 //! Networks beyond the mesh: changing and showing what is reached how.
 
 use epsilon_mesh::control::{Operation, PeerState, RouteChange};
-use epsilon_mesh::saved::Advertised;
+use epsilon_mesh::saved::{Accepted, Advertised};
 use epsilon_proto::api::{
-    AdvertisedRoute, ExitState, NodeRef, Problem, ProblemKind, Route, RouteChangeRequest,
-    RouteConflict, RouteList,
+    AcceptedRoutes, AdvertisedRoute, ExitState, NodeRef, Problem, ProblemKind, Route,
+    RouteChangeRequest, RouteConflict, RouteList,
 };
 use epsilon_proto::id::NodeId;
 use epsilon_proto::prefix::Prefix;
@@ -28,7 +28,7 @@ impl Asked {
         let mut change = RouteChange {
             advertise: prefixes(&request.advertise)?.into_iter().map(advertised).collect(),
             withdraw: prefixes(&request.withdraw)?,
-            accept: blocks(&request.accept)?,
+            accept: accepted(&blocks(&request.accept)?, &request.from, snapshot)?,
             reject: blocks(&request.reject)?,
             exit: None,
         };
@@ -46,7 +46,8 @@ impl Asked {
         }
         if !request.force {
             let netlink = Netlink::open().map_err(failed)?;
-            let conflicts = network::conflicts(&netlink, &change.accept).await.map_err(failed)?;
+            let accept: Vec<Prefix> = change.accept.iter().map(|one| one.prefix).collect();
+            let conflicts = network::conflicts(&netlink, &accept).await.map_err(failed)?;
             if let Some((prefix, conflict)) =
                 conflicts.iter().find(|(_, conflict)| conflict.is_total)
             {
@@ -97,7 +98,14 @@ impl Asked {
                         .then(|| "this machine has no route to it but the default one".to_owned()),
                 })
                 .collect(),
-            accepted: own.accepted.iter().map(ToString::to_string).collect(),
+            accepted: own
+                .accepted
+                .iter()
+                .map(|one| AcceptedRoutes {
+                    prefix: one.prefix.to_string(),
+                    from: one.from.as_ref().map(node),
+                })
+                .collect(),
             routes: view
                 .routes
                 .iter()
@@ -113,11 +121,35 @@ impl Asked {
             exit: ExitState {
                 offered: own.advertised.iter().any(|one| one.prefix.is_everything()),
                 using: own.exit.as_ref().map(node),
+                works: own.exit.is_some_and(|exit| offers(&exit) && is_up(exit, snapshot)),
                 offers: others.filter(offers).map(|one| node(&one)).collect::<Vec<NodeRef>>(),
             },
             problem: snapshot.routing_problem.clone(),
         })
     }
+}
+
+/// What a request accepts, and from whom.
+fn accepted(
+    blocks: &[Prefix],
+    from: &[String],
+    snapshot: &Snapshot,
+) -> Result<Vec<Accepted>, Problem> {
+    if from.is_empty() {
+        return Ok(blocks.iter().map(|prefix| Accepted { prefix: *prefix, from: None }).collect());
+    }
+    let nodes = from.iter().map(|text| select::member(snapshot, text).map(|one| one.node));
+    let nodes: Vec<NodeId> = nodes.collect::<Result<_, Problem>>()?;
+    let all = blocks.iter().flat_map(|prefix| {
+        nodes.iter().map(|from| Accepted { prefix: *prefix, from: Some(*from) })
+    });
+    Ok(all.collect())
+}
+
+/// Whether a member is up.
+pub(super) fn is_up(node: NodeId, snapshot: &Snapshot) -> bool {
+    let member = snapshot.view.members.iter().find(|member| member.node == node);
+    member.is_some_and(|member| matches!(member.state, PeerState::Up | PeerState::Own))
 }
 
 /// The exit that a request names.
@@ -126,8 +158,7 @@ fn exit_of(text: &str, force: bool, snapshot: &Snapshot) -> Result<Option<NodeId
         return Ok(None);
     }
     let member = select::member(snapshot, text)?;
-    let is_there = matches!(member.state, PeerState::Up | PeerState::Own);
-    if !is_there && !force {
+    if !is_up(member.node, snapshot) && !force {
         let name = render::reference(member);
         let name = name.name.unwrap_or(name.id);
         return Err(Problem::new(
@@ -154,6 +185,11 @@ fn blocks(texts: &[String]) -> Result<Vec<Prefix>, Problem> {
         texts.iter().cloned().partition(|text| text == ALL);
     let everything = [Prefix::ALL_V4, Prefix::ALL_V6];
     let named = prefixes(&named)?;
+    if named.iter().any(|prefix| prefix.is_everything()) {
+        return Err(usage("a default route is not accepted as networks are").hint(
+            "every network: epsilon routes accept all; everything else: epsilon exit use NODE",
+        ));
+    }
     Ok(if all.is_empty() { named } else { [&named[..], &everything].concat() })
 }
 

@@ -455,11 +455,11 @@ impl Task {
             discovery.refresh(&seen.links, &seen.addresses, is_mesh);
         }
         self.interface.look_at(&self.netlink, &seen.links, &seen.addresses).await;
+        self.routing.look_at(&self.netlink, &seen.links, &seen.addresses).await;
         let Seen { prefixes, place, has_moved, .. } = seen;
         if let Some(port_mapping) = &self.port_mapping {
             port_mapping.set_place(place, has_moved);
         }
-        self.routing.set_own(&self.netlink, &prefixes).await;
         self.engine.handle_local_addresses(prefixes, has_moved, clock::now());
         Ok(())
     }

@@ -117,7 +117,7 @@ impl Plane {
             Command::SetChannel { channel, ends } => drop(self.channels.insert(channel, ends)),
             Command::RemoveChannel { channel } => drop(self.channels.remove(&channel)),
             Command::SetRelaying(relaying) => self.is_relay = relaying.all > 0,
-            Command::ResetSession { .. } | Command::SetSubnets(_) | Command::SetBehind(_) => {}
+            Command::ResetSession { .. } | Command::SetSubnets(_) | Command::SetBehind { .. } => {}
             Command::SendProbe { node, to, size, transaction } => {
                 self.probes += 1;
                 return Some(Sent::Probe {

@@ -56,6 +56,9 @@ async fn a_network_behind_members_is_reached_by_one_of_them_and_then_by_the_othe
     let gateway = "192.168.1.1";
     elsewhere.echo(gateway).await.unwrap();
 
+    // Whoever is trusted with it may be named.
+    outside.run(&format!("routes accept {HOME} --from n3")).await.ok();
+    assert!(outside.echo(&printer).await.is_err(), "n3 does not lead there");
     outside.run(&format!("routes accept {HOME}")).await.ok();
     until("n1 reaches the printer", async || outside.echo(&printer).await).await;
     let (from, to) = (fleet.host("n1").unwrap(), fleet.host("n5").unwrap());
@@ -93,7 +96,9 @@ async fn a_network_behind_members_is_reached_by_one_of_them_and_then_by_the_othe
     assert!(!rules.contains("epsilon"), "{rules}");
     outside.run(&format!("routes reject {HOME}")).await.ok();
     let left = outside.shell("ip rule; ip -6 rule; ip route show table all").await.ok();
-    assert!(!left.contains("7755") && !left.contains("suppress"), "{left}");
+    for ours in ["7755", "8755", "suppress", "0x55"] {
+        assert!(!left.contains(ours), "{left}");
+    }
 }
 
 /// An address that is reached from nowhere but from `n2`.
@@ -134,19 +139,41 @@ async fn an_exit_leads_everywhere_and_whoever_is_connected_from_outside_stays() 
     // Members are reached as before, and so is who is near.
     fleet.all_reach(&["n1", "n2", "n3"]).await;
     user.echo("10.1.0.1").await.unwrap();
-    // Private networks of the exit are not for its users.
-    assert!(user.echo("10.2.0.1").await.is_err());
+    // What is not public goes as ever, and so does what the host passes on: it may be the
+    // answer of a container to whoever came from outside.
+    let line = "set -e; ip link add pod0 type veth peer name pod1; ip link set pod0 up; \
+                ip link set pod1 up; ip addr add 172.17.0.1/16 dev pod0; \
+                echo 1 > /proc/sys/net/ipv4/ip_forward";
+    user.shell(line).await.ok();
+    let way = async |query: &str| user.shell(&format!("ip route get {query}")).await.ok();
+    assert!(way("203.0.113.7").await.contains("dev eps0"));
+    for query in ["169.254.169.254", "10.99.0.1", "203.0.113.7 from 172.17.0.2 iif pod0"] {
+        let way = way(query).await;
+        assert!(way.contains("dev eth0"), "{query}: {way}");
+    }
+    // Routes that went with the interface come back.
+    user.shell("ip link set eps0 down; ip link set eps0 up").await.ok();
+    until("routes are back", async || {
+        let way = way(BEYOND).await;
+        holds(way.contains("dev eps0"), way)
+    })
+    .await;
 
     // Nothing leaves otherwise while the exit is gone.
     fleet.kill("n2").await;
     assert!(user.echo(BEYOND).await.is_err());
-    let way = user.shell(&format!("ip route get {BEYOND}")).await.ok();
-    assert!(way.contains("dev eps0"), "{way}");
+    let now = way(BEYOND).await;
+    assert!(now.contains("dev eps0"), "{now}");
     session.flows().await;
+    until("it is said that the exit is down", async || {
+        let ran = user.run("exit list").await;
+        holds(ran.code == 5 && ran.stderr.contains("down"), ran)
+    })
+    .await;
     // Without the daemon the host has its own way out.
     fleet.stop("n1").await;
-    let way = user.shell(&format!("ip route get {BEYOND}")).await.ok();
-    assert!(way.contains("dev eth0"), "{way}");
+    let now = way(BEYOND).await;
+    assert!(now.contains("dev eth0"), "{now}");
     let travelled = session.close();
     assert!(travelled.numbers > 100, "{travelled:?}");
 }

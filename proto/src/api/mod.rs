@@ -53,7 +53,9 @@ pub use node::{
     RenameRequest, ReplaceRequest, RevokeRequest, Role,
 };
 pub use problem::{Problem, ProblemKind};
-pub use route::{AdvertisedRoute, ExitState, Route, RouteChangeRequest, RouteConflict, RouteList};
+pub use route::{
+    AcceptedRoutes, AdvertisedRoute, ExitState, Route, RouteChangeRequest, RouteConflict, RouteList,
+};
 pub use secret::Secret;
 pub use status::{
     Alarm, BrokenNetwork, DaemonStatus, Finding, Health, InterfaceStatus, InviteCounts,

@@ -14,8 +14,7 @@ pub struct RouteList {
     /// The blocks within which networks behind others are accepted; those of all addresses
     /// stand for every network.
     #[serde(default)]
-    #[schema(example = json!(["192.168.10.0/24"]))]
-    pub accepted: Vec<String>,
+    pub accepted: Vec<AcceptedRoutes>,
     /// The networks behind others, accepted or not.
     #[serde(default)]
     pub routes: Vec<Route>,
@@ -37,6 +36,17 @@ pub struct AdvertisedRoute {
     /// Why members will hardly reach it, where that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+}
+
+/// Networks behind others that are accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AcceptedRoutes {
+    /// All within this block.
+    #[schema(example = "192.168.10.0/24")]
+    pub prefix: String,
+    /// Behind this node only; behind any when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<NodeRef>,
 }
 
 /// A network behind other nodes.
@@ -75,6 +85,8 @@ pub struct ExitState {
     /// The exit that this node uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub using: Option<NodeRef>,
+    /// Whether that is up and still offers to be one.
+    pub works: bool,
     /// The nodes that offer to be one.
     #[serde(default)]
     pub offers: Vec<NodeRef>,
@@ -96,6 +108,9 @@ pub struct RouteChangeRequest {
     /// Networks behind others to accept, or `all`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accept: Vec<String>,
+    /// Accept them behind these nodes only: name, mesh address or id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
     /// Networks behind others not to accept any more, or `all`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reject: Vec<String>,

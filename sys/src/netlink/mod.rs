@@ -25,7 +25,7 @@ pub use counters::Counters;
 pub use error::Error;
 pub use link::Veth;
 pub use model::{Address, Interface, Link, Prefix, Route};
-pub use rule::{MAIN_TABLE, Rule};
+pub use rule::{Action, MAIN_TABLE, Mark, Rule};
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

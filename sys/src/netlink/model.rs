@@ -277,6 +277,7 @@ impl Route {
                 | RouteType::BlackHole
                 | RouteType::Unreachable
                 | RouteType::Prohibit
+                | RouteType::Throw
         );
         let unspecified = match header.address_family {
             AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

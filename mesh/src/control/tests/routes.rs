@@ -1,8 +1,8 @@
 //! Networks beyond members.
 
 use super::*;
-use crate::saved::Advertised;
-use crate::shard::SubnetRoute;
+use crate::saved::{Accepted, Advertised};
+use crate::shard::{Report, SubnetRoute};
 
 fn block(text: &str) -> Prefix {
     text.parse().unwrap()
@@ -25,7 +25,8 @@ impl Scene {
     }
 
     fn accept(&mut self, text: &str) -> Result<(), OperationError> {
-        self.change(RouteChange { accept: vec![block(text)], ..RouteChange::default() })
+        let accept = vec![Accepted { prefix: block(text), from: None }];
+        self.change(RouteChange { accept, ..RouteChange::default() })
     }
 
     fn advertise(&mut self, text: &str) -> Result<(), OperationError> {
@@ -141,4 +142,47 @@ fn what_cannot_be_routed_is_refused_and_what_was_said_is_in_the_record() {
         scene.advertise(&format!("192.168.{number}.0/24")).unwrap();
     }
     assert_eq!(scene.advertise("192.168.99.0/24"), Err(OperationError::TooManyRoutes));
+}
+
+#[test]
+fn a_network_that_is_accepted_from_one_member_is_not_from_another_nor_is_a_part_of_it() {
+    let mut scene = Scene::founder(None);
+    let one = scene.router(2, &["192.168.10.0/24"]);
+    let thief = scene.router(3, &["192.168.10.0/24", "192.168.10.0/25"]);
+    let from = |node: &SecretKey| {
+        let accept = vec![Accepted { prefix: block("192.168.10.0/24"), from: Some(node.node()) }];
+        RouteChange { accept, ..RouteChange::default() }
+    };
+    scene.change(from(&one)).unwrap();
+    let told = scene.told().unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].from, [one.node()]);
+    scene.change(from(&thief)).unwrap();
+    assert_eq!(scene.told().unwrap().len(), 2);
+    let reject = vec![block("192.168.10.0/24")];
+    scene.change(RouteChange { reject, ..RouteChange::default() }).unwrap();
+    assert_eq!(scene.told().unwrap().len(), 0);
+}
+
+#[test]
+fn two_changes_at_the_same_time_both_hold() {
+    let mut scene = Scene::founder(None);
+    for text in ["192.168.10.0/24", "192.168.11.0/24"] {
+        let advertise = vec![Advertised { prefix: block(text), is_masqueraded: true }];
+        let change = RouteChange { advertise, ..RouteChange::default() };
+        scene.control.operate(Operation::ChangeRoutes(change), scene.now);
+    }
+    scene.drain();
+    assert_eq!(scene.control.routing.advertised.len(), 2);
+}
+
+#[test]
+fn whoever_is_silent_keeps_nobody_awake() {
+    let mut scene = Scene::founder(None);
+    let one = scene.router(2, &["192.168.10.0/24"]);
+    scene.accept("192.168.10.0/24").unwrap();
+    scene.control.handle_report(Report::Busy { node: one.node() }, scene.now);
+    scene.drain();
+    scene.pass(SECOND * 20);
+    assert!(scene.control.routes.due(scene.now.instant).is_none_or(|due| due > scene.now.instant));
 }

@@ -136,13 +136,16 @@ impl Map {
         !self.subnets.is_empty()
     }
 
-    /// Says which networks peers may send to through this node.
-    pub(super) fn set_behind(&mut self, prefixes: &[Prefix]) {
+    /// Says which networks peers may send to through this node, and which of them not.
+    pub(super) fn set_behind(&mut self, open: &[Prefix], closed: &[Prefix]) {
         self.behind = Routes::new();
-        if prefixes.iter().any(|prefix| prefix.is_everything()) {
+        if open.iter().any(|prefix| prefix.is_everything()) {
             not_public().for_each(|prefix| self.behind.set(prefix, false));
         }
-        for prefix in prefixes {
+        for prefix in closed {
+            self.behind.set(*prefix, false);
+        }
+        for prefix in open {
             self.behind.set(*prefix, true);
         }
     }
@@ -204,7 +207,8 @@ impl Map {
     }
 }
 
-fn not_public() -> impl Iterator<Item = Prefix> {
+/// What a default route does not stand for.
+pub fn not_public() -> impl Iterator<Item = Prefix> {
     NOT_PUBLIC.into_iter().map(|(address, length)| Prefix::new(address, length))
 }
 
@@ -272,10 +276,12 @@ mod tests {
             assert!(!map.may_send(2, ip(source)), "{source}");
         }
         // And the other way about.
-        map.set_behind(&[Prefix::ALL_V4, block("192.168.10.0/24")]);
+        map.set_behind(&[Prefix::ALL_V4, block("192.168.10.0/24")], &[block("198.51.100.0/24")]);
         let is_open = |address| map.next(ip(address)) == Some(Next::Host);
         assert!(is_open("203.0.113.7") && is_open("192.168.10.1") && is_open("10.77.9.9"));
-        for closed in ["192.168.11.1", "127.0.0.1", "10.77.3.3", "10.77.0.53", "fd12::1"] {
+        for closed in
+            ["198.51.100.1", "192.168.11.1", "127.0.0.1", "10.77.3.3", "10.77.0.53", "fd12::1"]
+        {
             assert!(!is_open(closed), "{closed}");
         }
         assert_eq!(map.next(ip("10.77.1.1")), Some(Next::Peer(1)));

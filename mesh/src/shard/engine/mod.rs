@@ -25,6 +25,7 @@ use super::transit::Transit;
 use super::wireguard::{Indices, SLOTS, WireGuard};
 use crate::limit::Limit;
 use map::Map;
+pub use map::not_public;
 use probing::Probed;
 use seat::Seat;
 
@@ -168,7 +169,7 @@ impl Shard {
                 let by_id = &self.by_id;
                 self.map.set_subnets(subnets, |node| by_id.get(&PeerId::Node(node)).copied());
             }
-            Command::SetBehind(prefixes) => self.map.set_behind(&prefixes),
+            Command::SetBehind { open, closed } => self.map.set_behind(&open, &closed),
             Command::SetPeer { node, key, prefixes } => {
                 self.set_peer(PeerId::Node(node), key, prefixes);
             }

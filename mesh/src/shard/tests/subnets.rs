@@ -11,6 +11,10 @@ fn route(fleet: &Fleet, prefix: &str, via: usize, from: &[usize]) -> SubnetRoute
     SubnetRoute { prefix: block(prefix), via: Some(fleet.id(via)), from }
 }
 
+fn behind() -> Command {
+    Command::SetBehind { open: vec![block("192.168.10.0/24")], closed: Vec::new() }
+}
+
 const PRINTER: &str = "192.168.10.7";
 
 #[test]
@@ -21,7 +25,7 @@ fn a_network_behind_a_peer_is_reached_and_answers() {
     let question = packet(V4[0], PRINTER, b"question");
     fleet.send(0, &question);
     assert!(fleet.received(1).is_empty(), "before it is open");
-    fleet.command(1, Command::SetBehind(vec![block("192.168.10.0/24")]));
+    fleet.command(1, behind());
     fleet.send(0, &question);
     assert_eq!(fleet.received(1), [question]);
     let answer = packet(PRINTER, V4[0], b"answer");
@@ -39,7 +43,7 @@ fn a_network_behind_a_peer_is_reached_and_answers() {
 fn another_peer_takes_over_a_network_and_both_are_heard() {
     let mut fleet = Fleet::connected(3);
     for peer in [1, 2] {
-        fleet.command(peer, Command::SetBehind(vec![block("192.168.10.0/24")]));
+        fleet.command(peer, behind());
     }
     let question = packet(V4[0], PRINTER, b"question");
     for via in [1, 2] {

@@ -75,30 +75,41 @@ pub(super) fn masquerade(interface: &str, behind: &[Advertised]) -> Result<(), S
     }
 }
 
-/// A table of our own, in place of the one that was there.
+/// What hosts behind an exit are known by: they do not have public addresses themselves.
+const PRIVATE_V4: &str = "{ 10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12, 192.168.0.0/16 }";
+const PRIVATE_V6: &str = "fc00::/7";
+
+/// A table of our own, in place of the one that was there: it masquerades what goes from the
+/// mesh to some networks, and lets nobody there call members, who take what comes from there
+/// for answers.
 fn rules(interface: &str, behind: &[Advertised]) -> String {
     let table = format!("table inet epsilon-{interface}");
     let mut text = format!("{table}\ndelete {table}\n");
-    let masqueraded = behind.iter().filter(|one| one.is_masqueraded);
-    let lines: Vec<String> = masqueraded
-        .map(|one| {
-            let family = if one.prefix.address().is_ipv4() { "ip" } else { "ip6" };
-            let (prefix, everything) = (one.prefix, one.prefix.is_everything());
-            let what = match family {
-                "ip" if everything => "meta nfproto ipv4".to_owned(),
-                "ip6" if everything => "meta nfproto ipv6".to_owned(),
-                _ => format!("{family} daddr {prefix}"),
-            };
-            format!("iifname \"{interface}\" oifname != \"{interface}\" {what} masquerade")
-        })
-        .collect();
-    if !lines.is_empty() {
-        let lines = lines.join("\n");
+    let (mut masquerade, mut refuse) = (Vec::new(), Vec::new());
+    for one in behind.iter().filter(|one| one.is_masqueraded) {
+        let (prefix, is_v4) = (one.prefix, one.prefix.address().is_ipv4());
+        let (family, private) = if is_v4 { ("ip", PRIVATE_V4) } else { ("ip6", PRIVATE_V6) };
+        let (there, from) = if prefix.is_everything() {
+            let protocol = if is_v4 { "ipv4" } else { "ipv6" };
+            (format!("meta nfproto {protocol}"), format!("{family} saddr != {private}"))
+        } else {
+            (format!("{family} daddr {prefix}"), format!("{family} saddr {prefix}"))
+        };
+        masquerade
+            .push(format!("iifname \"{interface}\" oifname != \"{interface}\" {there} masquerade"));
+        refuse.push(format!(
+            "iifname != \"{interface}\" oifname \"{interface}\" {from} ct state new drop"
+        ));
+    }
+    if !masquerade.is_empty() {
+        let (masquerade, refuse) = (masquerade.join("\n"), refuse.join("\n"));
         // Writing to a string does not fail.
         let _ = write!(
             text,
             "{table} {{\nchain postrouting {{\n\
-             type nat hook postrouting priority srcnat; policy accept;\n{lines}\n}}\n}}\n"
+             type nat hook postrouting priority srcnat; policy accept;\n{masquerade}\n}}\n\
+             chain forward {{\n\
+             type filter hook forward priority filter; policy accept;\n{refuse}\n}}\n}}\n"
         );
     }
     text
@@ -125,6 +136,8 @@ mod tests {
             "iifname \"eps0\" oifname != \"eps0\" ip daddr 192.168.10.0/24 masquerade",
             "iifname \"eps0\" oifname != \"eps0\" meta nfproto ipv6 masquerade",
             "iifname \"eps0\" oifname != \"eps0\" ip6 daddr fd12::/64 masquerade",
+            "iifname != \"eps0\" oifname \"eps0\" ip saddr 192.168.10.0/24 ct state new drop",
+            "iifname != \"eps0\" oifname \"eps0\" ip6 saddr != fc00::/7 ct state new drop",
         ] {
             assert!(text.lines().any(|known| known == line), "{text}");
         }

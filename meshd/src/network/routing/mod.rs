@@ -2,10 +2,12 @@
 //! its forwarding to those behind itself.
 //!
 //! ```text
-//!  packet of the host ─► from an address of its own? ───────────► main table, as ever
-//!                        a route of its own, not the default? ──► main table, as ever
-//!                        a network behind a member, or an exit ─► eps0
-//!                        else ──────────────────────────────────► main table, as ever
+//!  packet ─► from an address of the host? ─────────────────► main table, as ever
+//!            a route of the host, not the default? ────────► main table, as ever
+//!            for a network behind a member? ───────────────► eps0
+//!            of the host itself, for a public address,
+//!            and there is an exit? ────────────────────────► eps0
+//!            else ─────────────────────────────────────────► main table, as ever
 //! ```
 //!
 //! So nothing that was reached before a route was accepted is reached otherwise
@@ -17,13 +19,12 @@ mod plan;
 
 use std::net::IpAddr;
 
-use epsilon_mesh::path::LocalPrefix;
 use epsilon_mesh::saved::Advertised;
 use epsilon_proto::prefix::Prefix;
-use epsilon_sys::netlink::{Error, Netlink};
+use epsilon_sys::netlink::{Address, Error, Link, Netlink};
 
 pub use plan::Conflict;
-use plan::Place;
+use plan::{Place, Ways};
 
 /// Keeps the routes and the forwarding of one mesh.
 pub(super) struct Routing {
@@ -33,7 +34,6 @@ pub(super) struct Routing {
     behind: Vec<Advertised>,
     own: Vec<IpAddr>,
     problem: Option<String>,
-    is_stale: bool,
 }
 
 impl Routing {
@@ -45,7 +45,6 @@ impl Routing {
             behind: Vec::new(),
             own: Vec::new(),
             problem: None,
-            is_stale: false,
         }
     }
 
@@ -65,21 +64,23 @@ impl Routing {
         self.apply(netlink).await;
     }
 
-    /// Which addresses the host has now, outside of meshes.
-    pub(super) async fn set_own(&mut self, netlink: &Netlink, prefixes: &[LocalPrefix]) {
-        let own: Vec<IpAddr> = prefixes.iter().map(|(address, _)| *address).collect();
-        if self.own != own {
-            self.own = own;
-            self.is_stale |= !self.beyond.is_empty();
-        }
-        if self.is_stale {
+    /// How the host is connected now: other rules may be needed, and routes went with their
+    /// interface if that was down.
+    pub(super) async fn look_at(
+        &mut self,
+        netlink: &Netlink,
+        links: &[Link],
+        addresses: &[Address],
+    ) {
+        self.own = plan::own_addresses(links, addresses);
+        if !self.beyond.is_empty() {
             self.apply(netlink).await;
         }
     }
 
-    /// Tries again what failed.
+    /// Does again what failed, and what somebody else undid.
     pub(super) async fn repair(&mut self, netlink: &Netlink) {
-        if self.is_stale {
+        if self.problem.is_some() || !self.beyond.is_empty() || !self.behind.is_empty() {
             self.apply(netlink).await;
         }
     }
@@ -94,32 +95,44 @@ impl Routing {
     }
 
     async fn apply(&mut self, netlink: &Netlink) {
-        let problem = self.try_apply(netlink).await.err();
-        self.is_stale = problem.is_some();
+        let routes = self.set_routes(netlink).await;
+        let forwarding = self.set_forwarding().await;
+        let problem = routes.and(forwarding).err();
         if let Some(problem) = problem.as_ref().filter(|_| problem != self.problem) {
             tracing::error!(interface = self.interface, problem, "routes are not set up");
         }
         self.problem = problem;
     }
 
-    async fn try_apply(&self, netlink: &Netlink) -> Result<(), String> {
-        let text = |error: Error| error.to_string();
-        let is_needed = !self.beyond.is_empty();
-        let rules = if is_needed { self.place.rules(&self.own) } else { Vec::new() };
-        let routes: Vec<_> = self.beyond.iter().copied().map(plan::destination).collect();
-        let (table, priorities) = (self.place.table(), self.place.priorities());
+    async fn set_routes(&self, netlink: &Netlink) -> Result<(), String> {
+        let [networks, exit] = self.place.tables();
+        let ways = [
+            (networks, self.place.networks(&self.beyond, &self.own)),
+            (exit, self.place.exit(&self.beyond)),
+        ];
+        let mut result = Ok(());
+        let is_needed = |ways: &Ways| !ways.rules.is_empty();
         // What protects from a route is there before it, and goes after it.
-        if is_needed {
-            netlink.set_rules(priorities, &rules).await.map_err(text)?;
-            netlink.set_table(table, &self.interface, &routes).await.map_err(text)?;
-        } else {
-            netlink.set_table(table, &self.interface, &routes).await.map_err(text)?;
-            netlink.set_rules(priorities, &rules).await.map_err(text)?;
+        let (set, unset): (Vec<_>, Vec<_>) =
+            ways.into_iter().partition(|(_, ways)| is_needed(ways));
+        for ((table, priorities), Ways { rules, routes, exceptions }) in set {
+            let set = netlink.set_rules(priorities, &rules).await;
+            result = result.and(set);
+            let set = netlink.set_table(table, &self.interface, &routes, &exceptions).await;
+            result = result.and(set);
         }
+        for ((table, priorities), _) in unset.into_iter().rev() {
+            let set = netlink.set_table(table, &self.interface, &[], &[]).await;
+            result = result.and(set);
+            result = result.and(netlink.set_rules(priorities, &[]).await);
+        }
+        result.map_err(|error| error.to_string())
+    }
+
+    async fn set_forwarding(&self) -> Result<(), String> {
         let (interface, behind) = (self.interface.clone(), self.behind.clone());
         blocking(move || {
-            forwarding::forward(&behind)?;
-            forwarding::masquerade(&interface, &behind)
+            forwarding::forward(&behind).and(forwarding::masquerade(&interface, &behind))
         })
         .await
     }
@@ -127,7 +140,9 @@ impl Routing {
 
 /// Removes all that was set up for a mesh whose interface is gone.
 pub(super) async fn forget(netlink: &Netlink, interface: &str) -> Result<(), Error> {
-    netlink.set_rules(Place::of(interface).priorities(), &[]).await?;
+    for (_, priorities) in Place::of(interface).tables() {
+        netlink.set_rules(priorities, &[]).await?;
+    }
     let name = interface.to_owned();
     if let Err(reason) = blocking(move || forwarding::masquerade(&name, &[])).await {
         tracing::warn!(interface, reason, "rules of nftables stay");
