@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use epsilon_proto::api::{FamilyCheck, Filtering, Mapping, Netcheck, Udp, paths};
+use epsilon_proto::api::{
+    FamilyCheck, Filtering, Mapping, Netcheck, PortMapping, PortMappingProtocol, Udp, paths,
+};
 
 use super::Context;
 use crate::human::{self, clean};
@@ -29,6 +31,7 @@ fn render(check: &Netcheck, look: Look) -> String {
         ("IPv6", family(&check.ipv6)),
         ("NAT mapping", mapping(check.mapping).to_owned()),
         ("Filtering", filtering(check.filtering).to_owned()),
+        ("Port mapping", port_mapping(check.port_mapping.as_ref())),
         ("MTU", mtu),
         ("Relays", human::or_dash(relays.join(", "))),
     ];
@@ -71,6 +74,20 @@ fn family(check: &FamilyCheck) -> String {
     let seen =
         if seen.is_empty() { "by nobody".to_owned() } else { format!("as {}", seen.join(", ")) };
     format!("{}; seen elsewhere {seen}", addresses.join(", "))
+}
+
+fn port_mapping(mapping: Option<&PortMapping>) -> String {
+    let Some(mapping) = mapping else { return "switched off".to_owned() };
+    let by = match mapping.protocol {
+        Some(PortMappingProtocol::Pcp) => "PCP",
+        Some(PortMappingProtocol::NatPmp) => "NAT-PMP",
+        Some(PortMappingProtocol::Upnp) => "UPnP",
+        None => "none",
+    };
+    let udp = mapping.udp.map(|at| format!(", UDP at {at}")).unwrap_or_default();
+    let tcp = mapping.tcp.map(|at| format!(", TCP at {at}")).unwrap_or_default();
+    let problem = mapping.problem.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
+    format!("{by}{udp}{tcp}{problem}")
 }
 
 fn udp(udp: Udp) -> &'static str {

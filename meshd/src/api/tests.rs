@@ -534,6 +534,7 @@ fn reply_to(call: &Call) -> Reply {
             ipv6: FamilyCheck { addresses: Vec::new(), seen_as: Vec::new() },
             mapping: Mapping::Unknown,
             filtering: Filtering::Unknown,
+            port_mapping: None,
             open: false,
             mtu: None,
             hubs: Vec::new(),

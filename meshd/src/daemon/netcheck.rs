@@ -93,8 +93,15 @@ fn report(
     };
     let mtu = others.filter(is_reached).map(|member| member.mtu).min();
     let (mapping, filtering) = (mapping(reach), filtering(reach));
-    let (meaning, advice) =
-        verdict(&Facts { udp, mapping, filtering, open: reach.is_open, relays: relays.len() });
+    let port_mapping = snapshot.port_mapping.as_ref().map(render::port_mapping);
+    let (meaning, advice) = verdict(&Facts {
+        udp,
+        mapping,
+        filtering,
+        open: reach.is_open,
+        relays: relays.len(),
+        is_mapped: port_mapping.as_ref().is_some_and(|one| one.udp.is_some()),
+    });
     Netcheck {
         network,
         udp,
@@ -102,6 +109,7 @@ fn report(
         ipv6: family(reach, false),
         mapping,
         filtering,
+        port_mapping,
         open: reach.is_open,
         mtu,
         hubs,
@@ -148,6 +156,7 @@ struct Facts {
     filtering: Filtering,
     open: bool,
     relays: usize,
+    is_mapped: bool,
 }
 
 const OPEN_A_PORT: &str =
@@ -155,7 +164,7 @@ const OPEN_A_PORT: &str =
 
 /// One sentence on what it means, and one on what would improve it.
 fn verdict(facts: &Facts) -> (&'static str, Option<&'static str>) {
-    let Facts { udp, mapping, filtering, open, relays } = facts;
+    let Facts { udp, mapping, filtering, open, relays, is_mapped } = facts;
     match (udp, mapping) {
         (Udp::Unknown, _) => (
             "No other member is reached, so nothing can be said.",
@@ -168,6 +177,11 @@ fn verdict(facts: &Facts) -> (&'static str, Option<&'static str>) {
         ),
         _ if *open => (
             "Every member reaches this one directly, and it can pass on for those that cannot.",
+            None,
+        ),
+        _ if *is_mapped => (
+            "The router passes a port on to this machine: members reach it directly there, though \
+             it is behind a NAT.",
             None,
         ),
         (Udp::Works, Mapping::EndpointDependent) => (
@@ -255,8 +269,9 @@ mod tests {
             ] {
                 for open in [false, true] {
                     let filtering = Filtering::Unknown;
-                    let (meaning, advice) =
-                        verdict(&Facts { udp, mapping, filtering, open, relays: 1 });
+                    let facts =
+                        Facts { udp, mapping, filtering, open, relays: 1, is_mapped: false };
+                    let (meaning, advice) = verdict(&facts);
                     assert!(meaning.ends_with('.'), "{meaning}");
                     assert_eq!(advice.is_none(), open && udp == Udp::Works, "{meaning}");
                 }

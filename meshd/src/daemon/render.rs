@@ -368,7 +368,7 @@ pub(super) fn summary(snapshot: &Snapshot) -> NetworkSummary {
     }
 }
 
-fn port_mapping(state: &PortMappingState) -> PortMapping {
+pub(super) fn port_mapping(state: &PortMappingState) -> PortMapping {
     let protocol = |protocol| match protocol {
         Protocol::Pcp => PortMappingProtocol::Pcp,
         Protocol::NatPmp => PortMappingProtocol::NatPmp,

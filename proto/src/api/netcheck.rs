@@ -3,7 +3,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{NodeRef, Path};
+use super::{NodeRef, Path, PortMapping};
 
 /// How this machine is connected, measured just now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -20,6 +20,9 @@ pub struct Netcheck {
     pub mapping: Mapping,
     /// What a NAT or firewall lets in, in the terms of RFC 4787, section 5.
     pub filtering: Filtering,
+    /// What the router at home passes on; absent where it is not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_mapping: Option<PortMapping>,
     /// Whether every member reaches this one, so that it can be a relay.
     pub open: bool,
     /// The smallest of the largest packets that get through whole to members elsewhere, in
