@@ -105,6 +105,7 @@ impl Control {
         if is_new && let Some(active) = self.peer(node).paths.active() {
             self.set_path(node, Some(active));
         }
+        let said = endpoints.clone();
         for endpoint in endpoints {
             let is_observed = endpoint.source == EndpointSource::Observed;
             let is_own = is_observed && self.is_own_address(endpoint.address);
@@ -113,6 +114,10 @@ impl Control {
                 let is_lasting = !is_observed || is_open;
                 self.paths(node).add(Path::Direct(endpoint.address), is_lasting);
             }
+        }
+        let said: Vec<SocketAddr> = said.into_iter().map(|one| one.address).collect();
+        if let Some(paths) = self.known_paths(node) {
+            paths.withdraw_others(&said, now.instant);
         }
         self.learn_run_of_record(node, now);
         self.give_probe_keys(node);

@@ -20,7 +20,7 @@ mod mtu;
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use epsilon_proto::address::{DEFAULT_MTU, is_stream};
@@ -190,6 +190,25 @@ impl Paths {
             return;
         }
         self.candidates.insert(path, Candidate::new(is_lasting));
+    }
+
+    /// The peer is not reached at other addresses than these any more, as far as it says: a
+    /// way there does not last, and the one in use has to answer.
+    pub fn withdraw_others(&mut self, addresses: &[SocketAddr], now: Instant) {
+        let is_gone = |path: &Path| match path {
+            Path::Direct(at) => !is_stream(*at) && !addresses.contains(at),
+            Path::Relayed(..) => false,
+        };
+        let mut was_used = false;
+        for (path, candidate) in &mut self.candidates {
+            if candidate.is_lasting && is_gone(path) {
+                candidate.is_lasting = false;
+                was_used |= self.active == Some(*path);
+            }
+        }
+        if was_used {
+            self.check(now);
+        }
     }
 
     /// Whether a way is known, and was not probed in vain lately, as often as it may be.

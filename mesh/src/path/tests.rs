@@ -438,3 +438,21 @@ fn who_is_asked_about_is_called_though_no_packets_flow_and_not_for_long() {
     scene.pass(600_000);
     assert_eq!(calls(&scene), after);
 }
+
+#[test]
+fn an_address_that_the_peer_has_no_more_is_left_though_no_packets_flow() {
+    let mut scene = Scene::with(&[(direct(1), true), (direct(2), true)]);
+    scene.open.insert(direct(1), 10);
+    scene.open.insert(direct(2), 40);
+    scene.paths.probe_all(at(scene.now));
+    scene.pass(5_000);
+    assert_eq!(scene.paths.active(), Some(direct(1)));
+    scene.open.remove(&direct(1));
+    let addresses = [direct(1).address(), direct(2).address()];
+    scene.paths.withdraw_others(&addresses, at(scene.now));
+    scene.pass(5_000);
+    assert_eq!(scene.paths.active(), Some(direct(1)), "nobody has noticed");
+    scene.paths.withdraw_others(&addresses[1..], at(scene.now));
+    scene.pass(5_000);
+    assert_eq!(scene.paths.active(), Some(direct(2)));
+}
