@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use epsilon_proto::api::{
-    FamilyCheck, Filtering, Mapping, Netcheck, PortMapping, PortMappingProtocol, Udp, paths,
-};
+use epsilon_proto::api::{FamilyCheck, Filtering, Mapping, Netcheck, PortMapping, Udp, paths};
 
 use super::Context;
+use super::status::router;
 use crate::human::{self, clean};
 use crate::screen::Look;
 use crate::table::Table;
@@ -78,16 +77,7 @@ fn family(check: &FamilyCheck) -> String {
 
 fn port_mapping(mapping: Option<&PortMapping>) -> String {
     let Some(mapping) = mapping else { return "switched off".to_owned() };
-    let by = match mapping.protocol {
-        Some(PortMappingProtocol::Pcp) => "PCP",
-        Some(PortMappingProtocol::NatPmp) => "NAT-PMP",
-        Some(PortMappingProtocol::Upnp) => "UPnP",
-        None => "none",
-    };
-    let udp = mapping.udp.map(|at| format!(", UDP at {at}")).unwrap_or_default();
-    let tcp = mapping.tcp.map(|at| format!(", TCP at {at}")).unwrap_or_default();
-    let problem = mapping.problem.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
-    format!("{by}{udp}{tcp}{problem}")
+    router(mapping).unwrap_or_else(|| "not needed, there is no router of IPv4 between".to_owned())
 }
 
 fn udp(udp: Udp) -> &'static str {

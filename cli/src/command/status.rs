@@ -184,7 +184,7 @@ fn members(network: &NetworkStatus) -> String {
 }
 
 /// `203.0.113.9:7755 (UDP and TCP), by UPnP`.
-fn router(mapping: &PortMapping) -> Option<String> {
+pub(super) fn router(mapping: &PortMapping) -> Option<String> {
     let router = mapping.router?;
     let ports = match (mapping.udp, mapping.tcp) {
         (Some(udp), Some(tcp)) if udp == tcp => Some(format!("{udp} (UDP and TCP)")),

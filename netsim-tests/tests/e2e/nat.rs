@@ -116,7 +116,7 @@ fn is_direct(one: &str, other: &str) -> bool {
     !(is_random(one) && minds_ports(other) || is_random(other) && minds_ports(one))
 }
 
-async fn path(fleet: &Fleet, from: &str, to: &str) -> Result<Path, String> {
+pub(crate) async fn path(fleet: &Fleet, from: &str, to: &str) -> Result<Path, String> {
     let network = fleet.node(from).network().await?;
     let peer = network.peers.into_iter().find(|peer| peer.name.as_deref() == Some(to));
     peer.map(|peer| peer.path).ok_or_else(|| format!("{from} does not know {to}"))
