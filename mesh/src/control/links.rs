@@ -59,8 +59,8 @@ pub(super) struct Peer {
     awaited: Option<Instant>,
     /// Whether it had one before, and nobody was told yet that it is gone.
     was_linked: bool,
-    /// Whether it had one in this run.
-    pub(super) was_ever_linked: bool,
+    /// When the last one ended.
+    unlinked: Option<Timestamp>,
     /// When anything of it was heard last that it sealed or signed.
     pub(super) last_seen: Option<Timestamp>,
     pub(super) forward: Limit,
@@ -96,7 +96,7 @@ impl Peer {
             link: None,
             awaited: None,
             was_linked: false,
-            was_ever_linked: false,
+            unlinked: None,
             last_seen: None,
             forward: Limit::new(FORWARD_BURST, FORWARD_EVERY),
             wish: Wish::default(),
@@ -125,6 +125,12 @@ impl Peer {
 
     pub(super) fn is_cloned(&self, now: Instant) -> bool {
         self.cloned.is_some_and(|seen| now.since(seen) < CLONE_MEMORY)
+    }
+
+    /// Whether it was heard on the data plane when its last link had been gone for a while,
+    /// or never had one: a NAT is in between now. One that ends may still answer for a moment.
+    pub(super) fn is_heard_without_link(&self) -> bool {
+        self.unlinked.is_none_or(|at| self.last_seen > Some(at.after(GRACE)))
     }
 
     /// Whether its link broke just now.
@@ -229,7 +235,7 @@ impl Control {
         let peer = self.peer(node);
         peer.link = Some(Link { remote, since: now.wall, up: now.instant });
         peer.awaited = None;
-        (peer.was_linked, peer.was_ever_linked) = (true, true);
+        peer.was_linked = true;
         peer.last_seen = Some(now.wall);
         peer.wish = Wish::default();
         peer.resync = outbound.then(|| now.instant + RESYNC[0]);
@@ -271,6 +277,7 @@ impl Control {
             return;
         }
         peer.last_seen = Some(now.wall);
+        peer.unlinked = Some(now.wall);
         peer.awaited = peer.awaited.max(Some(now.instant + GRACE));
         peer.wish = Wish::default();
         peer.resync = None;

@@ -1,5 +1,6 @@
 //! One Control among peers that say what they like.
 
+mod presence;
 mod routes;
 
 use epsilon_proto::address::DEFAULT_RANGE;

@@ -317,8 +317,8 @@ impl Control {
             Some(peer) if peer.is_in_grace() => PeerState::Connecting,
             _ if self.is_told_of(member) && self.is_lost(node) => PeerState::Down,
             _ if self.is_told_of(member) => PeerState::Up,
-            // Two behind NATs are never linked. Who was and is no longer is gone.
-            Some(peer) if !peer.was_ever_linked && peer.paths.is_proven() => PeerState::Up,
+            // Two behind NATs are not linked. Who was and is not heard since is gone.
+            Some(peer) if peer.paths.is_proven() && peer.is_heard_without_link() => PeerState::Up,
             _ if just_started => PeerState::Connecting,
             _ => PeerState::Down,
         }

@@ -35,7 +35,7 @@ impl Scene {
     }
 
     /// A member that is linked and says that it leads somewhere.
-    fn router(&mut self, number: u8, routes: &[&str]) -> SecretKey {
+    pub(super) fn router(&mut self, number: u8, routes: &[&str]) -> SecretKey {
         let member = key(number);
         let introduction = self.introduction(&member, &key(ADMIN));
         let credentials = self.credentials(&member, vec![introduction], Vec::new());
