@@ -23,8 +23,9 @@
 //! * Per peer `LinkUp` and `LinkDown` alternate, whatever number of
 //!   connections carries the link; two nodes that dial each other at once end
 //!   up with one connection and see no flap.
-//! * The death of a peer's process is seen at once, its silence within one and
-//!   a quarter [`Timing::ping_interval`] + [`Timing::ping_timeout`].
+//! * The death of a peer's process is seen at once, that of its host within
+//!   [`Timing::silence`], and a process that stands still within one and a quarter
+//!   [`Timing::ping_interval`] + [`Timing::ping_timeout`].
 //! * Every dial and every request is answered by exactly one event, except
 //!   when the control plane stops first.
 //! * Queues are bounded. When the engine lags, the network waits; commands are

@@ -13,6 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::AsyncWriteExt;
 use libp2p::core::muxing::StreamMuxerBox;
@@ -20,7 +21,7 @@ use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade}
 use libp2p::identity::Keypair;
 use libp2p::tcp::tokio::TcpStream as Compat;
 use libp2p::{PeerId, noise, yamux};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -155,10 +156,17 @@ impl Upgrades {
     /// Small frames travel at once, and a peer that acknowledges nothing is
     /// given up by the kernel too: closing waits for the send buffer.
     fn tuned(&self, stream: TcpStream) -> Compat {
-        let silence = self.timing.ping_interval + self.timing.ping_timeout;
+        let silence = self.timing.silence;
+        // The kernel counts whole seconds.
+        let ask = |share: u32| (silence / share).max(Duration::from_secs(1));
+        let keepalive = TcpKeepalive::new()
+            .with_time(silence.saturating_sub(ask(4)).max(ask(10)))
+            .with_interval(ask(10));
+        let socket = SockRef::from(&stream);
         if let Err(error) = stream
             .set_nodelay(true)
-            .and_then(|()| SockRef::from(&stream).set_tcp_user_timeout(Some(silence)))
+            .and_then(|()| socket.set_tcp_user_timeout(Some(silence)))
+            .and_then(|()| socket.set_tcp_keepalive(&keepalive))
         {
             tracing::debug!(%error, "cannot tune a control connection");
         }
