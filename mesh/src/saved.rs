@@ -5,6 +5,7 @@
 //! is noticed when it is read.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use epsilon_proto::device::DeviceList;
 use epsilon_proto::document::Signed;
@@ -62,8 +63,8 @@ pub struct Write {
     pub table: Table,
     /// Under which key.
     pub key: Vec<u8>,
-    /// What.
-    pub value: Option<Vec<u8>>,
+    /// What; it is kept until it is durable, and need not be copied for that.
+    pub value: Option<Arc<[u8]>>,
 }
 
 impl Write {
@@ -72,7 +73,7 @@ impl Write {
         self.table == *table && self.key == *key
     }
     fn put<T: Wire>(table: Table, key: &[u8], value: &T) -> Self {
-        Self { table, key: key.to_vec(), value: Some(wire::encode(value)) }
+        Self { table, key: key.to_vec(), value: Some(wire::encode(value).into()) }
     }
     pub(crate) fn document(document: &NetworkDocument) -> Self {
         Self::put(Table::Documents, &document.digest().0, document)

@@ -61,6 +61,8 @@ pub struct Trust {
     grants: BTreeMap<PublicKey, Verified<AdminGrant>>,
     revocations: Vec<Verified<Revocation>>,
     revoked_admins: BTreeSet<PublicKey>,
+    /// Counts the changes of whose word is an authority's.
+    authority: u64,
     revoked_devices: BTreeSet<DeviceId>,
     revoked_nodes: BTreeSet<NodeId>,
     revoked_invites: BTreeSet<PublicKey>,
@@ -92,6 +94,7 @@ impl Trust {
             grants: BTreeMap::new(),
             revocations: Vec::new(),
             revoked_admins: BTreeSet::new(),
+            authority: 0,
             revoked_devices: BTreeSet::new(),
             revoked_nodes: BTreeSet::new(),
             revoked_invites: BTreeSet::new(),
@@ -124,6 +127,7 @@ impl Trust {
             NetworkDocument::Grant(signed) => {
                 let grant = signed.verify_by(network.root(), network, check)?;
                 self.note_time(grant.signer(), grant.issued);
+                self.authority += 1;
                 // Two grants for one key differ in nothing that matters; the
                 // lower hash counts, so that all agree on the name.
                 match self.grants.get(&grant.key) {
@@ -132,13 +136,15 @@ impl Trust {
                 }
             }
             NetworkDocument::Revocation(signed) => {
-                let revocation = match signed.peek() {
-                    Ok(Revocation { revoked: Revoked::Admin(_), .. }) => {
-                        signed.verify_by(network.root(), network, check)?
-                    }
-                    _ => self.by_admin(signed, check)?,
+                let is_of_admin =
+                    signed.peek().is_ok_and(|said| matches!(said.revoked, Revoked::Admin(_)));
+                let revocation = if is_of_admin {
+                    signed.verify_by(network.root(), network, check)?
+                } else {
+                    self.by_admin(signed, check)?
                 };
                 self.note_time(revocation.signer(), revocation.issued);
+                self.authority += 1;
                 match &revocation.revoked {
                     Revoked::Node(node) => {
                         self.revoked_nodes.insert(*node);
@@ -277,6 +283,11 @@ impl Trust {
     /// Whether a key is the root's or an admin's.
     pub(crate) fn is_authority(&self, key: PublicKey) -> bool {
         key == self.network.root() || self.is_admin(key)
+    }
+
+    /// Another number after every change of who is an authority.
+    pub(crate) fn authority(&self) -> u64 {
+        self.authority
     }
 
     /// Every grant, with whether it still holds.

@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     fn row(number: u8) -> Write {
-        Write { table: Table::Records, key: vec![number], value: Some(vec![number; 100]) }
+        Write { table: Table::Records, key: vec![number], value: Some([number; 100].into()) }
     }
 
     fn rows(database: &Database) -> usize {

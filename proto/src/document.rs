@@ -5,7 +5,11 @@
 //! as one of another type or of another network.
 //!
 //! [`Signed`] is what travels; it says nothing until [`Signed::verify`] has
-//! turned it into [`Verified`], which cannot be made in another way.
+//! turned it into [`Verified`], which cannot be made in another way. Copies of
+//! either share one content, which is read and hashed once: a member keeps
+//! those of a thousand others.
+
+use std::sync::{Arc, OnceLock};
 
 use crate::id::{Digest, NetworkId, PublicKey};
 use crate::key::{SecretKey, Signature, SignatureCheck};
@@ -52,18 +56,34 @@ pub enum DocumentError {
 }
 
 /// A document as it travels: bytes, signer, signature; not yet believed.
-pub struct Signed<T> {
+pub struct Signed<T>(Arc<Content<T>>);
+
+struct Content<T> {
     payload: Bytes,
     signer: PublicKey,
     signature: Signature,
-    kind: std::marker::PhantomData<fn() -> T>,
+    /// What the payload says, once somebody asked.
+    document: OnceLock<Arc<T>>,
+    digest: OnceLock<Digest>,
 }
 
 /// A document whose signature holds.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Verified<T> {
-    document: T,
+    document: Arc<T>,
     signed: Signed<T>,
+}
+
+impl<T> Signed<T> {
+    fn new(payload: Bytes, signer: PublicKey, signature: Signature) -> Self {
+        let (document, digest) = (OnceLock::new(), OnceLock::new());
+        Self(Arc::new(Content { payload, signer, signature, document, digest }))
+    }
+
+    /// Who claims to have signed.
+    pub fn signer(&self) -> PublicKey {
+        self.0.signer
+    }
 }
 
 impl<T: Document> Signed<T> {
@@ -71,7 +91,7 @@ impl<T: Document> Signed<T> {
     pub fn sign(document: &T, network: NetworkId, key: &SecretKey) -> Self {
         let payload = Bytes(wire::encode(document));
         let signature = key.sign(&message::<T>(network, &payload.0));
-        Self { payload, signer: key.public(), signature, kind: std::marker::PhantomData }
+        Self::new(payload, key.public(), signature)
     }
 
     /// Checks the signature and reads the document. Whether the signer may
@@ -82,11 +102,12 @@ impl<T: Document> Signed<T> {
         network: NetworkId,
         check: &dyn SignatureCheck,
     ) -> Result<Verified<T>, DocumentError> {
-        if !check.holds(&self.signer, &message::<T>(network, &self.payload.0), &self.signature) {
-            return Err(DocumentError::Signature { kind: T::TYPE, signer: self.signer.short() });
+        let Content { payload, signer, signature, .. } = &*self.0;
+        if !check.holds(signer, &message::<T>(network, &payload.0), signature) {
+            return Err(DocumentError::Signature { kind: T::TYPE, signer: signer.short() });
         }
-        let document = wire::decode(&self.payload.0)
-            .map_err(|error| DocumentError::Malformed { kind: T::TYPE, error })?;
+        let document =
+            self.peek().map_err(|error| DocumentError::Malformed { kind: T::TYPE, error })?;
         Ok(Verified { document, signed: self.clone() })
     }
 
@@ -97,26 +118,25 @@ impl<T: Document> Signed<T> {
         network: NetworkId,
         check: &dyn SignatureCheck,
     ) -> Result<Verified<T>, DocumentError> {
-        if self.signer != signer {
-            return Err(DocumentError::Signer { kind: T::TYPE, signer: self.signer.short() });
+        if self.signer() != signer {
+            return Err(DocumentError::Signer { kind: T::TYPE, signer: self.signer().short() });
         }
         self.verify(network, check)
     }
 
     /// Reads the document without believing it: for display, and to find out
     /// what is needed to verify it.
-    pub fn peek(&self) -> Result<T, WireError> {
-        wire::decode(&self.payload.0)
-    }
-
-    /// Who claims to have signed.
-    pub fn signer(&self) -> PublicKey {
-        self.signer
+    pub fn peek(&self) -> Result<Arc<T>, WireError> {
+        if let Some(document) = self.0.document.get() {
+            return Ok(Arc::clone(document));
+        }
+        let document = Arc::new(wire::decode(&self.0.payload.0)?);
+        Ok(Arc::clone(self.0.document.get_or_init(|| document)))
     }
 
     /// The hash of everything that travels.
     pub fn digest(&self) -> Digest {
-        Digest::of(&wire::encode(self))
+        *self.0.digest.get_or_init(|| Digest::of(&wire::encode(self)))
     }
 }
 
@@ -132,7 +152,7 @@ impl<T> Verified<T> {
 
     /// Who signed it.
     pub fn signer(&self) -> PublicKey {
-        self.signed.signer
+        self.signed.signer()
     }
 }
 
@@ -140,6 +160,7 @@ impl<T: Document> Verified<T> {
     /// Signs a document of one's own; it needs no check.
     pub fn sign(document: T, network: NetworkId, key: &SecretKey) -> Self {
         let signed = Signed::sign(&document, network, key);
+        let document = Arc::clone(signed.0.document.get_or_init(|| Arc::new(document)));
         Self { document, signed }
     }
 }
@@ -158,28 +179,31 @@ impl<T> PartialEq for Verified<T> {
 }
 impl<T> Eq for Verified<T> {}
 
+impl<T> Clone for Verified<T> {
+    fn clone(&self) -> Self {
+        Self { document: Arc::clone(&self.document), signed: self.signed.clone() }
+    }
+}
+
 impl<T> Clone for Signed<T> {
     fn clone(&self) -> Self {
-        Self {
-            payload: self.payload.clone(),
-            signer: self.signer,
-            signature: self.signature,
-            kind: std::marker::PhantomData,
-        }
+        Self(Arc::clone(&self.0))
     }
 }
 
 impl<T> PartialEq for Signed<T> {
     fn eq(&self, other: &Self) -> bool {
-        (&self.payload, self.signer, self.signature)
-            == (&other.payload, other.signer, other.signature)
+        let [one, other] = [&self.0, &other.0];
+        Arc::ptr_eq(one, other)
+            || (&one.payload, one.signer, one.signature)
+                == (&other.payload, other.signer, other.signature)
     }
 }
 impl<T> Eq for Signed<T> {}
 
 impl<T> std::fmt::Debug for Signed<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Signed({:?} by {})", self.payload, self.signer.short())
+        write!(f, "Signed({:?} by {})", self.0.payload, self.signer().short())
     }
 }
 
@@ -193,15 +217,15 @@ wire_struct!(Envelope { 0 => payload, 1 => signer, 2 => signature });
 
 impl<T: Document> Wire for Signed<T> {
     fn write(&self, to: &mut wire::Writer) {
-        Envelope { payload: self.payload.clone(), signer: self.signer, signature: self.signature }
-            .write(to);
+        let Content { payload, signer, signature, .. } = &*self.0;
+        Envelope { payload: payload.clone(), signer: *signer, signature: *signature }.write(to);
     }
     fn read(from: &mut wire::Reader<'_>) -> Result<Self, WireError> {
         let Envelope { payload, signer, signature } = Envelope::read(from)?;
         if payload.0.len() > T::MAX_BYTES {
             return Err(WireError::Invalid("a document is too long"));
         }
-        Ok(Self { payload, signer, signature, kind: std::marker::PhantomData })
+        Ok(Self::new(payload, signer, signature))
     }
 }
 

@@ -271,7 +271,7 @@ impl Control {
 
     /// Why this node is a member; `None` when even that is unknown, which a
     /// certificate without its invite would be.
-    fn credentials(&self) -> Option<Vec<u8>> {
+    fn credentials(&mut self) -> Option<Vec<u8>> {
         let invite = self.trust.invite(self.certificate.signer())?;
         let grant = self.trust.grant(invite.signer())?;
         Some(wire::encode(&Credentials {

@@ -1,5 +1,5 @@
-//! When something is due for the paths to which peer, so that an event costs as much
-//! as the peers that it is about, however many others there are.
+//! When something is due for which peer, so that an event costs as much as the peers that
+//! it is about, however many others there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,23 +14,20 @@ use crate::shard::Path;
 
 /// Who is due when.
 #[derive(Default)]
-pub(super) struct Agenda {
-    /// Something was changed, so that anything may be due.
-    touched: BTreeSet<NodeId>,
+pub(super) struct Dues {
     due: BTreeSet<(Instant, NodeId)>,
     of: BTreeMap<NodeId, Instant>,
 }
 
-impl Agenda {
-    pub(super) fn touch(&mut self, node: NodeId) {
-        self.touched.insert(node);
-    }
-
-    fn set(&mut self, node: NodeId, due: Option<Instant>) {
+impl Dues {
+    pub(super) fn set(&mut self, node: NodeId, due: Option<Instant>) {
         let before = match due {
             Some(due) => self.of.insert(node, due),
             None => self.of.remove(&node),
         };
+        if before == due {
+            return;
+        }
         if let Some(before) = before {
             self.due.remove(&(before, node));
         }
@@ -39,14 +36,41 @@ impl Agenda {
         }
     }
 
+    pub(super) fn first(&self) -> Option<Instant> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// Who is due.
+    pub(super) fn until(&self, now: Instant) -> impl Iterator<Item = NodeId> {
+        self.due.iter().take_while(move |(due, _)| *due <= now).map(|(_, node)| *node)
+    }
+}
+
+/// Who is due when for its paths.
+#[derive(Default)]
+pub(super) struct Agenda {
+    /// Something was changed, so that anything may be due.
+    touched: BTreeSet<NodeId>,
+    dues: Dues,
+}
+
+impl Agenda {
+    pub(super) fn touch(&mut self, node: NodeId) {
+        self.touched.insert(node);
+    }
+
+    fn set(&mut self, node: NodeId, due: Option<Instant>) {
+        self.dues.set(node, due);
+    }
+
     fn first(&self, now: Instant) -> Option<Instant> {
-        if self.touched.is_empty() { Some(self.due.first()?.0) } else { Some(now) }
+        if self.touched.is_empty() { self.dues.first() } else { Some(now) }
     }
 
     /// Who was touched or is due, once.
     fn take(&mut self, now: Instant) -> BTreeSet<NodeId> {
         let mut nodes = std::mem::take(&mut self.touched);
-        nodes.extend(self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, node)| *node));
+        nodes.extend(self.dues.until(now));
         nodes
     }
 }

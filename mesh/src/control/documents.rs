@@ -202,7 +202,10 @@ impl Control {
         if node == self.own {
             return self.saw_own_record(record, now);
         }
-        let known = self.members.get(node).map(|known| (known.record.clone(), known.digest));
+        let known = self
+            .members
+            .get(node)
+            .map(|known| (known.record.incarnation, known.record.boot, known.digest));
         let check = &*self.config.check;
         let merged = match source {
             Source::Member => self.members.merge_believed(record, &self.trust, check),
@@ -210,18 +213,18 @@ impl Control {
         };
         // Each start counts up: two runs with one incarnation are two machines.
         if merged.is_ok()
-            && let (Some((known, _)), Ok(said)) = (&known, record.peek())
-            && known.incarnation == said.incarnation
-            && known.boot != said.boot
+            && let (Some((incarnation, boot, _)), Ok(said)) = (known, record.peek())
+            && incarnation == said.incarnation
+            && boot != said.boot
         {
-            self.cloned(node, [known.boot, said.boot], now);
+            self.cloned(node, [boot, said.boot], now);
         }
         match merged {
             Ok(Merged::New) => {}
             Ok(Merged::Known | Merged::Stale) => return Taken::Known,
             Ok(Merged::Contradicts) => {
                 let digest = self.members.get(node).map(|member| member.digest);
-                if digest == known.as_ref().map(|(_, digest)| *digest) {
+                if digest == known.map(|(_, _, digest)| digest) {
                     return Taken::Known;
                 }
             }

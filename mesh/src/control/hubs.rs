@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use epsilon_proto::clock::{Instant, Now, Timestamp};
+use epsilon_proto::document::Signed;
 use epsilon_proto::id::NodeId;
-use epsilon_proto::record::{Lost, MAX_HUBS, MAX_LOST};
+use epsilon_proto::record::{Lost, MAX_HUBS, MAX_LOST, NodeRecord};
 
 use super::{Control, Output};
 use crate::dial::Callee;
@@ -46,6 +47,9 @@ pub(super) struct Hubs {
     all: BTreeSet<NodeId>,
     /// Whom this node links to; in small fleets that is everybody.
     wanted: BTreeSet<NodeId>,
+    /// Whether a delivery is being taken that makes the fleet large: whom to call is known
+    /// when all of it is taken, and it is not the first that come.
+    pub(super) is_learning: bool,
     /// Whether that was so when the choice was made.
     was_large: bool,
     review: Option<Instant>,
@@ -241,6 +245,21 @@ impl Control {
         }
         if self.hubs.name.take_if(|due| *due <= now.instant).is_some() {
             self.name_hubs(now.instant);
+        }
+    }
+
+    /// Whether so many records make the fleet large.
+    pub(super) fn will_be_large(&self, records: &[Signed<NodeRecord>]) -> bool {
+        let is_new = |record: &&Signed<NodeRecord>| {
+            self.members.get(NodeId::from(record.signer())).is_none()
+        };
+        !self.is_large() && self.members.len() + records.iter().filter(is_new).count() > FULL_MESH
+    }
+
+    /// Where the fleet became large or small, what was to be called may not be any more.
+    pub(super) fn notice_size(&mut self, now: Now) {
+        if self.has_hubs() != self.hubs.was_large {
+            self.choose_hubs(now);
         }
     }
 

@@ -68,7 +68,7 @@ pub(super) struct Peer {
     pub(super) wish: Wish,
     /// When to sync once more, because gossip of the link's first moments may
     /// have missed it.
-    pub(super) resync: Option<Instant>,
+    resync: Option<Instant>,
 }
 
 /// A link to a peer.
@@ -112,7 +112,7 @@ impl Peer {
     }
 
     /// When its link wants something done.
-    pub(super) fn due(&self) -> Option<Instant> {
+    fn due(&self) -> Option<Instant> {
         [self.awaited, self.resync].into_iter().flatten().min()
     }
 
@@ -141,7 +141,7 @@ impl Peer {
 
 impl Control {
     pub(super) fn peer(&mut self, node: NodeId) -> &mut Peer {
-        self.peers.entry(node).or_insert_with(Peer::new)
+        self.peers.entry(node).or_insert_with(|| Box::new(Peer::new()))
     }
 
     /// Whether a second machine runs with a peer's identity: a run that had
@@ -240,6 +240,7 @@ impl Control {
         peer.wish = Wish::default();
         peer.resync = outbound.then(|| now.instant + RESYNC[0]);
         let port = peer.port;
+        self.link_changed(node);
         self.dialer.forget(Callee::Node(node));
         self.hub_linked(node, now.instant);
         self.refresh_token_calls(now);
@@ -281,27 +282,37 @@ impl Control {
         peer.awaited = peer.awaited.max(Some(now.instant + GRACE));
         peer.wish = Wish::default();
         peer.resync = None;
+        self.link_changed(node);
         self.sync.forget(node);
         self.refresh_calls(node, now);
         self.refresh_token_calls(now);
         self.make_calls(now);
     }
 
+    /// What is awaited of a peer's link changed.
+    fn link_changed(&mut self, node: NodeId) {
+        let peer = self.peers.get(&node).filter(|_| self.near.contains(&node));
+        self.link_dues.set(node, peer.and_then(|peer| peer.due()));
+    }
+
     pub(super) fn expire_links(&mut self, now: Now) {
         let (mut gone, mut due) = (Vec::new(), Vec::new());
-        for node in &self.near {
-            let Some(peer) = self.peers.get_mut(node) else { continue };
+        let nodes: BTreeSet<NodeId> = self.link_dues.until(now.instant).collect();
+        for node in nodes {
+            let Some(peer) = self.peers.get_mut(&node) else { continue };
             if peer.awaited.take_if(|until| now.instant >= *until).is_some() {
-                gone.push((*node, std::mem::take(&mut peer.was_linked)));
+                gone.push((node, std::mem::take(&mut peer.was_linked)));
             }
             if peer.resync.take_if(|resync| now.instant >= *resync).is_some() {
-                due.push(*node);
+                due.push(node);
                 let again = peer.link.map(|link| link.up + RESYNC[1]);
                 peer.resync = again.filter(|again| *again > now.instant);
             }
+            self.link_changed(node);
         }
         for (node, was_linked) in gone {
             self.near.remove(&node);
+            self.link_changed(node);
             if was_linked && self.hub_unlinked(node, now.instant) {
                 self.event(Event::PeerDown(node));
             }
@@ -326,8 +337,15 @@ impl Control {
     /// A linked member spread a change. Says whether others shall have it:
     /// `None` when it does not matter, `Some(false)` when it is wrong.
     pub fn handle_gossip(&mut self, from: NodeId, bytes: &[u8], now: Now) -> Option<bool> {
-        let Ok(change) = wire::decode::<Change>(bytes) else { return Some(false) };
-        let taken = match &change {
+        match wire::decode::<Change>(bytes) {
+            Ok(change) => self.handle_change(from, &change, now),
+            Err(_) => Some(false),
+        }
+    }
+
+    /// The same, for who has read it already.
+    pub fn handle_change(&mut self, from: NodeId, change: &Change, now: Now) -> Option<bool> {
+        let taken = match change {
             Change::Document(document) => self.take_document(document, Source::Gossip, now),
             Change::Record(record) => {
                 let owner = NodeId::from(record.signer());
@@ -392,6 +410,7 @@ impl Control {
         }
         let resync = now.instant + FORWARD_EVERY;
         self.peer(from).resync.get_or_insert(resync);
+        self.link_changed(from);
         Err(None)
     }
 
@@ -431,6 +450,7 @@ impl Control {
         if peer.link.is_none() {
             peer.awaited = peer.awaited.max(Some(now.instant + GRACE));
         }
+        self.link_changed(node);
     }
 
     /// Takes back the word of an earlier run for those that never came, and any
@@ -518,6 +538,7 @@ impl Control {
         self.sync.forget(node);
         self.peers.remove(&node);
         self.near.remove(&node);
+        self.link_changed(node);
         self.own_record.forget_promise(node);
         if self.contacts.remove(&node).is_some() {
             self.persist(vec![Write::forget_contact(node)], None);
@@ -532,6 +553,6 @@ impl Control {
 
     /// The peers that are linked, or were until just now.
     pub(super) fn near(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
-        self.near.iter().filter_map(|node| Some((*node, self.peers.get(node)?)))
+        self.near.iter().filter_map(|node| Some((*node, &**self.peers.get(node)?)))
     }
 }

@@ -242,7 +242,8 @@ pub struct Control {
     /// Whether a chain of introductions led from the root or an admin to this
     /// node: until then it cannot tell members from intruders.
     is_grounded: bool,
-    peers: BTreeMap<NodeId, links::Peer>,
+    /// Boxed, as in a tree of a thousand half of the room is for those to come.
+    peers: BTreeMap<NodeId, Box<links::Peer>>,
     /// Those of the peers that are linked, or were until just now: few in a
     /// large fleet.
     near: BTreeSet<NodeId>,
@@ -258,6 +259,8 @@ pub struct Control {
     dialer: Dialer,
     sync: sync::Sync,
     agenda: agenda::Agenda,
+    /// When the links of those that are near want something done.
+    link_dues: agenda::Dues,
     plane: plane::Plane,
     reaching: reach::Reaching,
     relays: relays::Relays,
@@ -348,7 +351,7 @@ impl Control {
             None if is_founder => Some(own::Newcomer::Founder),
             None => Some(own::Newcomer::Joiner),
         };
-        let is_grounded = members.grounded(&trust).contains(&own);
+        let is_grounded = members.grounded(&trust).contains(own);
         let known = members.len();
         let hubs = members.get(own).map_or_else(Vec::new, |own| own.record.hubs.clone());
         let needs_relays = members.get(own).is_some_and(|own| !own.record.relays.is_empty());
@@ -378,6 +381,7 @@ impl Control {
             sync: sync::Sync::new(now.instant),
             plane: plane::Plane::default(),
             agenda: agenda::Agenda::default(),
+            link_dues: agenda::Dues::default(),
             reaching: reach::Reaching::default(),
             relays: relays::Relays::new(needs_relays),
             hubs: hubs::Hubs::new(hubs, now.instant),
@@ -506,7 +510,7 @@ impl Control {
             self.streams.due(),
             self.routes.due(now),
             Some(self.sync.due()),
-            self.near().filter_map(|(_, peer)| peer.due()).min(),
+            self.link_dues.first(),
             self.paths_due(now),
             self.retry_storage,
         ]
@@ -571,6 +575,10 @@ impl Control {
     }
 
     fn make_calls(&mut self, now: Now) {
+        if self.hubs.is_learning {
+            return;
+        }
+        self.notice_size(now);
         while let Some(call) = {
             let jitter = (self.random.next_u32() & 0xff) as u8;
             self.dialer.next(now.instant, jitter)

@@ -37,9 +37,9 @@ pub(super) enum Then {
 
 pub(super) struct Batch {
     writes: Vec<Write>,
-    /// Those that are tried again when the batch fails; what waits for the
-    /// batch is told instead.
-    retried: Vec<Write>,
+    /// So many of the first are tried again when the batch fails; what waits
+    /// for the batch is told instead.
+    retried: usize,
     then: Option<Then>,
 }
 
@@ -92,7 +92,7 @@ impl Control {
                     self.event(Event::StorageFailing(reason.clone()));
                 }
                 self.retry_storage = Some(now.instant + STORAGE_RETRY);
-                for write in batch.retried {
+                for write in batch.writes.into_iter().take(batch.retried) {
                     let row = (write.table, write.key.clone());
                     if self.unsaved.get(&row).is_none_or(|(failed, _)| *failed < ticket) {
                         self.unsaved.insert(row, (ticket, write));
@@ -124,11 +124,10 @@ impl Control {
         let ticket = Ticket(self.last_ticket);
         // What failed before goes first: this batch may say something newer.
         let unsaved = std::mem::take(&mut self.unsaved);
-        let mut retried: Vec<Write> = unsaved.into_values().map(|(_, write)| write).collect();
-        let writes = [retried.clone(), writes].concat();
-        if then.is_none() {
-            retried.clone_from(&writes);
-        }
+        let unsaved: Vec<Write> = unsaved.into_values().map(|(_, write)| write).collect();
+        let failed_before = unsaved.len();
+        let writes: Vec<Write> = unsaved.into_iter().chain(writes).collect();
+        let retried = if then.is_none() { writes.len() } else { failed_before };
         self.batches.insert(ticket, Batch { writes: writes.clone(), retried, then });
         self.outputs.push_back(Output::Persist { ticket, writes });
     }

@@ -338,11 +338,12 @@ impl Control {
         }
         let spreads = self.own_record.has_synced();
         let mut waiting: Vec<Signed<NodeRecord>> = delivery.records;
+        self.hubs.is_learning = self.will_be_large(&waiting);
         loop {
             let before = waiting.len();
             // The giver's own record may have been among them.
             let is_believed =
-                !self.is_grounded || self.members.grounded(&self.trust).contains(&from);
+                !self.is_grounded || self.members.grounded(&self.trust).contains(from);
             let source = if is_believed { Source::Member } else { Source::Hello };
             waiting.retain(|record| {
                 let owner = NodeId::from(record.signer());
@@ -359,6 +360,7 @@ impl Control {
                 break;
             }
         }
+        self.hubs.is_learning = false;
         for list in &delivery.devices {
             if self.is_devices_news(from, list, now).is_err() {
                 continue;

@@ -597,7 +597,7 @@ fn a_newcomer_that_an_intruder_introduced_trusts_nobody_more_for_it() {
     let record = scene.sign(
         &NodeRecord {
             introductions: vec![by_thief],
-            ..scene.record(&intruder, 9, 1).peek().unwrap()
+            ..(*scene.record(&intruder, 9, 1).peek().unwrap()).clone()
         },
         &intruder,
     );

@@ -73,7 +73,7 @@ impl Control {
         self.own_record.promises.insert(node, (claims.clone(), now.instant));
         let is_sure = self.is_grounded
             || self.members.vouched().contains_key(&node)
-            || self.members.grounded(&self.trust).contains(&node);
+            || self.members.grounded(&self.trust).contains(node);
         let invite = invite.filter(|_| is_sure);
         if invite.is_some() && self.members.hand_out(node) {
             self.save_vouched();
@@ -108,7 +108,7 @@ impl Control {
         let orphans: Vec<_> = self
             .linked()
             .into_iter()
-            .filter(|node| !grounded.contains(node))
+            .filter(|node| !grounded.contains(*node))
             .filter_map(|node| Some((node, self.members.get(node)?)))
             .map(|(node, member)| {
                 (node, member.invite(), member.record.ipv4, member.record.name.clone())
@@ -161,7 +161,7 @@ impl Control {
                 Value::Void
             } else if by == self.id.root()
                 || self.trust.is_admin(by)
-                || grounded.contains(&by.into())
+                || grounded.contains(by.into())
             {
                 Value::Grounded
             } else {
@@ -194,12 +194,12 @@ impl Control {
             return;
         }
         let grounded = self.members.grounded(&self.trust);
-        if !grounded.contains(&self.own) {
+        if !grounded.contains(self.own) {
             return;
         }
         self.is_grounded = true;
         let believed = |node: &NodeId| {
-            grounded.contains(node)
+            grounded.contains(*node)
                 || self.members.vouched().contains_key(node)
                 || self.admitted.get(node).is_some_and(|admitted| admitted.is_proven)
         };

@@ -14,7 +14,7 @@ use epsilon_proto::id::{Digest, NetworkId, NodeId};
 use epsilon_proto::name::NodeName;
 use epsilon_proto::trust::NodeFacts;
 
-use super::Member;
+use super::{Member, Members};
 use crate::trust::Trust;
 
 /// How strong a claim is; the least one wins.
@@ -87,7 +87,7 @@ impl Claims {
         &self,
         address: Ipv4Addr,
         network: NetworkId,
-        members: &BTreeMap<NodeId, Member>,
+        members: &Members,
         trust: &Trust,
     ) -> Option<NodeId> {
         winner(
@@ -105,7 +105,7 @@ impl Claims {
         &self,
         name: &NodeName,
         network: NetworkId,
-        members: &BTreeMap<NodeId, Member>,
+        members: &Members,
         trust: &Trust,
     ) -> Option<NodeId> {
         winner(
@@ -161,7 +161,7 @@ fn winner(
     is_witnessed: impl Fn(&NodeFacts) -> bool,
     claim: &[u8],
     network: NetworkId,
-    members: &BTreeMap<NodeId, Member>,
+    members: &Members,
     trust: &Trust,
 ) -> Option<NodeId> {
     let pinned = trust.pinned().filter(|node| {
@@ -175,16 +175,18 @@ fn winner(
         witnessed.map_or(Rank::Bare, Rank::Witnessed)
     };
     let tie = |node: NodeId| Digest::of_parts("epsilon/1 claim", &[&network.0, claim, &node.0]);
-    pinned
-        .chain(claimants.into_iter().flatten().copied())
-        .min_by_key(|node| (rank(*node), tie(*node)))
+    let mut all = pinned.chain(claimants.into_iter().flatten().copied());
+    let first = all.next()?;
+    // Mostly there is one, whatever its rank.
+    let Some(second) = all.next() else { return Some(first) };
+    [first, second].into_iter().chain(all).min_by_key(|node| (rank(*node), tie(*node)))
 }
 
 /// When somebody whose word counts first witnessed something about a node.
 pub(super) fn first_witnessed(
     node: NodeId,
     is_witnessed: impl Fn(&NodeFacts) -> bool,
-    members: &BTreeMap<NodeId, Member>,
+    members: &Members,
     trust: &Trust,
 ) -> Option<Timestamp> {
     let member = members.get(&node)?;

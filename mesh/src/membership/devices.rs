@@ -18,9 +18,8 @@ use epsilon_proto::key::{AgreementKey, SignatureCheck};
 use epsilon_proto::message;
 use epsilon_proto::name::NodeName;
 
-use super::buckets::bucket_of;
 use super::claims::first_witnessed;
-use super::{Membership, Merged, Refused, refuse_banned};
+use super::{Membership, Merged, Refused, buckets, refuse_banned};
 use crate::trust::Trust;
 
 /// A device in the view of the fleet.
@@ -243,7 +242,7 @@ impl Membership {
 
     /// The lists in a bucket.
     pub fn lists_in(&self, index: u8) -> Vec<message::Listed> {
-        let lists = self.devices.lists.iter().filter(|(node, _)| bucket_of(**node) == index);
+        let lists = buckets::entries(&self.devices.lists, index);
         let listed = lists.map(|(node, listed)| message::Listed {
             node: *node,
             sequence: listed.list.sequence,

@@ -1,9 +1,10 @@
 //! Chains of introductions that lead to the root or an admin.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use epsilon_proto::document::{Signed, Verified};
+use epsilon_proto::document::Signed;
 use epsilon_proto::id::{NodeId, PublicKey};
 use epsilon_proto::key::SignatureCheck;
 use epsilon_proto::message::Credentials;
@@ -12,26 +13,105 @@ use epsilon_proto::trust::Introduction;
 use super::{Membership, refuse_banned};
 use crate::trust::Trust;
 
+/// The members to whom a chain of introductions leads from the root or an
+/// admin: whoever meets one and knows those of the chain believes it.
+/// Introducers that merely vouch for one another prove nothing to a third.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grounded {
+    by: BTreeMap<NodeId, Step>,
+}
+
+/// Over how many others a chain leads, and by whose word it begins.
+type Step = (usize, PublicKey);
+
+impl Grounded {
+    /// Whether a chain leads to a member.
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.by.contains_key(&node)
+    }
+
+    /// The shortest of the chains that the words by these keys begin, and of
+    /// equal ones that by the lowest key.
+    fn best(&self, words: impl Iterator<Item = PublicKey>, trust: &Trust) -> Option<Step> {
+        let step = |key: PublicKey| {
+            if trust.is_authority(key) {
+                return Some((0, key));
+            }
+            self.by.get(&NodeId::from(key)).map(|(others, _)| (others + 1, key))
+        };
+        words.filter_map(step).min()
+    }
+}
+
+/// Who is grounded, kept as members come and go: it is asked for at every link
+/// and every delivery, and in a fleet of a thousand all introductions are many.
+#[derive(Default)]
+pub(super) struct Ground {
+    known: Option<Known>,
+}
+
+struct Known {
+    /// What [`Trust::authority`] was.
+    authority: u64,
+    /// Whoever introduced somebody, and perhaps others.
+    introducers: BTreeSet<PublicKey>,
+    grounded: Arc<Grounded>,
+}
+
+impl Ground {
+    /// A node is introduced by these, or is no member any more. What that means for those
+    /// whom it introduced itself is found out when it is asked for: few change after
+    /// others built on them.
+    pub(super) fn update(&mut self, node: NodeId, words: &[PublicKey], trust: &Trust) {
+        let Some(mut known) = self.known.take() else { return };
+        if known.authority != trust.authority() {
+            return;
+        }
+        let before = known.grounded.by.get(&node).copied();
+        let now = known.grounded.best(words.iter().copied(), trust);
+        let others = |step: Option<Step>| step.map(|(others, _)| others);
+        if others(before) != others(now) && known.introducers.contains(&node.key()) {
+            return;
+        }
+        known.introducers.extend(words);
+        if before != now {
+            let grounded = Arc::make_mut(&mut known.grounded);
+            match now {
+                Some(step) => drop(grounded.by.insert(node, step)),
+                None => drop(grounded.by.remove(&node)),
+            }
+        }
+        self.known = Some(known);
+    }
+
+    /// Anything may have changed.
+    pub(super) fn touch(&mut self) {
+        self.known = None;
+    }
+}
+
 impl Membership {
-    /// The members to whom a chain of introductions leads from the root or an
-    /// admin: whoever meets one and knows those of the chain believes it.
-    /// Introducers that merely vouch for one another prove nothing to a third.
-    pub fn grounded(&self, trust: &Trust) -> BTreeSet<NodeId> {
-        self.ground(trust).into_keys().collect()
+    /// See [`Grounded`].
+    pub fn grounded(&mut self, trust: &Trust) -> Arc<Grounded> {
+        let known = self.ground.known.take().filter(|known| known.authority == trust.authority());
+        let known = known.unwrap_or_else(|| self.find_grounded(trust));
+        Arc::clone(&self.ground.known.insert(known).grounded)
     }
 
     /// The shortest chain of introductions from a member to the root or an
     /// admin, its own first; empty when there is none.
-    pub fn chain(&self, node: NodeId, trust: &Trust) -> Vec<Signed<Introduction>> {
-        let ground = self.ground(trust);
+    pub fn chain(&mut self, node: NodeId, trust: &Trust) -> Vec<Signed<Introduction>> {
+        let grounded = self.grounded(trust);
         let mut chain = Vec::new();
         let mut next = node;
-        while let Some(introduction) = ground.get(&next) {
+        while let Some((_, by)) = grounded.by.get(&next)
+            && let Some(introduction) = self.members.get(&next).and_then(|member| member.word(*by))
+        {
             chain.push(introduction.signed().clone());
-            if trust.is_authority(introduction.signer()) {
+            if trust.is_authority(*by) {
                 break;
             }
-            next = introduction.signer().into();
+            next = NodeId::from(*by);
         }
         if chain.len() > Credentials::MAX_CHAIN { Vec::new() } else { chain }
     }
@@ -94,30 +174,32 @@ impl Membership {
         false
     }
 
-    /// For every member to whom a chain leads the introduction by which it
-    /// does, over as few others as possible.
-    fn ground(&self, trust: &Trust) -> BTreeMap<NodeId, &Verified<Introduction>> {
-        let mut introduced: BTreeMap<PublicKey, Vec<(NodeId, &Verified<Introduction>)>> =
-            BTreeMap::new();
+    fn find_grounded(&self, trust: &Trust) -> Known {
+        let mut introduced: BTreeMap<PublicKey, Vec<NodeId>> = BTreeMap::new();
         for (node, member) in &self.members {
-            for introduction in &member.introductions {
-                if introduction.facts.invite == Some(member.invite()) {
-                    let by = introduced.entry(introduction.signer()).or_default();
-                    by.push((*node, introduction));
-                }
+            for introduction in member.words() {
+                introduced.entry(introduction.signer()).or_default().push(*node);
             }
         }
-        let mut due: VecDeque<PublicKey> =
+        let introducers = introduced.keys().copied().collect();
+        let mut grounded = Grounded::default();
+        // All over as many others, by the order of their keys.
+        let mut due: BTreeSet<PublicKey> =
             introduced.keys().copied().filter(|key| trust.is_authority(*key)).collect();
-        let mut ground = BTreeMap::new();
-        while let Some(key) = due.pop_front() {
-            for (node, introduction) in introduced.remove(&key).into_iter().flatten() {
-                if let Entry::Vacant(place) = ground.entry(node) {
-                    place.insert(introduction);
-                    due.push_back(node.key());
+        let mut others = 0;
+        while !due.is_empty() {
+            let mut next = BTreeSet::new();
+            for key in due {
+                for node in introduced.remove(&key).into_iter().flatten() {
+                    if let Entry::Vacant(place) = grounded.by.entry(node) {
+                        place.insert((others, key));
+                        next.insert(node.key());
+                    }
                 }
             }
+            due = next;
+            others += 1;
         }
-        ground
+        Known { authority: trust.authority(), introducers, grounded: Arc::new(grounded) }
     }
 }

@@ -26,6 +26,7 @@ use crate::trust::Trust;
 pub use buckets::BUCKETS;
 pub use claims::Rank;
 pub use devices::{DeviceChange, PlacedDevice};
+pub use ground::Grounded;
 
 /// A member: its record and what was verified in it.
 #[derive(Debug, Clone)]
@@ -51,6 +52,17 @@ impl Member {
     /// What it may be.
     pub fn roles(&self) -> Roles {
         self.certificate.roles
+    }
+
+    /// The introductions that say it came by its invite.
+    fn words(&self) -> impl Iterator<Item = &Verified<Introduction>> {
+        let invite = Some(self.invite());
+        self.introductions.iter().filter(move |introduction| introduction.facts.invite == invite)
+    }
+
+    /// The one of them by a key.
+    fn word(&self, by: PublicKey) -> Option<&Verified<Introduction>> {
+        self.words().find(|introduction| introduction.signer() == by)
     }
 }
 
@@ -108,18 +120,22 @@ pub struct Word {
 }
 wire_struct!(Word { 0 => invite, 1 => is_out });
 
+/// Boxed, as in a tree of a thousand half of the room is for those to come.
+type Members = BTreeMap<NodeId, Box<Member>>;
+
 /// All members, oneself included.
 pub struct Membership {
     network: NetworkId,
     range: Ipv4Range,
     range6: Ipv6Range,
     own: NodeId,
-    members: BTreeMap<NodeId, Member>,
+    members: Members,
     /// Nodes whose admission this node decided itself.
     vouched: BTreeMap<NodeId, Word>,
     buckets: buckets::Buckets,
     claims: claims::Claims,
     devices: devices::Devices,
+    ground: ground::Ground,
     /// Nodes whose address or name may have changed.
     affected: BTreeSet<NodeId>,
 }
@@ -137,6 +153,7 @@ impl Membership {
             buckets: buckets::Buckets::default(),
             claims: claims::Claims::default(),
             devices: devices::Devices::default(),
+            ground: ground::Ground::default(),
             affected: BTreeSet::new(),
         }
     }
@@ -175,7 +192,7 @@ impl Membership {
     ) -> Result<Merged, Refused> {
         let node = NodeId::from(signed.signer());
         refuse_banned(node, trust)?;
-        let known = self.members.get(&node);
+        let known = self.get(node);
         if known.is_some_and(|known| known.record.signed() == signed) {
             return Ok(Merged::Known);
         }
@@ -225,19 +242,26 @@ impl Membership {
         }
         let key = node.key().agreement().ok_or(Refused::Invalid("the node's key is weak"))?;
         let member = Member { record, certificate, introductions, key, digest };
-        let same = |known: &Member| {
-            (known.record.ipv4, &known.record.name, &known.introductions)
-                == (member.record.ipv4, &member.record.name, &member.introductions)
-        };
-        if !self.members.get(&node).is_some_and(same) {
+        let known = self.get(node);
+        let is_met_as_before =
+            known.is_some_and(|known| known.introductions == member.introductions);
+        let claims_the_same = known.is_some_and(|known| {
+            (known.record.ipv4, &known.record.name) == (member.record.ipv4, &member.record.name)
+        });
+        if !is_met_as_before {
+            let words: Vec<PublicKey> = member.words().map(Verified::signer).collect();
+            self.ground.update(node, &words, trust);
+        }
+        if !is_met_as_before || !claims_the_same {
             self.devices.touch();
         }
-        self.affected.extend(self.claims.update(node, self.members.get(&node), Some(&member)));
+        let known = self.members.get(&node).map(|known| &**known);
+        self.affected.extend(self.claims.update(node, known, Some(&member)));
         if let Some(pin) = trust.pin(node) {
             self.affected.extend(self.claims.claimants(pin.ipv4, pin.name.as_ref()));
         }
         self.buckets.touch(node);
-        self.members.insert(node, member);
+        self.members.insert(node, Box::new(member));
         Ok(outcome)
     }
 
@@ -369,8 +393,9 @@ impl Membership {
         let member = self.members.remove(&node)?;
         self.affected.extend(self.claims.update(node, Some(&member), None));
         self.devices.remove(node);
+        self.ground.touch();
         self.buckets.touch(node);
-        Some(member)
+        Some(*member)
     }
 
     /// A pin changed whose this address and this name are.
@@ -398,12 +423,12 @@ impl Membership {
 
     /// A member.
     pub fn get(&self, node: NodeId) -> Option<&Member> {
-        self.members.get(&node)
+        self.members.get(&node).map(|member| &**member)
     }
 
     /// All members, oneself included, by node.
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Member)> {
-        self.members.iter().map(|(node, member)| (*node, member))
+        self.members.iter().map(|(node, member)| (*node, &**member))
     }
 
     /// How many members there are, oneself included.
@@ -454,9 +479,8 @@ impl Membership {
 
     /// Node and record digest of every member in a bucket.
     pub fn bucket(&self, index: u8) -> Vec<(NodeId, Digest)> {
-        self.iter()
-            .filter(|(node, _)| buckets::bucket_of(*node) == index)
-            .map(|(node, member)| (node, member.digest))
+        buckets::entries(&self.members, index)
+            .map(|(node, member)| (*node, member.digest))
             .collect()
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use epsilon_proto::clock::Instant;
 
 use super::mtu::Mtu;
+use crate::shard::Path;
 
 /// A way that never answered gets so many probes per [`SILENT_WINDOW`].
 pub(super) const SILENT_PROBES: usize = 3;
@@ -132,5 +133,66 @@ impl Candidate {
     /// The size of the next probe for the MTU.
     pub(super) fn next_size(&mut self, now: Instant) -> Option<u16> {
         self.mtu.next(self.answered, self.rtt, now)
+    }
+}
+
+/// The ways to one peer, in order, in no more memory than they need: a node of a tree
+/// has room for eleven, most peers have one or two, and there are a thousand peers.
+#[derive(Debug, Default)]
+pub(super) struct Candidates(Vec<(Path, Candidate)>);
+
+impl Candidates {
+    fn place(&self, path: &Path) -> Result<usize, usize> {
+        self.0.binary_search_by(|(known, _)| known.cmp(path))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn contains(&self, path: &Path) -> bool {
+        self.place(path).is_ok()
+    }
+
+    pub(super) fn get(&self, path: &Path) -> Option<&Candidate> {
+        self.place(path).ok().map(|place| &self.0[place].1)
+    }
+
+    pub(super) fn get_mut(&mut self, path: &Path) -> Option<&mut Candidate> {
+        self.place(path).ok().map(|place| &mut self.0[place].1)
+    }
+
+    pub(super) fn insert(&mut self, path: Path, candidate: Candidate) {
+        match self.place(&path) {
+            Ok(place) => self.0[place].1 = candidate,
+            Err(place) => {
+                self.0.reserve_exact(1);
+                self.0.insert(place, (path, candidate));
+            }
+        }
+    }
+
+    /// Says whether it was there.
+    pub(super) fn remove(&mut self, path: &Path) -> bool {
+        self.place(path).is_ok_and(|place| {
+            self.0.remove(place);
+            true
+        })
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Path, &Candidate)> {
+        self.0.iter().map(|(path, candidate)| (path, candidate))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&Path, &mut Candidate)> {
+        self.0.iter_mut().map(|(path, candidate)| (&*path, candidate))
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &Candidate> {
+        self.0.iter().map(|(_, candidate)| candidate)
+    }
+
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Candidate> {
+        self.0.iter_mut().map(|(_, candidate)| candidate)
     }
 }

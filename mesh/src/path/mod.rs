@@ -19,7 +19,7 @@ mod mtu;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use epsilon_proto::address::{DEFAULT_MTU, is_stream};
 use epsilon_proto::clock::Instant;
 
 use crate::shard::{Path, UNANSWERED};
-use candidate::{Candidate, SILENT_PROBES};
+use candidate::{Candidate, Candidates, SILENT_PROBES};
 use mtu::Mtu;
 
 /// How many ways to one peer are known at most.
@@ -121,7 +121,7 @@ struct Doubt {
 /// The paths to one peer.
 #[derive(Debug, Default)]
 pub struct Paths {
-    candidates: BTreeMap<Path, Candidate>,
+    candidates: Candidates,
     active: Option<Path>,
     /// Whether the way in use answered since it was last doubted.
     is_proven: bool,
@@ -200,7 +200,7 @@ impl Paths {
             Path::Relayed(..) => false,
         };
         let mut was_used = false;
-        for (path, candidate) in &mut self.candidates {
+        for (path, candidate) in self.candidates.iter_mut() {
             if candidate.is_lasting && is_gone(path) {
                 candidate.is_lasting = false;
                 was_used |= self.active == Some(*path);
@@ -246,14 +246,14 @@ impl Paths {
             .filter(|(path, candidate)| candidate.answered.is_none() && Some(**path) != self.active)
             .max_by_key(|(_, candidate)| candidate.silence())
             .map(|(path, _)| *path);
-        worst.is_some_and(|path| self.candidates.remove(&path).is_some())
+        worst.is_some_and(|path| self.candidates.remove(&path))
     }
 
     /// Like [`Paths::add`] for a way by which the peer just was reached otherwise:
     /// used at once where there is none that is proven.
     pub fn prefer(&mut self, path: Path) {
         self.add(path, true);
-        if !self.is_proven && self.candidates.contains_key(&path) {
+        if !self.is_proven && self.candidates.contains(&path) {
             self.take(path, false);
         }
     }
@@ -475,9 +475,9 @@ impl Paths {
     }
 
     /// The way in use, if its MTU is to be found out.
-    fn measurable(&self) -> Option<(&Path, &Candidate)> {
+    fn measurable(&self) -> Option<(Path, &Candidate)> {
         let active = self.active.filter(|_| self.is_busy && self.is_proven)?;
-        self.candidates.get_key_value(&active)
+        Some((active, self.candidates.get(&active)?))
     }
 
     fn is_better(&self, path: Path, rtt: Duration, than: Path, local: &[LocalPrefix]) -> bool {
@@ -596,7 +596,7 @@ impl Paths {
                 candidate.want();
             }
         }
-        let check = self.measurable().and_then(|(path, one)| Some((*path, one.mtu.check_due()?)));
+        let check = self.measurable().and_then(|(path, one)| Some((path, one.mtu.check_due()?)));
         if let Some((path, due)) = check
             && due <= now
             && let Some(candidate) = self.candidates.get_mut(&path)

@@ -1,5 +1,6 @@
 //! Paths among ways that answer or do not, in virtual time.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use epsilon_proto::datagram::Channel;

@@ -365,11 +365,11 @@ fn who_was_never_let_in_cannot_leave() {
     let leave = |departure: Departure| NetworkDocument::Departure(sign(&departure, &key(9)));
     let NetworkDocument::Departure(own) = departure(9, 1) else { unreachable!() };
     let NetworkDocument::Departure(other) = departure(8, 1) else { unreachable!() };
-    let mut forged = own.peek().unwrap();
+    let mut forged = (*own.peek().unwrap()).clone();
     forged.certificate = sign(&forged.certificate.peek().unwrap(), &key(77));
     let unknown = trust.merge(&leave(forged), &Strict);
     assert_eq!(unknown, Err(TrustError::UnknownInvite(key(77).public().short())));
-    let taken = trust.merge(&leave(other.peek().unwrap()), &Strict);
+    let taken = trust.merge(&leave((*other.peek().unwrap()).clone()), &Strict);
     assert_eq!(taken, Err(TrustError::OtherNode));
     assert!(!trust.has_departed(node(9)));
     assert_eq!(trust.merge(&NetworkDocument::Departure(own), &Strict), Ok(true));

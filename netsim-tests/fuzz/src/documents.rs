@@ -23,7 +23,7 @@ use crate::decoding::{self, Kind, kinds};
 use crate::samples as sample;
 
 const PLAIN: &[Kind] = kinds! {
-    NetworkBlock: sample::founding().token.network.peek().unwrap(),
+    NetworkBlock: (*sample::founding().token.network.peek().unwrap()).clone(),
     GenesisBlock: sample::genesis(),
     AdminGrant: sample::grant(),
     Charter: sample::charter(),
@@ -58,7 +58,7 @@ macro_rules! signed_kinds {
 }
 
 const SIGNED: &[Kind] = signed_kinds! {
-    NetworkBlock: sample::founding().token.network.peek().unwrap(),
+    NetworkBlock: (*sample::founding().token.network.peek().unwrap()).clone(),
     GenesisBlock: sample::genesis(),
     AdminGrant: sample::grant(),
     Charter: sample::charter(),
@@ -79,7 +79,7 @@ fn signed<T: Document>(bytes: &[u8]) {
     let Some(signed) = decoding::decode::<Signed<T>>(bytes) else { return };
     if let Ok(document) = signed.peek() {
         // What was in it may have skippable fields; what it is now has none.
-        let again = wire::encode(&document);
+        let again = wire::encode(&*document);
         assert!(wire::decode::<T>(&again).is_ok());
     }
     let _ = signed.signer().agreement();

@@ -96,7 +96,7 @@ pub(crate) fn charter() -> Charter {
 }
 
 pub(crate) fn invite() -> Invite {
-    founding().token.invite.peek().unwrap()
+    (*founding().token.invite.peek().unwrap()).clone()
 }
 
 /// Node 3's, as its invite signed it.
@@ -106,7 +106,7 @@ pub(crate) fn signed_certificate() -> Signed<MemberCertificate> {
 }
 
 pub(crate) fn certificate() -> MemberCertificate {
-    signed_certificate().peek().unwrap()
+    (*signed_certificate().peek().unwrap()).clone()
 }
 
 pub(crate) fn introduction() -> Introduction {

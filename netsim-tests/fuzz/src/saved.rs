@@ -17,7 +17,10 @@ fn rows(input: &[u8]) -> Vec<Row> {
 }
 
 fn rows_of(writes: Vec<Write>) -> Vec<Row> {
-    writes.into_iter().filter_map(|write| Some((write.table, write.key, write.value?))).collect()
+    writes
+        .into_iter()
+        .filter_map(|write| Some((write.table, write.key, write.value?.to_vec())))
+        .collect()
 }
 
 /// What is read is written down as it was, however often.

@@ -1,11 +1,11 @@
 //! What a Control says is done: the daemon's part, in virtual time.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use epsilon_mesh::control::Output;
 use epsilon_mesh::shard::Report;
 
+use super::gossip::Gossip;
 use super::world::{Event, Input, World};
 
 /// A disk needs so long for a durable transaction.
@@ -50,8 +50,8 @@ impl World {
                 self.ask(machine, node, id, bytes);
             }
             Output::Publish(bytes) => {
-                self.look_at_change(machine, &bytes);
-                self.publish(machine, &Rc::from(bytes));
+                let change = self.look_at_change(machine, &bytes);
+                self.publish(machine, &Gossip::new(bytes, change));
             }
             Output::Shard(command) => {
                 self.look_at_command(machine, &command);

@@ -110,11 +110,9 @@ impl World {
 
     /// A machine's connections, and which end of them it is.
     fn connections_of(&self, machine: usize) -> Vec<(ConnectionId, Side)> {
-        let end = |(connection, open): (&ConnectionId, &Connection)| {
-            let side = open.ends.iter().position(|end| end.machine == machine)?;
-            Some((*connection, side))
-        };
-        self.connections.iter().filter_map(end).collect()
+        let side = |open: &Connection| open.ends.iter().position(|end| end.machine == machine);
+        let all = self.connections.iter();
+        all.filter_map(|(connection, open)| Some((*connection, side(open)?))).collect()
     }
 
     /// What becomes of a machine's connections when its daemon dies.

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use epsilon_proto::id::{Digest, NodeId};
+use epsilon_proto::message::Change;
 
 use super::connection::{ConnectionId, Side, Stage};
 use super::world::{Event, Input, World};
@@ -17,6 +18,22 @@ use super::world::{Event, Input, World};
 const REMEMBERED: Duration = Duration::from_mins(1);
 /// How many linked members everybody grafts, as the daemon does.
 const MESH: usize = 4;
+
+/// What is spread, hashed and read once for all who hear it.
+pub(crate) struct Gossip {
+    pub(crate) bytes: Vec<u8>,
+    what: Digest,
+    pub(crate) change: Change,
+}
+
+impl Gossip {
+    pub(crate) fn new(bytes: Vec<u8>, change: Change) -> Rc<Self> {
+        Rc::new(Self { what: Digest::of(&bytes), bytes, change })
+    }
+}
+
+/// A connection, the other's end of it, and its machine.
+type Way = (ConnectionId, Side, usize);
 
 /// What a machine heard, in the order in which it did.
 #[derive(Default)]
@@ -41,25 +58,28 @@ impl Heard {
 
 impl World {
     /// Passes gossip on that the engine found good.
-    pub(crate) fn pass_on(&mut self, machine: usize, bytes: &Rc<[u8]>) {
+    pub(crate) fn pass_on(&mut self, machine: usize, gossip: &Rc<Gossip>) {
         let own = self.machines[machine].node;
         self.graft(machine);
         for node in self.linked(machine) {
-            let Some((_, _, target)) = self.way(machine, node) else { continue };
+            let Some(way) = self.way(machine, node) else { continue };
+            let (_, _, target) = way;
             self.graft(target);
             let [here, there] = [&self.machines[machine], &self.machines[target]];
             if here.grafted.contains(&node) || there.grafted.contains(&own) {
-                self.send(machine, node, bytes);
+                self.send(machine, way, gossip);
             }
         }
     }
 
     /// Sends gossip to the linked members.
-    pub(crate) fn publish(&mut self, machine: usize, bytes: &Rc<[u8]>) {
+    pub(crate) fn publish(&mut self, machine: usize, gossip: &Rc<Gossip>) {
         let now = self.now();
-        if self.machines[machine].heard.is_new(Digest::of(bytes), now) {
+        if self.machines[machine].heard.is_new(gossip.what, now) {
             for node in self.linked(machine) {
-                self.send(machine, node, bytes);
+                if let Some(way) = self.way(machine, node) {
+                    self.send(machine, way, gossip);
+                }
             }
         }
     }
@@ -71,7 +91,9 @@ impl World {
     /// Replaces those that are not linked any more.
     fn graft(&mut self, machine: usize) {
         let one = &mut self.machines[machine];
-        one.grafted.retain(|node| one.links.contains_key(node));
+        if std::mem::take(&mut one.lost_links) {
+            one.grafted.retain(|node| one.links.contains_key(node));
+        }
         if one.grafted.len() < MESH.min(one.links.len()) {
             let mut others: Vec<NodeId> =
                 one.links.keys().copied().filter(|node| !one.grafted.contains(node)).collect();
@@ -81,28 +103,27 @@ impl World {
         }
     }
 
-    /// The connection with a node, the other's end of it, and its machine.
-    fn way(&self, machine: usize, node: NodeId) -> Option<(ConnectionId, Side, usize)> {
+    /// The way to a node.
+    fn way(&self, machine: usize, node: NodeId) -> Option<Way> {
         let connection = self.link(machine, node)?;
-        let to = 1 - self.side(machine, connection);
-        Some((connection, to, self.connections[&connection].ends[to].machine))
+        let ends = &self.connections[&connection].ends;
+        let to = usize::from(ends[0].machine == machine);
+        Some((connection, to, ends[to].machine))
     }
 
-    fn send(&mut self, machine: usize, node: NodeId, bytes: &Rc<[u8]>) {
-        if let Some((connection, to, target)) = self.way(machine, node) {
-            let copies = if self.random.chance(self.options.loss / 4) { 2 } else { 1 };
-            for _ in 0..copies {
-                self.count(machine, bytes.len());
-                if !self.random.chance(self.options.loss) {
-                    let delay = self.delay(machine, target);
-                    self.queue.after(delay, Event::Gossip(connection, to, Rc::clone(bytes)));
-                }
+    fn send(&mut self, machine: usize, (connection, to, target): Way, gossip: &Rc<Gossip>) {
+        let copies = if self.random.chance(self.options.loss / 4) { 2 } else { 1 };
+        for _ in 0..copies {
+            self.count(machine, gossip.bytes.len());
+            if !self.random.chance(self.options.loss) {
+                let delay = self.delay(machine, target);
+                self.queue.after(delay, Event::Gossip(connection, to, Rc::clone(gossip)));
             }
         }
     }
 
     /// Gossip arrives.
-    pub(crate) fn gossip(&mut self, connection: ConnectionId, side: Side, bytes: Rc<[u8]>) {
+    pub(crate) fn gossip(&mut self, connection: ConnectionId, side: Side, gossip: Rc<Gossip>) {
         let now = self.now();
         let Some(open) = self.connections.get(&connection) else { return };
         let end = &open.ends[side];
@@ -110,8 +131,8 @@ impl World {
             return;
         }
         let (machine, from) = (end.machine, open.ends[1 - side].node);
-        if self.machines[machine].heard.is_new(Digest::of(&bytes), now) {
-            self.feed(machine, Input::Gossip(from, bytes));
+        if self.machines[machine].heard.is_new(gossip.what, now) {
+            self.feed(machine, Input::Gossip(from, gossip));
         }
     }
 }

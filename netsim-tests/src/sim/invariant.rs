@@ -30,15 +30,19 @@ fn prefixes_of(device: &DeviceView) -> Vec<Prefix> {
 
 impl World {
     /// A change leaves its maker or an intermediary.
-    pub(crate) fn look_at_change(&mut self, machine: usize, bytes: &[u8]) {
-        match wire::decode::<Change>(bytes) {
-            Ok(Change::Record(record)) => {
-                self.must_be_durable(machine, Table::Records, &record, NodeRecord::stamp);
-            }
-            Ok(Change::Devices(list)) => self.list_must_be_durable(machine, &list),
-            Ok(Change::Document(document)) => self.note_ban(&document),
+    pub(crate) fn look_at_change(&mut self, machine: usize, bytes: &[u8]) -> Change {
+        let change = match wire::decode::<Change>(bytes) {
+            Ok(change) => change,
             Err(error) => panic!("n{machine} published what nobody can read: {error}"),
+        };
+        match &change {
+            Change::Record(record) => {
+                self.must_be_durable(machine, Table::Records, record, NodeRecord::stamp);
+            }
+            Change::Devices(list) => self.list_must_be_durable(machine, list),
+            Change::Document(document) => self.note_ban(document),
         }
+        change
     }
 
     /// An answer leaves.
@@ -97,16 +101,18 @@ impl World {
 
     fn note_ban(&mut self, document: &NetworkDocument) {
         let banned = match document {
-            NetworkDocument::Revocation(signed) => match signed.peek().map(|one| one.revoked) {
-                Ok(Revoked::Node(node)) => BTreeSet::from([node]),
-                Ok(Revoked::InviteAndMembers(invite)) => self
-                    .machines
-                    .iter()
-                    .filter(|one| one.invite == Some(invite))
-                    .map(|one| one.node)
-                    .collect(),
-                _ => return,
-            },
+            NetworkDocument::Revocation(signed) => {
+                match signed.peek().map(|one| one.revoked.clone()) {
+                    Ok(Revoked::Node(node)) => BTreeSet::from([node]),
+                    Ok(Revoked::InviteAndMembers(invite)) => self
+                        .machines
+                        .iter()
+                        .filter(|one| one.invite == Some(invite))
+                        .map(|one| one.node)
+                        .collect(),
+                    _ => return,
+                }
+            }
             NetworkDocument::Departure(signed) => BTreeSet::from([signed.signer().into()]),
             _ => return,
         };
@@ -153,9 +159,7 @@ impl World {
     /// What must hold of a node whenever it is done with an input.
     pub(crate) fn look_at(&self, machine: usize) {
         let one = &self.machines[machine];
-        for node in one.links.keys() {
-            assert!(*node != one.node, "n{machine} is linked with itself");
-        }
+        assert!(!one.links.contains_key(&one.node), "n{machine} is linked with itself");
         let overlap = one.plane.overlap();
         assert!(overlap.is_none(), "n{machine} sends what is for {overlap:?} to two at once");
     }

@@ -65,6 +65,8 @@ pub(crate) struct Machine {
     pub(crate) heard: Heard,
     /// To whom it passes gossip on, because it asked to.
     pub(crate) grafted: BTreeSet<NodeId>,
+    /// Whether some of those may not be linked any more.
+    pub(crate) lost_links: bool,
     pub(crate) timer: Option<Duration>,
     /// How often it woke in vain at one moment.
     pub(crate) wakes: (Duration, u32),
@@ -107,6 +109,7 @@ impl Machine {
             asked: BTreeMap::new(),
             heard: Heard::default(),
             grafted: BTreeSet::new(),
+            lost_links: false,
             timer: None,
             wakes: (Duration::ZERO, 0),
             banned: BTreeSet::new(),

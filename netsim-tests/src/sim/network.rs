@@ -83,7 +83,7 @@ impl World {
         };
         let ends = [end(machine), end(listener)];
         let open = Connection::new(ends, attempt, node, (address, arrived), secret);
-        self.connections.insert(connection, open);
+        self.connections.insert(connection, Box::new(open));
         let delay = self.segment_delay(machine, listener);
         self.queue.after(delay, Event::Arrive(connection));
         self.queue.after(DIAL, Event::ConnectTimeout(connection));
@@ -350,7 +350,7 @@ impl World {
         }
         self.end(connection, side);
         self.post(connection, 1 - side, Message::Close);
-        if self.connections.get(&connection).is_some_and(Connection::is_closed) {
+        if self.connections.get(&connection).is_some_and(|open| open.is_closed()) {
             self.connections.remove(&connection);
         }
     }
@@ -386,6 +386,7 @@ impl World {
                 links.retain(|link| *link != connection);
                 if links.is_empty() {
                     self.machines[machine].links.remove(&node);
+                    self.machines[machine].lost_links = true;
                     self.input(machine, Input::LinkDown(node));
                 }
             }

@@ -13,9 +13,11 @@ use epsilon_proto::id::{Digest, NodeId};
 use super::check::Remembering;
 use super::connection::{Connection, ConnectionId, Message, Side};
 use super::datagram::{Conversation, Datagram};
+use super::gossip::Gossip;
 use super::machine::Machine;
 use super::queue::Queue;
 use super::random::Random;
+use super::store::Rows;
 use super::stream::{Stream, StreamEnd};
 use super::topology::{Arrived, INTERNET, Topology};
 use super::trace::Trace;
@@ -84,7 +86,7 @@ pub(crate) enum Input {
     DialEnded(u64, bool),
     Request(ConnectionId, Side, u64, Vec<u8>),
     Response(u64, Option<Vec<u8>>),
-    Gossip(NodeId, Rc<[u8]>),
+    Gossip(NodeId, Rc<Gossip>),
     Report(Report),
     StreamOpened(u64, SocketAddr),
     StreamAccepted(SocketAddr, SocketAddr),
@@ -106,7 +108,7 @@ pub(crate) enum Event {
     Open(ConnectionId, Side),
     Tidy(ConnectionId),
     Silence(ConnectionId, Side, u64),
-    Gossip(ConnectionId, Side, Rc<[u8]>),
+    Gossip(ConnectionId, Side, Rc<Gossip>),
     RequestTimeout(usize, u64, u64),
     Datagram(Datagram, Arrived),
     Unanswered(usize, u64, NodeId),
@@ -128,7 +130,7 @@ pub struct World {
     /// The streams, by their ends.
     pub(crate) streams: BTreeMap<StreamEnd, Stream>,
     pub(crate) last_stream: u64,
-    pub(crate) connections: BTreeMap<ConnectionId, Connection>,
+    pub(crate) connections: BTreeMap<ConnectionId, Box<Connection>>,
     pub(crate) last_connection: ConnectionId,
     /// The side of the divide on which a machine stands.
     pub(crate) divide: Option<Vec<usize>>,
@@ -140,6 +142,7 @@ pub struct World {
     pub(crate) bans: BTreeMap<Digest, BTreeSet<NodeId>>,
     pub(crate) wrong_gates: u64,
     pub(crate) conversations: Vec<Conversation>,
+    rows: Rows,
 }
 
 impl World {
@@ -174,6 +177,7 @@ impl World {
             bans: BTreeMap::new(),
             wrong_gates: 0,
             conversations: Vec::new(),
+            rows: Rows::default(),
         };
         if options.machines > FULL_MESH && !options.hubs {
             world.lay_overlay();
@@ -259,7 +263,7 @@ impl World {
             Event::Open(connection, side) => self.open(connection, side),
             Event::Tidy(connection) => self.tidy(connection),
             Event::Silence(connection, side, spell) => self.silence(connection, side, spell),
-            Event::Gossip(connection, side, bytes) => self.gossip(connection, side, bytes),
+            Event::Gossip(connection, side, gossip) => self.gossip(connection, side, gossip),
             Event::RequestTimeout(machine, run, id) => {
                 if self.machines[machine].run == run
                     && self.machines[machine].asked.remove(&id).is_some()
@@ -285,7 +289,7 @@ impl World {
             Err("no space left on device".to_owned())
         } else {
             if let Some(store) = &mut one.store {
-                store.apply(writes);
+                store.apply(self.rows.shared(writes));
             }
             Ok(())
         };
@@ -371,10 +375,10 @@ impl World {
                 trace.note(at, machine, "response", bytes.as_deref().unwrap_or_default());
                 control.handle_response(id, bytes.as_deref().ok_or(()), now);
             }
-            Input::Gossip(from, bytes) => {
-                trace.note(at, machine, "gossip", &bytes);
-                if control.handle_gossip(from, &bytes, now) == Some(true) {
-                    forward = Some(bytes);
+            Input::Gossip(from, gossip) => {
+                trace.note(at, machine, "gossip", &gossip.bytes);
+                if control.handle_change(from, &gossip.change, now) == Some(true) {
+                    forward = Some(gossip);
                 }
             }
             Input::Report(report) => {
@@ -405,8 +409,8 @@ impl World {
             }
             self.post(connection, 1 - side, Message::Response(id, response));
         }
-        if let Some(bytes) = forward {
-            self.pass_on(machine, &bytes);
+        if let Some(gossip) = forward {
+            self.pass_on(machine, &gossip);
         }
     }
 

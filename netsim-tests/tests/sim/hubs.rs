@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use epsilon_mesh::control::PeerState;
+use epsilon_mesh::event::Event;
 use epsilon_netsim_tests::sim::{Behaviour, Case, Death, INTERNET, Options, World, cases};
 use epsilon_proto::id::NodeId;
 
@@ -121,5 +122,31 @@ fn in_a_large_fleet_a_few_are_linked_with_and_tell_who_is_gone() {
         }
         world.start(machine);
         until_seen(&mut world, MINUTE, machine, PeerState::Up);
+    });
+}
+
+#[test]
+fn a_newcomer_to_a_large_fleet_links_with_a_few_and_not_with_the_first_that_it_hears_of() {
+    cases(here!(), 2, 90, |case| {
+        let mut world = World::new(Options::new(case.seed, case.nodes).hubs());
+        let token = world.found();
+        let newcomer = case.nodes - 1;
+        for machine in 1..newcomer {
+            world.join(machine, &token);
+            world.run_for(SECOND / 20);
+        }
+        world.settle(MINUTE * 3);
+        world.join(newcomer, &token);
+        world.settle(MINUTE);
+        let linked: BTreeSet<NodeId> = world
+            .happened(newcomer)
+            .iter()
+            .filter_map(|(_, event)| match event {
+                Event::PeerUp(node) => Some(*node),
+                _ => None,
+            })
+            .collect();
+        // Who is in the token, the hubs, and others while it did not know these.
+        assert!(linked.len() <= LINKS * 2, "it linked with {}", linked.len());
     });
 }

@@ -103,7 +103,7 @@ fn a_tampered_token_is_told_from_a_mistyped_one() {
     let mut mixed = token();
     let stranger = SecretKey::from_seed(&[3; 32]);
     mixed.invite = Signed::sign(
-        &Invite { roles: Roles::ALL, ..mixed.invite.peek().unwrap() },
+        &Invite { roles: Roles::ALL, ..(*mixed.invite.peek().unwrap()).clone() },
         NetworkId::from(mixed.network.signer()),
         &stranger,
     );
