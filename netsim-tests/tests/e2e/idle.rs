@@ -37,7 +37,8 @@ async fn a_node_behind_a_nat_with_twenty_peers_costs_less_than_a_megabyte_an_hou
     let mut costs = Vec::new();
     for (node, before) in behind.iter().zip(before) {
         let bytes = traffic(node).await - before;
-        costs.push(bytes as f64 * 3600.0 / watched.as_secs_f64());
+        let bytes = f64::from(u32::try_from(bytes).unwrap());
+        costs.push(bytes * 3600.0 / watched.as_secs_f64());
     }
     costs.sort_unstable_by(f64::total_cmp);
     let kilobytes = |cost: f64| cost / 1e3;

@@ -21,8 +21,8 @@ const KEPT: f64 = 0.5;
 async fn kept(config: &str, link: Option<&str>) -> Option<f64> {
     let gateways = ["port-restricted", "port-restricted"];
     let mut fleet = Fleet::up_behind([1], &gateways).await?;
-    let line = format!("mkdir -p /etc/epsilon && printf '{config}' > /etc/epsilon/meshd.toml");
-    fleet.node("n1").shell(&line).await.ok();
+    let write = format!("mkdir -p /etc/epsilon && printf '{config}' > /etc/epsilon/meshd.toml");
+    fleet.node("n1").shell(&write).await.ok();
     for name in ["n1", "n2", "n3"] {
         fleet.start(name).await;
     }
@@ -55,7 +55,8 @@ async fn kept(config: &str, link: Option<&str>) -> Option<f64> {
             })
             .await;
             let (from, to) = (fleet.host("n2").unwrap(), fleet.host("n3").unwrap());
-            speeds.push(transfer(from, to, address, LENGTH) as f64);
+            let arrived = transfer(from, to, address, LENGTH);
+            speeds.push(f64::from(u32::try_from(arrived).unwrap()));
         }
         let mbit = |bytes: f64| bytes * 8.0 / LENGTH.as_secs_f64() / 1e6;
         println!("direct {:.0} Mbit/s, relayed {:.0} Mbit/s", mbit(speeds[0]), mbit(speeds[1]));
