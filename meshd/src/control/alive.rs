@@ -1,7 +1,7 @@
 //! Liveness: whether the other end of a connection is still there.
 //!
-//! Whoever has heard nothing for an interval sends eight bytes and wants them
-//! back in time. Being asked is as good a sign of life as an answer, and the
+//! Whoever has heard nothing for an interval, or has just sent something, sends eight
+//! bytes and wants them back in time. Being asked is as good a sign of life as an answer, and the
 //! side that was dialled waits a quarter longer before it asks itself: so on a
 //! healthy connection only one side asks, and an idle link costs one small
 //! exchange per interval.
@@ -35,6 +35,9 @@ const PROTOCOL: StreamProtocol = StreamProtocol::new("/epsilon/alive/1");
 /// Twice the longest round trip that there is, by way of a satellite.
 const AT_ONCE: Duration = Duration::from_millis(1200);
 
+/// How long after something was sent a sign of life is asked for, unless one comes.
+const SENT: Duration = Duration::from_secs(3);
+
 /// Bytes in a probe and in its answer.
 const PROBE: usize = 8;
 
@@ -60,7 +63,7 @@ pub(super) struct Seen {
 pub(super) enum Told {
     /// Ask for a sign of life now, to come within the duration.
     Probe(Duration),
-    /// Nothing, but every protocol on the connection looks after its work.
+    /// Something may be sent: every protocol on the connection looks after its work.
     Wake,
 }
 
@@ -254,7 +257,8 @@ impl ConnectionHandler for Handler {
                 let due = Instant::now() + within;
                 self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
             }
-            Told::Wake => {}
+            // As long as something is not acknowledged, the kernel waits for that alone.
+            Told::Wake => self.next = self.next.min(Instant::now() + SENT),
         }
     }
 

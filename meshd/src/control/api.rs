@@ -96,9 +96,9 @@ impl Default for Timing {
             dial: Duration::from_millis(2500),
             admission: Duration::from_secs(5),
             request: Duration::from_secs(10),
-            silence: Duration::from_secs(42),
+            silence: Duration::from_secs(36),
             ping_interval: Duration::from_mins(5),
-            ping_timeout: Duration::from_secs(20),
+            ping_timeout: Duration::from_secs(12),
             duplicate_grace: Duration::from_secs(1),
         }
     }

@@ -284,8 +284,10 @@ impl Service {
             (Some(name), Some(connection)) => {
                 self.requests += 1;
                 self.asked.insert(self.requests, id);
-                let ask = &mut self.swarm.behaviour_mut().ask;
-                return ask.ask(self.requests, name, connection, bytes);
+                let number = self.requests;
+                let behaviour = self.swarm.behaviour_mut();
+                behaviour.alive.wake(name, connection);
+                return behaviour.ask.ask(number, name, connection, bytes);
             }
             _ => RequestError::NotLinked,
         };
