@@ -2,6 +2,7 @@
 //! others reach, and these say who is gone. See docs/decisions/0010.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use epsilon_proto::clock::{Instant, Now, Timestamp};
@@ -395,7 +396,11 @@ impl Control {
         for hub in named.clone() {
             // By now it knows this node and answers: it says where it sees it.
             if self.peers.get(&hub).is_some_and(|peer| !peer.paths.is_proven()) {
-                self.paths(hub).called(now);
+                let endpoints = self.members.get(hub).map(|member| &member.record.endpoints);
+                let all = endpoints.into_iter().flatten().map(|one| one.address);
+                let addresses: Vec<SocketAddr> =
+                    all.filter(|address| !self.is_own_address(*address)).collect();
+                self.paths(hub).called(&addresses, now);
             }
         }
         if self.hubs.named != named || self.says_too_much() {

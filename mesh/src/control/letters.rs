@@ -14,7 +14,6 @@ use zeroize::Zeroizing;
 use super::Control;
 use crate::limit::Limit;
 use crate::pair::{Pair, Window};
-use crate::shard::Path;
 
 /// By so many ways a letter goes to somebody who is not linked.
 const WAYS: usize = 2;
@@ -160,7 +159,7 @@ impl Control {
         }
         match wire::decode::<Words>(&opened) {
             Ok(Words::Call(call)) => self.take_call(from, call, now),
-            Ok(Words::Ask(ask)) => self.take_ask(from, &ask),
+            Ok(Words::Ask(ask)) => self.take_ask(from, &ask, now.instant),
             Ok(Words::Answer(answer)) => self.take_answer(from, &answer, now),
             Err(_) => {}
         }
@@ -185,12 +184,11 @@ impl Control {
         if !self.peer(from).letters.calls.allows(now.instant) {
             return;
         }
-        for address in call.addresses {
-            if !self.members.is_inside(address.ip()) && !self.is_own_address(address) {
-                self.paths(from).add(Path::Direct(address), false);
-            }
-        }
-        self.paths(from).called(now.instant);
+        let mut addresses = call.addresses;
+        addresses.retain(|address| {
+            !self.members.is_inside(address.ip()) && !self.is_own_address(*address)
+        });
+        self.paths(from).called(&addresses, now.instant);
         if call.wants_answer {
             self.call(from, false);
             self.need_relays(now);

@@ -33,6 +33,7 @@ mod plane;
 mod reach;
 mod relays;
 mod routes;
+mod seen;
 mod storage;
 mod streams;
 mod sync;
@@ -466,7 +467,7 @@ impl Control {
         if has_moved {
             self.links_checked = None;
             self.check_links(now.instant);
-            self.own_record.has_moved();
+            self.own_record.seen.has_moved();
             self.forget_openness();
             self.leave_streams(now);
         }

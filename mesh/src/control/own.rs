@@ -15,6 +15,7 @@ use epsilon_proto::wire;
 
 use super::documents::Taken;
 use super::reach::Reach;
+use super::seen::Seen;
 use super::storage::Then;
 use super::{Control, Output};
 use crate::event::Event;
@@ -62,10 +63,8 @@ pub(super) struct OwnRecord {
     /// From when on there may be another.
     next: Instant,
     pub(super) retry: Option<Instant>,
-    /// Where members saw this node's datagrams come from, by either family.
-    pub(super) observed: BTreeMap<(NodeId, bool), SocketAddr>,
-    /// Whether that was before it moved.
-    is_observed_before: bool,
+    /// Where members saw this node's datagrams come from.
+    pub(super) seen: Seen,
     /// Claims this node vouched for, whose records it does not have yet.
     pub(super) promises: BTreeMap<NodeId, (Claims, Instant)>,
     /// Since when another ranks higher for something that this node claims.
@@ -95,8 +94,7 @@ impl OwnRecord {
             budget: Limit::new(PUBLISH_BURST, PUBLISH_EVERY),
             next: now,
             retry: None,
-            observed: BTreeMap::new(),
-            is_observed_before: false,
+            seen: Seen::default(),
             promises: BTreeMap::new(),
             disputed: None,
             foreign: 0,
@@ -120,12 +118,6 @@ impl OwnRecord {
     /// A node that was vouched for will not come: what it claimed is free.
     pub(super) fn forget_promise(&mut self, node: NodeId) {
         self.promises.remove(&node);
-    }
-
-    /// This node may be somewhere else: where it was seen counts no more once it is seen
-    /// again.
-    pub(super) fn has_moved(&mut self) {
-        self.is_observed_before = true;
     }
 
     pub(super) fn persist_failed(&mut self, now: Instant) {
@@ -154,8 +146,8 @@ impl Control {
         let publish =
             (own.dirty && own.staged.is_none() && self.may_speak()).then(|| own.may_publish_at());
         let disputed = own.disputed.map(|since| since + DISPUTE);
-        let due = [own.claim_alone, publish, disputed, self.introduction_due(), self.reach_due()];
-        due.into_iter().flatten().min()
+        let seen = [self.introduction_due(), self.reach_due(), own.seen.due()];
+        [own.claim_alone, publish, disputed].into_iter().chain(seen).flatten().min()
     }
 
     /// Whether there is something to publish and anybody who would forward
@@ -170,6 +162,7 @@ impl Control {
     /// Brings claims, vouching and the record as far as they come now.
     pub(super) fn advance_own(&mut self, now: Now) {
         self.advance_reach(now.instant);
+        self.advance_seen(now.instant);
         self.choose_claims(now);
         self.ask_for_introduction(now);
         self.publish_own(now);
@@ -179,35 +172,6 @@ impl Control {
     pub(super) fn first_sync_done(&mut self, now: Now) {
         self.own_record.synced = true;
         self.advance_own(now);
-    }
-
-    /// Where a member saw this node's datagrams come from.
-    pub(super) fn observed_at(&mut self, by: NodeId, address: SocketAddr, now: Now) {
-        let OwnRecord { observed, is_observed_before, .. } = &mut self.own_record;
-        if std::mem::take(is_observed_before) {
-            observed.clear();
-        }
-        let is_known = observed.values().any(|known| *known == address);
-        let before = observed.insert((by, address.is_ipv4()), address);
-        if let Some(before) = before.filter(|before| *before != address) {
-            if before.ip() != address.ip() {
-                // The NAT has another address, or another one is in use.
-                observed.retain(|_, known| known.ip() != before.ip());
-                self.forget_openness();
-            }
-            // Or it forgot this node: then links are dead, and relays do not know it.
-            self.check_links(now.instant);
-            for relay in self.relays.own.clone() {
-                self.paths(relay).check(now.instant);
-            }
-            self.call_again(now.instant);
-        }
-        if !is_known || before.is_some_and(|before| before != address) {
-            let endpoints = self.endpoints(MAX_ENDPOINTS);
-            if self.members.get(self.own).is_none_or(|own| own.record.endpoints != endpoints) {
-                self.own_record.touch();
-            }
-        }
     }
 
     /// The ports of the router that lead to this node, as it says; none once there are none.
@@ -232,7 +196,7 @@ impl Control {
         let configured =
             self.configured.iter().map(|address| (EndpointSource::Configured, *address));
         let observed =
-            self.own_record.observed.values().map(|address| (EndpointSource::Observed, *address));
+            self.own_record.seen.addresses().map(|address| (EndpointSource::Observed, address));
         let mut endpoints: Vec<Endpoint> = Vec::new();
         let mapped = self.mapped.iter().map(|one| (one.source, one.address));
         for (source, address) in configured.chain(mapped).chain(local).chain(observed) {

@@ -90,6 +90,9 @@ impl Control {
             if self.plane.installed.remove(&node).is_some() {
                 self.plane.keyed.remove(&node);
                 self.end_channels(node, now);
+                if self.own_record.seen.forget_member(node) {
+                    self.own_record.touch();
+                }
                 self.outputs.push_back(Output::Shard(Command::RemovePeer { node }));
             }
             return;

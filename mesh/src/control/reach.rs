@@ -87,12 +87,11 @@ impl Control {
             let direct = self.direct_to(*node);
             direct.is_some_and(|direct| !self.is_on_own_network(direct.ip()))
         };
-        let seen = self.own_record.observed.iter().map(|((node, _), address)| (*node, *address));
         ReachView {
             is_open: self.reaching.is_open(),
             was_probed: self.reaching.openness.was_probed,
             looked: self.reaching.looked.map(|at| now.since(at)),
-            seen: seen.filter(|(node, _)| is_far(node)).collect(),
+            seen: self.own_record.seen.all().filter(|(node, _)| is_far(node)).collect(),
             local: self.local.iter().map(|(address, _)| *address).collect(),
             relays: self.relays.own.clone(),
         }

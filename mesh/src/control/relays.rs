@@ -24,6 +24,9 @@ const COSTLY: [(&str, &str); 2] = [("metered", "true"), ("power", "battery")];
 const MAX_CHANNELS: usize = 1024;
 /// Of which one member may have so many.
 const MAX_CHANNELS_EACH: usize = 128;
+/// Who is asked for is told of a channel that there was no more often than this, however
+/// often it is asked for: less than [`ASK_EVERY`].
+const TELL_EVERY: Duration = Duration::from_millis(500);
 
 /// What is known of relays.
 #[derive(Default)]
@@ -46,6 +49,11 @@ impl Relays {
         Self { is_needed, ..Self::default() }
     }
 
+    /// Whether a member may have another channel.
+    fn has_room(&self, asker: NodeId) -> bool {
+        self.channels.len() < MAX_CHANNELS && self.pairs_of(asker).len() < MAX_CHANNELS_EACH
+    }
+
     /// The channels of this node that have a member at one end.
     fn pairs_of(&self, node: NodeId) -> Vec<(NodeId, NodeId)> {
         let all = self.channels.keys().copied();
@@ -57,6 +65,8 @@ impl Relays {
 struct Between {
     channel: Channel,
     ends: [SocketAddr; 2],
+    /// When the one that was asked for was told of it as it is.
+    told: Option<Instant>,
 }
 
 /// A relay to a peer.
@@ -245,10 +255,14 @@ impl Control {
     }
 
     /// A member wants to reach another through this node.
-    pub(super) fn take_ask(&mut self, from: NodeId, ask: &Ask) {
+    pub(super) fn take_ask(&mut self, from: NodeId, ask: &Ask, now: Instant) {
         let channel = self.grant(from, ask.peer).map(Channel::number);
         self.tell(from, &Words::Answer(Answer { peer: ask.peer, channel }));
-        if channel.is_some() {
+        let between = self.relays.channels.get_mut(&in_order(from, ask.peer));
+        if let Some(between) = between.filter(|_| channel.is_some())
+            && between.told.is_none_or(|told| now.since(told) >= TELL_EVERY)
+        {
+            between.told = Some(now);
             self.tell(ask.peer, &Words::Answer(Answer { peer: from, channel }));
         }
     }
@@ -264,12 +278,12 @@ impl Control {
         if let Some(known) = self.relays.channels.get_mut(&pair) {
             let channel = known.channel;
             if std::mem::replace(&mut known.ends, ends) != ends {
+                known.told = None;
                 self.outputs.push_back(Output::Shard(Command::SetChannel { channel, ends }));
             }
             return Some(channel);
         }
-        let of_asker = self.relays.pairs_of(from).len();
-        if self.relays.channels.len() >= MAX_CHANNELS || of_asker >= MAX_CHANNELS_EACH {
+        if !self.relays.has_room(from) {
             return None;
         }
         let channel = loop {
@@ -278,7 +292,7 @@ impl Control {
                 break channel;
             }
         };
-        self.relays.channels.insert(pair, Between { channel, ends });
+        self.relays.channels.insert(pair, Between { channel, ends, told: None });
         self.outputs.push_back(Output::Shard(Command::SetChannel { channel, ends }));
         Some(channel)
     }
@@ -386,5 +400,46 @@ impl Control {
                 self.leave_channel(node, relay, now.instant);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_has_so_many_channels_that_none_are_left_for_others() {
+        let node = |number: usize| {
+            let mut node = [0; 32];
+            node[..8].copy_from_slice(&number.to_be_bytes());
+            NodeId(node)
+        };
+        let mut relays = Relays::default();
+        let (mut greedy, mut total) = (0, 0);
+        // Some are at the lower end of their pairs, some at the upper.
+        for (asker, others) in [(1, 2..9_000), (9_500, 2..9_000)] {
+            for other in others {
+                if relays.has_room(node(asker)) {
+                    let ends = [SocketAddr::from(([192, 0, 2, 1], 1)); 2];
+                    let channel = Channel::new(total);
+                    let pair = in_order(node(asker), node(other));
+                    relays.channels.insert(pair, Between { channel, ends, told: None });
+                    total += 1;
+                    greedy += 1;
+                }
+            }
+            assert_eq!(greedy, MAX_CHANNELS_EACH);
+            greedy = 0;
+        }
+        assert!(relays.has_room(node(10_000)));
+        for number in 20_000.. {
+            if !relays.has_room(node(number)) {
+                break;
+            }
+            let (ends, channel) = ([SocketAddr::from(([192, 0, 2, 1], 1)); 2], Channel::new(total));
+            let pair = (node(number), node(number + 1));
+            relays.channels.insert(pair, Between { channel, ends, told: None });
+        }
+        assert_eq!(relays.channels.len(), MAX_CHANNELS);
     }
 }

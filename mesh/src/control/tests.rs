@@ -1,5 +1,6 @@
 //! One Control among peers that say what they like.
 
+mod malice;
 mod presence;
 mod routes;
 

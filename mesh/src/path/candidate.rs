@@ -5,6 +5,7 @@ use std::time::Duration;
 use epsilon_proto::clock::Instant;
 
 use super::mtu::Mtu;
+use crate::limit::Limit;
 use crate::shard::Path;
 
 /// A way that never answered gets so many probes per [`SILENT_WINDOW`].
@@ -17,9 +18,37 @@ pub(super) const CALLED_PROBES: usize = 10;
 pub(super) const RETRY: Duration = Duration::from_millis(300);
 /// Not less than this.
 const LEAST_RETRY: Duration = Duration::from_millis(100);
+/// So many probes at once go to addresses of one peer that never answered, and then one
+/// in this time, however many it names: they may be somebody else's. Enough to try all that
+/// are kept twice a minute, when the two have called each other.
+pub(super) const STRANGE_PROBES: u32 = 144;
+/// See [`STRANGE_PROBES`].
+pub(super) const STRANGE_EVERY: Duration = Duration::from_millis(400);
 
 /// The longest that an answer is waited for.
 const SLOW: Duration = Duration::from_millis(1500);
+
+/// How many more probes may go to addresses of a peer that never answered.
+#[derive(Debug)]
+pub(super) struct Strange(Limit);
+
+impl Default for Strange {
+    fn default() -> Self {
+        Self(Limit::new(STRANGE_PROBES, STRANGE_EVERY))
+    }
+}
+
+impl Strange {
+    /// From when on one may.
+    pub(super) fn due(&self) -> Instant {
+        self.0.due()
+    }
+
+    /// One goes.
+    pub(super) fn sent(&mut self, now: Instant) {
+        self.0.allows(now);
+    }
+}
 
 /// A way to a peer.
 #[derive(Debug, Clone, Default)]
@@ -186,10 +215,6 @@ impl Candidates {
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&Path, &mut Candidate)> {
         self.0.iter_mut().map(|(path, candidate)| (&*path, candidate))
-    }
-
-    pub(super) fn values(&self) -> impl Iterator<Item = &Candidate> {
-        self.0.iter().map(|(_, candidate)| candidate)
     }
 
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Candidate> {

@@ -19,6 +19,7 @@ mod mtu;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -27,7 +28,7 @@ use epsilon_proto::address::{DEFAULT_MTU, is_stream};
 use epsilon_proto::clock::Instant;
 
 use crate::shard::{Path, UNANSWERED};
-use candidate::{Candidate, Candidates, SILENT_PROBES};
+use candidate::{Candidate, Candidates, SILENT_PROBES, Strange};
 use mtu::Mtu;
 
 /// How many ways to one peer are known at most.
@@ -122,6 +123,7 @@ struct Doubt {
 #[derive(Debug, Default)]
 pub struct Paths {
     candidates: Candidates,
+    strange: Strange,
     active: Option<Path>,
     /// Whether the way in use answered since it was last doubted.
     is_proven: bool,
@@ -238,13 +240,13 @@ impl Paths {
         }
     }
 
-    /// Makes room among the ways that never answered.
+    /// Makes room among the ways that never answered, or else did so longest ago.
     fn drop_worst(&mut self) -> bool {
         let worst = self
             .candidates
             .iter()
-            .filter(|(path, candidate)| candidate.answered.is_none() && Some(**path) != self.active)
-            .max_by_key(|(_, candidate)| candidate.silence())
+            .filter(|(path, _)| Some(**path) != self.active)
+            .min_by_key(|(_, candidate)| (candidate.answered, Reverse(candidate.silence())))
             .map(|(path, _)| *path);
         worst.is_some_and(|path| self.candidates.remove(&path))
     }
@@ -299,6 +301,13 @@ impl Paths {
     pub fn check(&mut self, now: Instant) {
         if self.active.is_some() {
             self.doubt(now);
+        }
+    }
+
+    /// Wants an answer by the way in use, which nobody doubts.
+    pub fn probe_active(&mut self) {
+        if let Some(active) = self.active.and_then(|active| self.candidates.get_mut(&active)) {
+            active.want();
         }
     }
 
@@ -395,10 +404,17 @@ impl Paths {
         self.steps.push_back(Step::Relay);
     }
 
-    /// The peer asks to be probed.
-    pub fn called(&mut self, now: Instant) {
-        for candidate in self.candidates.values_mut() {
-            candidate.grant();
+    /// The peer asks to be probed where it says it is. Where it may have been before it is
+    /// only probed as if it had not asked.
+    pub fn called(&mut self, addresses: &[SocketAddr], now: Instant) {
+        let named = addresses.iter().copied().map(Path::Direct).collect::<Vec<_>>();
+        for path in &named {
+            self.add(*path, false);
+        }
+        for (path, candidate) in self.candidates.iter_mut() {
+            if named.contains(path) || !is_strange(*path, candidate) {
+                candidate.grant();
+            }
             candidate.want();
         }
         // This node's own call may have been for nothing.
@@ -637,10 +653,24 @@ impl Paths {
         if let Some(step) = { sized }.next() {
             return Some(step);
         }
-        let due = |candidate: &Candidate| candidate.due().is_some_and(|due| due <= now);
-        let (path, candidate) = self.candidates.iter_mut().find(|(_, candidate)| due(candidate))?;
+        let is_due = |(path, one): &(&Path, &Candidate)| {
+            self.probe_due(**path, one).is_some_and(|due| due <= now)
+        };
+        // Where probes are few, each way has its turn.
+        let due = self.candidates.iter().filter(is_due);
+        let path = *due.min_by_key(|(path, one)| (one.due(), **path))?.0;
+        let candidate = self.candidates.get_mut(&path)?;
+        if is_strange(path, candidate) {
+            self.strange.sent(now);
+        }
         candidate.sent(now);
-        Some(Step::Probe(*path))
+        Some(Step::Probe(path))
+    }
+
+    /// When a probe goes by a way that is wanted.
+    fn probe_due(&self, path: Path, candidate: &Candidate) -> Option<Instant> {
+        let due = candidate.due()?;
+        Some(if is_strange(path, candidate) { due.max(self.strange.due()) } else { due })
     }
 
     /// When [`Paths::next`] has something to do.
@@ -648,11 +678,18 @@ impl Paths {
         let steps = (!self.steps.is_empty()).then_some(now);
         let doubt = self.doubt.as_ref().map(|doubt| doubt.others.unwrap_or(doubt.ends));
         let check = self.measurable().and_then(|(_, active)| active.mtu.check_due());
-        let probes = self.candidates.values();
-        let probes = probes.flat_map(|one| [one.due(), one.mtu.due()]).flatten();
+        let probes = self.candidates.iter();
+        let probes =
+            probes.flat_map(|(path, one)| [self.probe_due(*path, one), one.mtu.due()]).flatten();
         let others = [steps, doubt, check, self.next_call, self.kept, self.sought];
         probes.chain(others.into_iter().flatten()).min()
     }
+}
+
+/// Whether nothing says that an address is the peer's. What lies behind a relay, or was
+/// opened as a stream, is nobody else's.
+fn is_strange(path: Path, candidate: &Candidate) -> bool {
+    matches!(path, Path::Direct(to) if !is_stream(to)) && candidate.answered.is_none()
 }
 
 fn rank(path: Path, local: &[LocalPrefix]) -> Rank {

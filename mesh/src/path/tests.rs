@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use epsilon_proto::datagram::Channel;
 
-use super::candidate::SILENT_PROBES;
+use super::candidate::{SILENT_PROBES, STRANGE_PROBES};
 use super::*;
 
 fn direct(last: u8) -> Path {
@@ -143,7 +143,7 @@ fn a_way_that_never_answers_gets_three_probes_in_ten_minutes_and_ten_more_when_c
     assert_eq!(scene.probes(direct(1)), SILENT_PROBES);
     scene.pass(20_000);
     assert_eq!(scene.probes(direct(1)), 2 * SILENT_PROBES);
-    scene.paths.called(at(scene.now));
+    scene.paths.called(&[direct(1).address()], at(scene.now));
     for _ in 0..60 {
         scene.paths.probe_all(at(scene.now));
         scene.pass(1_000);
@@ -174,7 +174,7 @@ fn while_packets_flow_over_a_relay_the_peer_is_called_less_and_less_often() {
     assert_eq!(calls, [0, 1, 3, 7, 15, 30, 60, 120]);
     // The peer is there now, and says so.
     scene.open.insert(direct(1), 20);
-    scene.paths.called(at(scene.now));
+    scene.paths.called(&[direct(1).address()], at(scene.now));
     scene.pass(100);
     assert_eq!(scene.paths.active(), Some(direct(1)));
     let known = scene.steps.len();
@@ -331,6 +331,61 @@ fn the_number_of_ways_is_bounded() {
 }
 
 #[test]
+fn a_peer_that_was_at_many_addresses_is_found_at_the_next() {
+    let mut scene = Scene::with(&[]);
+    for last in 0..2 * MAX_CANDIDATES as u8 {
+        scene.open = BTreeMap::from([(direct(last), 20)]);
+        scene.paths.busy(at(scene.now));
+        scene.paths.seen(direct(last), at(scene.now));
+        scene.pass(10_000);
+        assert_eq!(scene.paths.active(), Some(direct(last)));
+    }
+}
+
+#[test]
+fn however_many_addresses_a_peer_names_few_probes_go_there_and_relays_wait_for_none() {
+    let mut scene = Scene::with(&[]);
+    let begun = scene.now;
+    let mut named = 0..;
+    while scene.now < begun + 600_000 {
+        // By every record, call and probe that there may be.
+        let mut strange = named
+            .by_ref()
+            .map(|number| SocketAddr::from(([198, 51, 100, 1], 1_000 + number % 60_000)));
+        for one in strange.by_ref().take(16) {
+            scene.paths.add(Path::Direct(one), true);
+            scene.paths.seen(Path::Direct(one), at(scene.now));
+        }
+        let called: Vec<SocketAddr> = strange.take(12).collect();
+        scene.paths.called(&called, at(scene.now));
+        scene.pass(5_000);
+    }
+    let is_probe = |(_, step): &&(u64, Step)| matches!(step, Step::Probe(_));
+    let probes = scene.steps.iter().filter(is_probe).count();
+    assert!((1_500..=STRANGE_PROBES as usize + 1_500).contains(&probes), "{probes}");
+    scene.open.insert(relayed(1), 20);
+    scene.paths.add(relayed(1), true);
+    scene.pass(100);
+    assert_eq!(scene.paths.active(), Some(relayed(1)));
+}
+
+#[test]
+fn whoever_repeats_what_a_peer_sent_from_elsewhere_moves_it_nowhere() {
+    let mut scene = Scene::with(&[(direct(1), false)]);
+    scene.open.insert(direct(1), 20);
+    scene.paths.busy(at(scene.now));
+    scene.pass(10_000);
+    for last in 2..=255 {
+        let elsewhere = if last % 2 == 0 { direct(last) } else { relayed(last) };
+        scene.paths.heard_elsewhere(elsewhere, at(scene.now));
+        scene.pass(100);
+        assert_eq!(scene.paths.active(), Some(direct(1)));
+        assert!(scene.paths.is_proven());
+    }
+    assert_eq!(scene.when(Step::Use(Some(direct(1)))).len(), 1);
+}
+
+#[test]
 fn a_peer_that_is_seen_elsewhere_is_followed_as_soon_as_it_answers_there() {
     let mut scene = Scene::with(&[(direct(1), false)]);
     scene.open.insert(direct(1), 20);
@@ -430,7 +485,7 @@ fn who_is_asked_about_is_called_though_no_packets_flow_and_not_for_long() {
     scene.paths.seek(at(scene.now));
     // The call opened what was shut, and the peer calls back.
     scene.open.insert(direct(2), 10);
-    scene.paths.called(at(scene.now));
+    scene.paths.called(&[direct(2).address()], at(scene.now));
     scene.pass(5_000);
     assert!(calls(&scene) > before, "{:?}", scene.steps);
     assert_eq!(scene.paths.active(), Some(direct(2)));

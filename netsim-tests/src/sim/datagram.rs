@@ -54,6 +54,13 @@ pub(crate) struct Datagram {
     size: u16,
 }
 
+impl Datagram {
+    /// A small one that goes straight, by the run of a machine's daemon.
+    pub(crate) fn new((sender, run): (usize, u64), to: NodeId, content: Content) -> Self {
+        Self { sender, run, to, channel: None, content, size: 0 }
+    }
+}
+
 /// Packets from one machine to another, each of which is replied to.
 #[derive(Debug, Clone)]
 pub struct Conversation {
@@ -81,6 +88,7 @@ impl World {
         port: u16,
         to: SocketAddr,
     ) -> Option<Arrived> {
+        self.note_aim(protocol, to);
         let (now, one) = (self.now(), &self.machines[from]);
         let ends = (SocketAddr::new(one.address.ip(), port), to);
         self.topology
@@ -100,6 +108,7 @@ impl World {
         let fits = self.narrow.get(&pair).is_none_or(|most| datagram.size <= *most);
         if self.is_reachable(from, target) && fits && !self.random.chance(self.options.loss) {
             let delay = self.delay(from, target);
+            let arrived = self.stolen(from, arrived);
             self.queue.after(delay, Event::Datagram(datagram, arrived));
         }
     }
@@ -157,6 +166,9 @@ impl World {
             && let Some(ends) = self.machines[machine].plane.channels.get(&channel).copied()
             && let Some(place) = ends.iter().position(|end| *end == arrived.from)
         {
+            if self.swallows(machine) {
+                return;
+            }
             self.machines[machine].plane.passed_on += 1;
             return self.post_datagram(machine, ends[1 - place], datagram);
         }
@@ -185,7 +197,8 @@ impl World {
                     let report = Report::ProbeReceived { node, from: way };
                     self.input(machine, Input::Report(report));
                 }
-                let content = Content::Answer { transaction, observed: arrived.from };
+                let observed = self.said_of(machine, arrived.from);
+                let content = Content::Answer { transaction, observed };
                 self.send_datagram(machine, node, way, (content, datagram.size));
             }
             Content::Answer { transaction, observed } => {

@@ -26,6 +26,7 @@ mod fleet;
 mod gossip;
 mod invariant;
 mod machine;
+mod malice;
 mod nat;
 mod network;
 mod plane;

@@ -15,6 +15,7 @@ use super::connection::{Connection, ConnectionId, Message, Side};
 use super::datagram::{Conversation, Datagram};
 use super::gossip::Gossip;
 use super::machine::Machine;
+use super::malice::Malice;
 use super::queue::Queue;
 use super::random::Random;
 use super::store::Rows;
@@ -142,6 +143,7 @@ pub struct World {
     pub(crate) bans: BTreeMap<Digest, BTreeSet<NodeId>>,
     pub(crate) wrong_gates: u64,
     pub(crate) conversations: Vec<Conversation>,
+    pub(crate) malice: Malice,
     rows: Rows,
 }
 
@@ -177,6 +179,7 @@ impl World {
             bans: BTreeMap::new(),
             wrong_gates: 0,
             conversations: Vec::new(),
+            malice: Malice::default(),
             rows: Rows::default(),
         };
         if options.machines > FULL_MESH && !options.hubs {

@@ -10,6 +10,7 @@ mod crash;
 mod devices;
 mod hubs;
 mod joining;
+mod malice;
 mod partition;
 mod paths;
 mod revocation;

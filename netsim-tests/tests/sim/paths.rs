@@ -104,7 +104,7 @@ fn the_oracle_says_what_rfc_4787_implies() {
 
 /// Members on the internet, and two others at the end, each behind a NAT of its own;
 /// all know each other.
-fn fleet_with(case: &Case, open: usize, kinds: [Option<Behaviour>; 2]) -> World {
+pub(super) fn fleet_with(case: &Case, open: usize, kinds: [Option<Behaviour>; 2]) -> World {
     let mut world = World::new(Options::new(case.seed, open + 2).lan(1));
     for (number, kind) in kinds.into_iter().enumerate() {
         let (network, address) = place(world.topology(), kind, number);

@@ -16,6 +16,7 @@ use super::*;
 
 mod devices;
 mod lanes;
+mod malice;
 mod narrow;
 mod relay;
 mod subnets;
