@@ -2,7 +2,8 @@
 //! withdraw | list`.
 
 use epsilon_proto::api::{
-    NodeRef, ProblemKind, Route, RouteChangeRequest, RouteConflict, RouteList, paths,
+    AcceptedRoutes, NodeRef, ProblemKind, Route, RouteChangeRequest, RouteConflict, RouteList,
+    paths,
 };
 
 use super::Context;
@@ -40,6 +41,10 @@ fn show(list: &RouteList, screen: &Screen) -> Result<Exit, Failure> {
             "No network beyond the mesh is known; lead to one with: epsilon routes advertise CIDR",
         );
     }
+    if !list.accepted.is_empty() {
+        let accepted: Vec<String> = list.accepted.iter().map(block).collect();
+        screen.note(&format!("Accepted: {}.", accepted.join(", ")));
+    }
     for own in &list.advertised {
         if let Some(problem) = &own.problem {
             screen.note(&format!("{}: {problem}.", own.prefix));
@@ -59,6 +64,17 @@ fn show(list: &RouteList, screen: &Screen) -> Result<Exit, Failure> {
         return Ok(ProblemKind::Degraded.into());
     }
     Ok(Exit::OK)
+}
+
+/// `192.168.10.0/24 from n2`; what stands for every network is said in words.
+fn block(accepted: &AcceptedRoutes) -> String {
+    let what = match accepted.prefix.as_str() {
+        "0.0.0.0/0" => "all of IPv4",
+        "::/0" => "all of IPv6",
+        prefix => prefix,
+    };
+    let from = accepted.from.as_ref().map(|node| format!(" from {}", human::node(node)));
+    format!("{what}{}", from.unwrap_or_default())
 }
 
 fn explain(route: &Route, conflict: &RouteConflict) -> String {

@@ -73,9 +73,10 @@ pub(super) struct Routes {
     pending: Option<Routing>,
     subnets: Vec<SubnetRoute>,
     told: Option<Told>,
-    /// When to choose again, at the earliest and whether it is necessary.
+    /// When to choose again at the earliest.
     next: Instant,
-    is_open: bool,
+    /// Whether something happened since the last choice.
+    is_due: bool,
 }
 
 /// What others were told.
@@ -95,7 +96,7 @@ impl Routes {
     /// When another may have to be chosen.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let silent = self.silent.values().map(|since| *since + FAILOVER);
-        let due = silent.filter(|due| *due > now).chain(self.is_open.then_some(self.next));
+        let due = silent.filter(|due| *due > now).chain(self.is_due.then_some(self.next));
         due.min().map(|due| due.max(self.next))
     }
 }
@@ -129,10 +130,10 @@ impl Control {
             self.routes.accepted = self.accepted_routes();
         } else if now.instant < self.routes.next {
             // Paths change all the time.
-            self.routes.is_open = !self.routes.accepted.is_empty();
+            self.routes.is_due = !self.routes.accepted.is_empty();
             return;
         }
-        self.routes.is_open = false;
+        self.routes.is_due = false;
         self.routes.next = now.instant + CHOOSE_EVERY;
         let accepted = std::mem::take(&mut self.routes.accepted);
         self.watch_providers(&accepted, now.instant);
@@ -314,11 +315,11 @@ impl Control {
             if !accepted.prefix.is_everything() {
                 self.check_route(accepted.prefix)?;
             }
-            // What is accepted from anybody is accepted from everybody.
-            let is_wider = |known: &Accepted| {
+            // From anybody or from some: what was said last holds.
+            let is_replaced = |known: &Accepted| {
                 known.prefix == accepted.prefix && (known.from.is_none() || accepted.from.is_none())
             };
-            routing.accepted.retain(|known| !is_wider(known));
+            routing.accepted.retain(|known| !is_replaced(known));
             if !routing.accepted.contains(&accepted) {
                 routing.accepted.push(accepted);
             }

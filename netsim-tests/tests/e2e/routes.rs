@@ -58,6 +58,7 @@ async fn a_network_behind_members_is_reached_by_one_of_them_and_then_by_the_othe
 
     // Whoever is trusted with it may be named.
     outside.run(&format!("routes accept {HOME} --from n3")).await.ok();
+    outside.run("routes list").await.exits(0).says("Accepted: 192.168.1.0/24 from n3.");
     assert!(outside.echo(&printer).await.is_err(), "n3 does not lead there");
     outside.run(&format!("routes accept {HOME}")).await.ok();
     until("n1 reaches the printer", async || outside.echo(&printer).await).await;
