@@ -138,12 +138,16 @@ fn no_packet_costs_an_allocation() {
     let mut delivered = 0;
     // Buffers grow to what they stay at.
     round(&mut delivered);
-    let before = ALLOCATOR.total_allocated();
-    for _ in 0..100 {
-        round(&mut delivered);
-    }
-    assert_eq!(ALLOCATOR.total_allocated(), before);
-    assert_eq!(delivered, 101 * 64);
+    // The test harness has a thread of its own, which needs some as it begins.
+    let costs = [(); 3].map(|()| {
+        let before = ALLOCATOR.total_allocated();
+        for _ in 0..100 {
+            round(&mut delivered);
+        }
+        ALLOCATOR.total_allocated() - before
+    });
+    assert!(costs.contains(&0), "{costs:?}");
+    assert_eq!(delivered, 301 * 64);
 }
 
 fn a_thousand_peers_fit_in_little_memory() {
