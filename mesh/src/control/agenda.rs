@@ -94,19 +94,16 @@ impl Control {
         self.agenda.first(now)
     }
 
-    fn is_worth_a_call(&self, node: NodeId) -> bool {
-        let is_wanted = self.peers.get(&node).is_some_and(|peer| peer.paths.is_wanted());
-        is_wanted || !self.is_large()
-    }
-
     /// Does for paths what is due.
     pub(super) fn advance_paths(&mut self, now: Now) {
         let mut steps = Vec::new();
+        let is_lazy = self.is_large();
         for node in self.agenda.take(now.instant) {
             // Nobody else can be probed.
             let is_keyed = self.is_keyed(node);
             let paths = self.peers.get_mut(&node).filter(|_| is_keyed).map(|peer| &mut peer.paths);
             let due = paths.and_then(|paths| {
+                paths.be_lazy(is_lazy);
                 let all = std::iter::from_fn(|| paths.next(now.instant));
                 steps.extend(all.map(|step| (node, step)));
                 paths.due(now.instant)
@@ -136,8 +133,7 @@ impl Control {
                         self.choose_relays(now);
                     }
                 }
-                // In a large fleet only where there is something to send.
-                Step::Call if self.is_worth_a_call(node) => {
+                Step::Call => {
                     self.call(node, true);
                     if self.peers.get(&node).is_some_and(|peer| peer.paths.is_called_in_vain()) {
                         self.doubt_openness(now);
@@ -147,11 +143,11 @@ impl Control {
                         self.want_stream(node, now.instant);
                     }
                 }
-                Step::Call => {}
                 Step::Relay => self.seek_relay(node, now),
                 // What cut it may have cut links, too, by which others are asked.
                 Step::Failed(way) => {
                     self.check_links(now.instant);
+                    self.check_relays(now.instant);
                     self.renew_stream(node, way, now);
                     if self.relays.own.contains(&node) {
                         self.choose_relays(now);

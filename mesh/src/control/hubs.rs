@@ -18,21 +18,32 @@ use crate::membership::Member;
 pub(super) const FULL_MESH: usize = 64;
 /// How many hubs a fleet has, of those that are reached.
 const HUBS: usize = 32;
+/// Others take the place of hubs that are gone when fewer than so many are left: each new
+/// one is linked with all the others and with many that are none, and the old one may
+/// come back.
+const LEAST_HUBS: usize = 16;
 /// How many links a node has that is none.
 const LINKS: usize = MAX_HUBS;
 /// How many of the hubs that a record names say when its node is gone.
 const WITNESSES: usize = 2;
-/// So many that are no hubs are tried where hubs are too few: on the same network, and
-/// as many anywhere.
+/// So many that are no hubs are tried where hubs are too few: every other one on the same
+/// network, which may have no way to any hub.
 const OTHERS: usize = 8;
 /// Between two times that the choice is made.
 const REVIEW: Duration = Duration::from_secs(1);
-/// After a link came or went, until the record names the hubs: links come and go
-/// together, and each record goes to everybody.
+/// After a link came up, until the record names the hubs: links come and go together, and
+/// each record goes to everybody.
 const NAME: Duration = Duration::from_secs(10);
+/// The same while the record names enough that are linked: what is gone may come back.
+const RENAME: Duration = Duration::from_mins(1);
+/// Between two records that say of others that they are gone: in a divided network many
+/// are, one after the other.
+const TELL: Duration = Duration::from_secs(5);
 /// How long a hub that is not linked any more has to come back, as when its daemon is
 /// started again: there are others meanwhile.
 const COME_BACK: Duration = Duration::from_secs(5);
+/// Who has had no link to any hub for so long is cut off from them.
+const CUT_OFF: Duration = Duration::from_secs(5);
 /// How old a link is that is closed because nobody needs it.
 const SURPLUS: Duration = Duration::from_secs(15);
 /// How long a member that names this node as its hub has to link to it.
@@ -54,6 +65,10 @@ pub(super) struct Hubs {
     /// Whether that was so when the choice was made.
     was_large: bool,
     review: Option<Instant>,
+    /// Since when there is no link to any of them.
+    alone: Option<Instant>,
+    /// Whether that was long ago: then what they say of others is not heard.
+    pub(super) is_cut_off: bool,
     /// Those that the record names.
     named: Vec<NodeId>,
     name: Option<Instant>,
@@ -61,6 +76,10 @@ pub(super) struct Hubs {
     missing: BTreeMap<NodeId, Instant>,
     /// The members that are gone, and what their last records counted.
     lost: BTreeMap<NodeId, (u64, u64)>,
+    /// When the record says so, if it does not yet.
+    tell: Option<Instant>,
+    /// When it did last.
+    told: Option<Instant>,
     /// Those that shall link to this node, and until when.
     expected: BTreeMap<NodeId, Instant>,
     /// Whether this node is said to be gone, and has to say that it is not.
@@ -88,9 +107,14 @@ impl Hubs {
         self.review.get_or_insert(now + REVIEW);
     }
 
+    fn name_at(&mut self, due: Instant) {
+        self.name = Some(self.name.map_or(due, |name| name.min(due)));
+    }
+
     pub(super) fn due(&self) -> Option<Instant> {
         let expected = self.expected.values().copied().min();
-        [self.review, self.name, expected].into_iter().flatten().min()
+        let name = self.name.filter(|_| !self.is_cut_off);
+        [self.review, name, self.tell, expected].into_iter().flatten().min()
     }
 }
 
@@ -112,11 +136,6 @@ impl Control {
         self.members.len() > FULL_MESH
     }
 
-    /// Whether there are hubs.
-    fn has_hubs(&self) -> bool {
-        self.is_large() && self.config.overlay.is_none()
-    }
-
     pub(super) fn is_linked(&self, node: NodeId) -> bool {
         self.peers.get(&node).is_some_and(|peer| peer.link.is_some())
     }
@@ -126,9 +145,6 @@ impl Control {
         if self.is_banned() {
             return false;
         }
-        if let Some(overlay) = &self.config.overlay {
-            return overlay.contains(&node);
-        }
         let is_alone = || self.near().all(|(_, peer)| peer.link.is_none());
         !self.is_large()
             || self.hubs.wanted.contains(&node)
@@ -137,7 +153,7 @@ impl Control {
 
     /// Whether hubs say of a member whether it is gone.
     pub(super) fn is_told_of(&self, member: &Member) -> bool {
-        self.has_hubs() && !member.record.hubs.is_empty()
+        self.is_large() && !self.hubs.is_cut_off && !member.record.hubs.is_empty()
     }
 
     /// Whether its witnesses say that a member is gone, or are gone themselves.
@@ -189,10 +205,20 @@ impl Control {
     /// A link came up.
     pub(super) fn hub_linked(&mut self, node: NodeId, now: Instant) {
         self.hubs.touch(now);
-        self.hubs.name.get_or_insert(now + NAME);
         self.hubs.expected.remove(&node);
         self.hubs.missing.remove(&node);
-        self.hubs.lost.remove(&node);
+        if self.hubs.lost.remove(&node).is_some() || !self.hubs.named.contains(&node) {
+            self.name_hubs_later(now);
+        }
+    }
+
+    /// The hubs that the record names are others than those that are linked, or it says that
+    /// somebody is gone who is back.
+    fn name_hubs_later(&mut self, now: Instant) {
+        let linked = self.hubs.named.iter().filter(|hub| self.is_linked(**hub)).count();
+        let enough = self.enough(self.own);
+        let is_enough = self.hubs.named.len() >= enough && linked >= WITNESSES.min(enough);
+        self.hubs.name_at(now + if is_enough { RENAME } else { NAME });
     }
 
     /// Whether the record says that somebody is gone who is not.
@@ -210,27 +236,28 @@ impl Control {
     /// A link is gone for good; says whether that means anything.
     pub(super) fn hub_unlinked(&mut self, node: NodeId, now: Instant) -> bool {
         self.hubs.touch(now);
-        self.hubs.name.get_or_insert(now + NAME);
+        let is_named = self.hubs.named.contains(&node);
+        if is_named {
+            self.hubs.missing.insert(node, now);
+            self.name_hubs_later(now);
+        }
         let Some(member) = self.members.get(node).filter(|member| self.is_told_of(member)) else {
             return true;
         };
         let is_witness = witnesses(member).contains(&self.own);
         let names_this = member.record.hubs.contains(&self.own);
         if is_witness {
-            self.lose(node);
-        }
-        let is_named = self.hubs.named.contains(&node);
-        if is_named {
-            self.hubs.missing.insert(node, now);
+            self.lose(node, now);
         }
         names_this || is_named
     }
 
-    fn lose(&mut self, node: NodeId) {
+    fn lose(&mut self, node: NodeId, now: Instant) {
         self.hubs.expected.remove(&node);
         if let Some(member) = self.members.get(node) {
             self.hubs.lost.insert(node, member.record.stamp());
-            self.own_record.touch();
+            let next = self.hubs.told.map_or(now, |told| now.max(told + TELL));
+            self.hubs.tell.get_or_insert(next);
         }
     }
 
@@ -239,12 +266,18 @@ impl Control {
         let gone: Vec<NodeId> =
             expected.filter(|(_, due)| **due <= now.instant).map(|(node, _)| *node).collect();
         for node in gone {
-            self.lose(node);
+            self.lose(node, now.instant);
+        }
+        if self.hubs.tell.take_if(|due| *due <= now.instant).is_some() {
+            self.hubs.told = Some(now.instant);
+            self.own_record.touch();
         }
         if self.hubs.review.take_if(|due| *due <= now.instant).is_some() {
             self.choose_hubs(now);
         }
-        if self.hubs.name.take_if(|due| *due <= now.instant).is_some() {
+        // Who is cut off comes back to those that it has named.
+        let may_name = !self.hubs.is_cut_off;
+        if self.hubs.name.take_if(|due| may_name && *due <= now.instant).is_some() {
             self.name_hubs(now.instant);
         }
     }
@@ -259,16 +292,20 @@ impl Control {
 
     /// Where the fleet became large or small, what was to be called may not be any more.
     pub(super) fn notice_size(&mut self, now: Now) {
-        if self.has_hubs() != self.hubs.was_large {
+        if self.is_large() != self.hubs.was_large {
             self.choose_hubs(now);
         }
     }
 
     fn choose_hubs(&mut self, now: Now) {
         self.hubs.missing.retain(|_, since| now.instant.since(*since) < COME_BACK);
-        let is_large = self.has_hubs();
+        let is_large = self.is_large();
         self.hubs.all = if is_large { self.all_hubs() } else { BTreeSet::new() };
+        self.find_cut_off(now.instant);
         let wanted = if is_large { self.choice() } else { BTreeSet::new() };
+        if !self.hubs.named.iter().all(|hub| self.hubs.all.contains(hub)) {
+            self.name_hubs_later(now.instant);
+        }
         let before = std::mem::replace(&mut self.hubs.wanted, wanted);
         let changed: Vec<NodeId> =
             if std::mem::replace(&mut self.hubs.was_large, is_large) == is_large {
@@ -287,15 +324,38 @@ impl Control {
             self.hubs.is_denied = true;
             self.own_record.touch();
         }
-        if self.close_surplus(now.instant) || self.lacks_links() || !self.hubs.missing.is_empty() {
+        if self.close_surplus(now.instant)
+            || self.lacks_links()
+            || !self.hubs.missing.is_empty()
+            || self.hubs.alone.is_some()
+        {
             self.hubs.touch(now.instant);
         }
     }
 
+    /// Whether no hub is reached. One that is a hub itself may miss a few others.
+    fn find_cut_off(&mut self, now: Instant) {
+        let others = self.hubs.all.iter().filter(|hub| **hub != self.own);
+        let least = if self.hubs.all.contains(&self.own) { LINKS } else { 1 };
+        let (linked, gone): (Vec<&NodeId>, Vec<&NodeId>) =
+            others.partition(|hub| self.is_linked(**hub));
+        let is_alone = linked.is_empty() && gone.len() >= least;
+        self.hubs.alone = is_alone.then(|| self.hubs.alone.unwrap_or(now));
+        self.hubs.is_cut_off = self.hubs.alone.is_some_and(|since| now.since(since) >= CUT_OFF);
+    }
+
     /// The first few of those that are reached.
     fn all_hubs(&self) -> BTreeSet<NodeId> {
-        let open = self.hubs.open.iter().map(|(_, node)| *node);
-        open.filter(|node| self.is_linked(*node) || !self.is_lost(*node)).take(HUBS).collect()
+        let mut hubs = BTreeSet::new();
+        for (place, (_, node)) in self.hubs.open.iter().enumerate() {
+            if place >= HUBS && hubs.len() >= LEAST_HUBS {
+                break;
+            }
+            if self.is_linked(*node) || !self.is_lost(*node) {
+                hubs.insert(*node);
+            }
+        }
+        hubs
     }
 
     /// Whom to link to: hubs with one another, others to the first few that answer.
@@ -317,7 +377,9 @@ impl Control {
                 || !self.dialer.fails(Callee::Node(*node))
         };
         if order.iter().filter(|hub| is_good(hub)).count() < LINKS {
-            order.extend(self.others());
+            let (near, far) = self.others();
+            let both = (0..OTHERS).flat_map(|place| [near.get(place), far.get(place)]);
+            order.extend(both.flatten());
         }
         let mut good = 0;
         wanted.extend(order.into_iter().take_while(|node| {
@@ -325,12 +387,15 @@ impl Control {
             good += usize::from(is_good(node));
             !is_enough
         }));
+        if self.hubs.is_cut_off {
+            // As in a small fleet.
+            wanted.extend(self.others().0.into_iter().take(FULL_MESH));
+        }
         wanted
     }
 
-    /// Some that are no hubs: every other one on the same network, which may have no way
-    /// to any hub.
-    fn others(&self) -> Vec<NodeId> {
+    /// Those that are no hubs: on the same network, as far as they say so, and elsewhere.
+    fn others(&self) -> (Vec<NodeId>, Vec<NodeId>) {
         let mut others: Vec<NodeId> = self
             .members
             .iter()
@@ -338,9 +403,7 @@ impl Control {
             .filter(|node| *node != self.own && !self.hubs.all.contains(node))
             .collect();
         others.sort_by_cached_key(|node| (!self.is_linked(*node), distance(&self.own.0, &node.0)));
-        let (far, near): (Vec<NodeId>, Vec<NodeId>) =
-            others.into_iter().partition(|node| self.is_elsewhere(*node));
-        (0..OTHERS).flat_map(|place| [near.get(place), far.get(place)]).flatten().copied().collect()
+        others.into_iter().partition(|node| self.may_be_near(*node))
     }
 
     fn lacks_links(&self) -> bool {
@@ -383,7 +446,7 @@ impl Control {
     /// the witnesses are the same as long as may be.
     fn name_hubs(&mut self, now: Instant) {
         let is_there = |hub: &NodeId| {
-            let is_hub = self.has_hubs() && self.hubs.all.contains(hub);
+            let is_hub = self.is_large() && self.hubs.all.contains(hub);
             is_hub && (self.is_linked(*hub) || self.hubs.missing.contains_key(hub))
         };
         let wanted: Vec<NodeId> = self.hubs.wanted.iter().copied().collect();

@@ -232,6 +232,7 @@ impl Control {
             return;
         }
         self.near.insert(node);
+        self.paths(node).rouse(now.instant);
         let peer = self.peer(node);
         peer.link = Some(Link { remote, since: now.wall, up: now.instant });
         peer.awaited = None;

@@ -90,9 +90,6 @@ pub struct Config {
     pub relaying: Option<Relaying>,
     /// Another TCP port at which it is called.
     pub tcp_port: Option<u16>,
-    /// Link to these nodes only, in place of hubs: the simulator's overlay for most of its
-    /// large fleets.
-    pub overlay: Option<BTreeSet<NodeId>>,
 }
 
 /// Why a Control cannot be made from what was saved.

@@ -273,11 +273,7 @@ impl Control {
                 if let Some(paths) = self.known_paths(node) {
                     paths.doubt(now.instant);
                 }
-                // The NAT of this node may have forgotten it: then its relays do not
-                // know it any more.
-                for relay in self.relays.own.clone() {
-                    self.paths(relay).check(now.instant);
-                }
+                self.check_relays(now.instant);
             }
             Report::Busy { node } | Report::NoPath { node } => {
                 if let Some(paths) = self.known_paths(node) {

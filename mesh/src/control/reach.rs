@@ -169,11 +169,16 @@ impl Control {
     }
 
     pub(super) fn advance_reach(&mut self, now: Instant) {
-        let Reaching { settles, is_settled, look, openness, .. } = &mut self.reaching;
+        let Reaching { settles, is_settled, .. } = &mut self.reaching;
         if !*is_settled && settles.is_some_and(|at| at <= now) {
             *is_settled = true;
             self.own_record.touch();
+            if self.is_large() {
+                // Nobody probes it otherwise.
+                self.look_whether_open(now);
+            }
         }
+        let Reaching { look, openness, .. } = &mut self.reaching;
         if !openness.is_open && look.is_some_and(|at| at <= now) {
             *look = Some(now + LOOK);
             self.look_whether_open(now);
@@ -201,7 +206,13 @@ impl Control {
             let said = said.into_iter().flatten().map(|one| one.address);
             self.is_elsewhere(*node) && !said.chain(direct).any(|address| is_asked(&address))
         };
-        let strangers: Vec<NodeId> = self.linked().into_iter().filter(is_strange).collect();
+        let mut strangers = self.linked();
+        if self.is_large() {
+            // Letters reach all of them.
+            strangers = self.members.iter().map(|(node, _)| node).collect();
+            strangers.retain(|node| *node != self.own);
+        }
+        strangers.retain(is_strange);
         let place = self.random.next_u32() as usize % strangers.len().max(1);
         strangers.get(place).copied()
     }
@@ -228,6 +239,12 @@ impl Control {
         self.reaching.openness = Openness::default();
         self.relays.is_doubtful = false;
         self.reaching.asked.clear();
+    }
+
+    /// Whether a member may be on one of this node's own networks.
+    pub(super) fn may_be_near(&self, node: NodeId) -> bool {
+        let endpoints = self.members.get(node).map(|member| &member.record.endpoints);
+        endpoints.is_some_and(|all| all.iter().any(|one| self.is_on_own_network(one.address.ip())))
     }
 
     /// Whether a member may be somewhere else than on this node's own networks.

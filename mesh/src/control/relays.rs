@@ -200,6 +200,13 @@ impl Control {
         self.own_record.touch();
     }
 
+    /// The NAT of this node may have forgotten it: then its relays do not know it any more.
+    pub(super) fn check_relays(&mut self, now: Instant) {
+        for relay in self.relays.own.clone() {
+            self.paths(relay).check(now);
+        }
+    }
+
     /// Looks for so many more relays than datagrams find: those that are linked can be
     /// reached in another way.
     fn look_for_relays(&mut self, missing: usize, now: Instant) {
@@ -246,7 +253,11 @@ impl Control {
                 self.peer(peer).paths.may_answer(Path::Relayed(address, channel))
             });
             self.want_stream(relay, now.instant);
-            if relay == self.own || is_asked || is_known || self.direct_to(relay).is_none() {
+            if relay == self.own || is_asked || is_known {
+                continue;
+            }
+            if self.direct_to(relay).is_none() {
+                self.paths(relay).rouse(now.instant);
                 continue;
             }
             self.peer(peer).relayed.asked.insert(relay, now.instant);

@@ -124,9 +124,7 @@ impl Control {
             }
             // Or the NAT forgot this node: then links are dead, and relays do not know it.
             self.check_links(at);
-            for relay in self.relays.own.clone() {
-                self.paths(relay).check(at);
-            }
+            self.check_relays(at);
             self.call_again(at);
         }
         if !is_known || before.is_some_and(|before| before != address) {
@@ -161,7 +159,7 @@ impl Control {
         if self.own_record.seen.rumour.is_none() {
             self.own_record.seen.rumour = Some(Rumour { former, since: now.instant });
             for witness in witnesses.into_iter().take(WITNESSES) {
-                self.paths(witness).probe_active();
+                self.paths(witness).probe_active(now.instant);
             }
         }
     }

@@ -102,7 +102,6 @@ impl Scene {
             check: Box::new(Strict),
             relaying: Some(Relaying { each: 1 << 30, all: 1 << 30 }),
             tcp_port: None,
-            overlay: None,
         };
         let now = Now { instant: Instant(SECOND * 100), wall: WALL };
         let control = Control::new(config, saved, [3; 32], now).unwrap();

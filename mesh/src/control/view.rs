@@ -318,7 +318,13 @@ impl Control {
             _ if self.is_told_of(member) && self.is_lost(node) => PeerState::Down,
             _ if self.is_told_of(member) => PeerState::Up,
             // Two behind NATs are not linked. Who was and is not heard since is gone.
-            Some(peer) if peer.paths.is_proven() && peer.is_heard_without_link() => PeerState::Up,
+            Some(peer)
+                if peer.paths.is_proven()
+                    && peer.is_heard_without_link()
+                    && !self.hubs.is_cut_off =>
+            {
+                PeerState::Up
+            }
             _ if just_started => PeerState::Connecting,
             _ => PeerState::Down,
         }

@@ -53,33 +53,77 @@ pub(super) struct Ground {
 struct Known {
     /// What [`Trust::authority`] was.
     authority: u64,
-    /// Whoever introduced somebody, and perhaps others.
-    introducers: BTreeSet<PublicKey>,
+    introduced: Introduced,
     grounded: Arc<Grounded>,
 }
 
+/// Whom a key introduced.
+type Introduced = BTreeMap<PublicKey, BTreeSet<NodeId>>;
+
+impl Known {
+    fn is_introducer(&self, node: NodeId) -> bool {
+        self.introduced.get(&node.key()).is_some_and(|nodes| !nodes.is_empty())
+    }
+
+    /// Those to whom there is a shorter chain now that there is one to a node.
+    fn shorten(&mut self, node: NodeId) {
+        let grounded = Arc::make_mut(&mut self.grounded);
+        let mut due = vec![node];
+        while let Some(node) = due.pop() {
+            let Some((others, _)) = grounded.by.get(&node).copied() else { continue };
+            let by_node = (others + 1, node.key());
+            for introduced in self.introduced.get(&node.key()).into_iter().flatten() {
+                let before = grounded.by.get(introduced).copied();
+                if before.is_none_or(|before| by_node < before) {
+                    grounded.by.insert(*introduced, by_node);
+                    if before.is_none_or(|(others, _)| by_node.0 < others) {
+                        due.push(*introduced);
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl Ground {
-    /// A node is introduced by these, or is no member any more. What that means for those
-    /// whom it introduced itself is found out when it is asked for: few change after
-    /// others built on them.
-    pub(super) fn update(&mut self, node: NodeId, words: &[PublicKey], trust: &Trust) {
+    /// A node was introduced by some, by none if it was no member, and is now by others. Where
+    /// those whom it introduced itself may lose their chain, everything is found out anew
+    /// when it is asked for.
+    pub(super) fn update(
+        &mut self,
+        node: NodeId,
+        former: &[PublicKey],
+        words: &[PublicKey],
+        trust: &Trust,
+    ) {
         let Some(mut known) = self.known.take() else { return };
         if known.authority != trust.authority() {
             return;
         }
+        for word in former {
+            if let Some(introduced) = known.introduced.get_mut(word) {
+                introduced.remove(&node);
+            }
+        }
+        for word in words {
+            known.introduced.entry(*word).or_default().insert(node);
+        }
         let before = known.grounded.by.get(&node).copied();
         let now = known.grounded.best(words.iter().copied(), trust);
-        let others = |step: Option<Step>| step.map(|(others, _)| others);
-        if others(before) != others(now) && known.introducers.contains(&node.key()) {
+        let (near, far) = (before.map(|(others, _)| others), now.map(|(others, _)| others));
+        let is_nearer = far.is_some_and(|far| near.is_none_or(|near| far < near));
+        if near != far && !is_nearer && known.is_introducer(node) {
             return;
         }
-        known.introducers.extend(words);
         if before != now {
             let grounded = Arc::make_mut(&mut known.grounded);
             match now {
                 Some(step) => drop(grounded.by.insert(node, step)),
                 None => drop(grounded.by.remove(&node)),
             }
+        }
+        if is_nearer {
+            known.shorten(node);
         }
         self.known = Some(known);
     }
@@ -174,14 +218,19 @@ impl Membership {
         false
     }
 
+    /// What is known if nothing is remembered.
+    #[cfg(test)]
+    pub(super) fn grounded_anew(&self, trust: &Trust) -> Arc<Grounded> {
+        self.find_grounded(trust).grounded
+    }
+
     fn find_grounded(&self, trust: &Trust) -> Known {
-        let mut introduced: BTreeMap<PublicKey, Vec<NodeId>> = BTreeMap::new();
+        let mut introduced = Introduced::new();
         for (node, member) in &self.members {
             for introduction in member.words() {
-                introduced.entry(introduction.signer()).or_default().push(*node);
+                introduced.entry(introduction.signer()).or_default().insert(*node);
             }
         }
-        let introducers = introduced.keys().copied().collect();
         let mut grounded = Grounded::default();
         // All over as many others, by the order of their keys.
         let mut due: BTreeSet<PublicKey> =
@@ -190,8 +239,8 @@ impl Membership {
         while !due.is_empty() {
             let mut next = BTreeSet::new();
             for key in due {
-                for node in introduced.remove(&key).into_iter().flatten() {
-                    if let Entry::Vacant(place) = grounded.by.entry(node) {
+                for node in introduced.get(&key).into_iter().flatten() {
+                    if let Entry::Vacant(place) = grounded.by.entry(*node) {
                         place.insert((others, key));
                         next.insert(node.key());
                     }
@@ -200,6 +249,6 @@ impl Membership {
             due = next;
             others += 1;
         }
-        Known { authority: trust.authority(), introducers, grounded: Arc::new(grounded) }
+        Known { authority: trust.authority(), introduced, grounded: Arc::new(grounded) }
     }
 }

@@ -60,6 +60,11 @@ impl Member {
         self.introductions.iter().filter(move |introduction| introduction.facts.invite == invite)
     }
 
+    /// Who spoke them.
+    fn introducers(&self) -> Vec<PublicKey> {
+        self.words().map(Verified::signer).collect()
+    }
+
     /// The one of them by a key.
     fn word(&self, by: PublicKey) -> Option<&Verified<Introduction>> {
         self.words().find(|introduction| introduction.signer() == by)
@@ -240,7 +245,10 @@ impl Membership {
         if record.endpoints.iter().any(|endpoint| self.is_inside(endpoint.address.ip())) {
             return Err(Refused::Invalid("an endpoint lies inside the mesh"));
         }
-        let key = node.key().agreement().ok_or(Refused::Invalid("the node's key is weak"))?;
+        let key = match known {
+            Some(known) => known.key,
+            None => node.key().agreement().ok_or(Refused::Invalid("the node's key is weak"))?,
+        };
         let member = Member { record, certificate, introductions, key, digest };
         let known = self.get(node);
         let is_met_as_before =
@@ -249,8 +257,8 @@ impl Membership {
             (known.record.ipv4, &known.record.name) == (member.record.ipv4, &member.record.name)
         });
         if !is_met_as_before {
-            let words: Vec<PublicKey> = member.words().map(Verified::signer).collect();
-            self.ground.update(node, &words, trust);
+            let former = known.map(Member::introducers).unwrap_or_default();
+            self.ground.update(node, &former, &member.introducers(), trust);
         }
         if !is_met_as_before || !claims_the_same {
             self.devices.touch();

@@ -60,6 +60,8 @@ const GREETINGS: usize = 3;
 const KEEP: Duration = Duration::from_secs(15);
 /// How long the best way is looked for because somebody wants to know it.
 const SOUGHT: Duration = Duration::from_secs(10);
+/// How long ways are tried after the peer was heard, or one of them was doubted.
+const ROUSED: Duration = Duration::from_secs(10);
 
 /// A prefix of one of the own interfaces: what lies in it is on the same
 /// network.
@@ -140,6 +142,10 @@ pub struct Paths {
     kept: Option<Instant>,
     /// Until when somebody waits for the best way, though no packets flow.
     sought: Option<Instant>,
+    /// Whether no way is tried unless something is sent, or the peer is heard.
+    is_lazy: bool,
+    /// Until when ways are tried all the same.
+    roused: Option<Instant>,
     /// What the data plane was told of [`Paths::mtu`].
     told: u16,
     steps: VecDeque<Step>,
@@ -305,7 +311,8 @@ impl Paths {
     }
 
     /// Wants an answer by the way in use, which nobody doubts.
-    pub fn probe_active(&mut self) {
+    pub fn probe_active(&mut self, now: Instant) {
+        self.rouse(now);
         if let Some(active) = self.active.and_then(|active| self.candidates.get_mut(&active)) {
             active.want();
         }
@@ -331,6 +338,21 @@ impl Paths {
         if self.sought.replace(now + SOUGHT).is_none() && !self.is_busy {
             self.restart_calls(now);
         }
+    }
+
+    /// In large fleets most have nothing to say to each other, so that no way between them
+    /// is tried before they do.
+    pub fn be_lazy(&mut self, is_lazy: bool) {
+        self.is_lazy = is_lazy;
+    }
+
+    /// Tries the ways for a while.
+    pub fn rouse(&mut self, now: Instant) {
+        self.roused = Some(now + ROUSED);
+    }
+
+    fn rests(&self, now: Instant) -> bool {
+        self.is_lazy && !self.is_wanted() && self.roused.is_none_or(|until| until <= now)
     }
 
     /// Nothing was sent for a while, or heard: what does not last by itself will
@@ -371,17 +393,16 @@ impl Paths {
     /// What was sent got no reply.
     pub fn doubt(&mut self, now: Instant) {
         let Some(active) = self.active else { return self.busy(now) };
-        let mut answered = None;
         if let Some(candidate) = self.candidates.get_mut(&active) {
             // Perhaps what is small passes.
             candidate.mtu.suspect(now);
-            answered = candidate.answered;
         }
-        // After what has no reply was sent.
-        let is_sure = self.is_proven && answered.is_some_and(|at| now.since(at) < UNANSWERED);
-        if is_sure || self.doubt.is_some() {
+        // That it answered just now says nothing of what came after: who sends no more
+        // hears of it this once.
+        if self.doubt.is_some() {
             return;
         }
+        self.rouse(now);
         let candidate = self.candidates.get_mut(&active);
         let patience = candidate.map_or(UNANSWERED, |candidate| {
             candidate.want();
@@ -407,6 +428,7 @@ impl Paths {
     /// The peer asks to be probed where it says it is. Where it may have been before it is
     /// only probed as if it had not asked.
     pub fn called(&mut self, addresses: &[SocketAddr], now: Instant) {
+        self.rouse(now);
         let named = addresses.iter().copied().map(Path::Direct).collect::<Vec<_>>();
         for path in &named {
             self.add(*path, false);
@@ -417,6 +439,8 @@ impl Paths {
             }
             candidate.want();
         }
+        // Nothing may get through to it, though what it sends comes here.
+        self.check(now);
         // This node's own call may have been for nothing.
         if self.is_wanted() && self.needs_better() {
             self.calls = 0;
@@ -429,6 +453,7 @@ impl Paths {
     /// never end. From somewhere else than before the peer may have moved, also to where it
     /// was once.
     pub fn seen(&mut self, path: Path, now: Instant) {
+        self.rouse(now);
         self.add(path, false);
         let Some(candidate) = self.candidates.get(&path) else { return };
         let is_fresh = candidate.answered.is_some_and(|at| now.since(at) < FRESH);
@@ -445,12 +470,16 @@ impl Paths {
             self.doubt(now);
         }
         let may_have_moved = is_elsewhere && !is_fresh;
+        // It was left when it did not answer, and does again.
+        let may_be_better =
+            !is_fresh && self.active.is_some_and(|active| rank(path, &[]) < rank(active, &[]));
         // Or this node did: the answer says where the peer sees it.
         let may_have_been_moved = self.is_busy && self.active == Some(path) && !is_fresh;
         if let Some(candidate) = self.candidates.get_mut(&path)
             && (candidate.answered.is_none()
                 || !self.is_proven
                 || may_have_moved
+                || may_be_better
                 || may_have_been_moved)
         {
             candidate.see(now);
@@ -598,8 +627,8 @@ impl Paths {
                 }
             }
         }
-        if self.next_call.is_some_and(|due| due <= now) && !self.is_wanted() && self.greetings == 0
-        {
+        let is_idle = !self.is_wanted() && (self.greetings == 0 || self.is_lazy);
+        if is_idle && self.next_call.is_some_and(|due| due <= now) {
             self.next_call = None;
         }
         if self.next_call.is_some_and(|due| due <= now) {
@@ -646,6 +675,9 @@ impl Paths {
             self.told = self.mtu();
             return Some(Step::Resize);
         }
+        if self.rests(now) {
+            return None;
+        }
         let sized = self
             .candidates
             .iter_mut()
@@ -678,7 +710,7 @@ impl Paths {
         let steps = (!self.steps.is_empty()).then_some(now);
         let doubt = self.doubt.as_ref().map(|doubt| doubt.others.unwrap_or(doubt.ends));
         let check = self.measurable().and_then(|(_, active)| active.mtu.check_due());
-        let probes = self.candidates.iter();
+        let probes = self.candidates.iter().filter(|_| !self.rests(now));
         let probes =
             probes.flat_map(|(path, one)| [self.probe_due(*path, one), one.mtu.due()]).flatten();
         let others = [steps, doubt, check, self.next_call, self.kept, self.sought];

@@ -512,3 +512,71 @@ fn an_address_that_the_peer_has_no_more_is_left_though_no_packets_flow() {
     scene.pass(5_000);
     assert_eq!(scene.paths.active(), Some(direct(2)));
 }
+
+#[test]
+fn a_lazy_peer_is_tried_when_there_is_something_to_send_or_it_is_heard() {
+    let wake: [fn(&mut Scene); 3] = [
+        |scene| scene.paths.busy(at(scene.now)),
+        |scene| scene.paths.seen(direct(1), at(scene.now)),
+        |scene| scene.paths.called(&[direct(1).address()], at(scene.now)),
+    ];
+    for wake in wake {
+        let mut scene = Scene::with(&[(direct(1), true), (relayed(2), true)]);
+        scene.paths.be_lazy(true);
+        scene.paths.greet(at(scene.now));
+        scene.open.insert(direct(1), 10);
+        scene.pass(3_600_000);
+        assert_eq!(scene.steps, []);
+        wake(&mut scene);
+        scene.pass(50);
+        assert_eq!(scene.paths.active(), Some(direct(1)));
+        scene.paths.idle();
+        scene.pass(60_000);
+        let steps = scene.steps.len();
+        scene.paths.probe_all(at(scene.now));
+        scene.pass(3_600_000);
+        assert_eq!(scene.steps.len(), steps, "{:?}", scene.steps);
+        assert_eq!(scene.paths.active(), Some(direct(1)));
+    }
+}
+
+#[test]
+fn a_way_that_closed_is_left_though_it_answered_just_before_and_nothing_more_is_sent() {
+    let tell: [fn(&mut Scene); 2] = [
+        |scene| scene.paths.doubt(at(scene.now)),
+        // What it sends may come, and nothing get through to it.
+        |scene| scene.paths.called(&[], at(scene.now)),
+    ];
+    for tell in tell {
+        let mut scene = Scene::with(&[(direct(1), true), (relayed(2), true)]);
+        scene.open.insert(direct(1), 10);
+        scene.open.insert(relayed(2), 20);
+        scene.paths.probe_all(at(scene.now));
+        scene.pass(20);
+        assert_eq!(scene.paths.active(), Some(direct(1)));
+        scene.open.remove(&direct(1));
+        tell(&mut scene);
+        scene.pass(1_000);
+        assert_eq!(scene.paths.active(), Some(relayed(2)));
+    }
+}
+
+#[test]
+fn a_way_that_was_left_for_a_relay_is_taken_again_when_the_peer_comes_by_it() {
+    let mut scene = Scene::with(&[(direct(1), true), (relayed(2), true)]);
+    scene.open.insert(direct(1), 10);
+    scene.open.insert(relayed(2), 20);
+    scene.paths.probe_all(at(scene.now));
+    scene.pass(1_000);
+    scene.open.remove(&direct(1));
+    scene.paths.doubt(at(scene.now));
+    scene.pass(60_000);
+    assert_eq!(scene.paths.active(), Some(relayed(2)));
+    scene.open.insert(direct(1), 10);
+    scene.paths.seen(relayed(2), at(scene.now));
+    scene.pass(1_000);
+    assert_eq!(scene.paths.active(), Some(relayed(2)));
+    scene.paths.seen(direct(1), at(scene.now));
+    scene.pass(1_000);
+    assert_eq!(scene.paths.active(), Some(direct(1)));
+}

@@ -92,7 +92,6 @@ impl Task {
                 check: Box::new(Strict),
                 relaying: config.relaying,
                 tcp_port: config.tcp_port,
-                overlay: None,
             },
             saved,
             random::bytes(),

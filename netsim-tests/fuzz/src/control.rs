@@ -56,7 +56,6 @@ impl Scene {
             check: Box::new(Holds),
             relaying: Some(Relaying { each: 1 << 30, all: 1 << 30 }),
             tcp_port: None,
-            overlay: None,
         };
         let now = Now { instant: Instant(Duration::from_secs(10)), wall: samples::NOW };
         let saved = SAVED.with(Clone::clone);

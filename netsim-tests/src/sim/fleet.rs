@@ -1,6 +1,5 @@
 //! What scenarios do to a fleet: found, join, operate, crash, divide.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -135,7 +134,6 @@ impl World {
             check,
             relaying: Some(Relaying { each: 1 << 30, all: 1 << 30 }),
             tcp_port: None,
-            overlay: one.overlay.clone(),
         };
         let mut control = match Control::new(config, saved, seed, now) {
             Ok(control) => control,
@@ -162,19 +160,11 @@ impl World {
     pub fn wipe(&mut self, machine: usize) {
         self.crash(machine, Death::Power);
         let key = SecretKey::generate(self.random.generator());
-        let (old, new) = (self.machines[machine].node, key.node());
         let one = &mut self.machines[machine];
-        one.node = new;
+        one.node = key.node();
         one.key = key;
         one.store = None;
         one.invite = None;
-        for other in &mut self.machines {
-            if let Some(overlay) = &mut other.overlay
-                && overlay.remove(&old)
-            {
-                overlay.insert(new);
-            }
-        }
     }
 
     /// Copies the disk of one machine to another, which then has the same
@@ -412,11 +402,6 @@ impl World {
     /// With how many others a machine is linked.
     pub fn links(&self, machine: usize) -> usize {
         self.machines[machine].links.len()
-    }
-
-    /// The members to which a machine of a large fleet links.
-    pub fn neighbours(&self, machine: usize) -> Option<&BTreeSet<NodeId>> {
-        self.machines[machine].overlay.as_ref()
     }
 
     /// Chance, for a scenario.

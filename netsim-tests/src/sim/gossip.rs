@@ -61,12 +61,13 @@ impl World {
     pub(crate) fn pass_on(&mut self, machine: usize, gossip: &Rc<Gossip>) {
         let own = self.machines[machine].node;
         self.graft(machine);
-        for node in self.linked(machine) {
-            let Some(way) = self.way(machine, node) else { continue };
+        for (node, way) in self.ways(machine) {
             let (_, _, target) = way;
-            self.graft(target);
-            let [here, there] = [&self.machines[machine], &self.machines[target]];
-            if here.grafted.contains(&node) || there.grafted.contains(&own) {
+            let is_grafted = self.machines[machine].grafted.contains(&node) || {
+                self.graft(target);
+                self.machines[target].grafted.contains(&own)
+            };
+            if is_grafted {
                 self.send(machine, way, gossip);
             }
         }
@@ -76,16 +77,10 @@ impl World {
     pub(crate) fn publish(&mut self, machine: usize, gossip: &Rc<Gossip>) {
         let now = self.now();
         if self.machines[machine].heard.is_new(gossip.what, now) {
-            for node in self.linked(machine) {
-                if let Some(way) = self.way(machine, node) {
-                    self.send(machine, way, gossip);
-                }
+            for (_, way) in self.ways(machine) {
+                self.send(machine, way, gossip);
             }
         }
-    }
-
-    fn linked(&self, machine: usize) -> Vec<NodeId> {
-        self.machines[machine].links.keys().copied().collect()
     }
 
     /// Replaces those that are not linked any more.
@@ -103,12 +98,16 @@ impl World {
         }
     }
 
-    /// The way to a node.
-    fn way(&self, machine: usize, node: NodeId) -> Option<Way> {
-        let connection = self.link(machine, node)?;
-        let ends = &self.connections[&connection].ends;
-        let to = usize::from(ends[0].machine == machine);
-        Some((connection, to, ends[to].machine))
+    /// The ways to all who are linked.
+    fn ways(&self, machine: usize) -> Vec<(NodeId, Way)> {
+        let links = self.machines[machine].links.iter();
+        let way = |(node, connections): (&NodeId, &Vec<ConnectionId>)| {
+            let connection = *connections.last()?;
+            let ends = &self.connections[&connection].ends;
+            let to = usize::from(ends[0].machine == machine);
+            Some((*node, (connection, to, ends[to].machine)))
+        };
+        links.filter_map(way).collect()
     }
 
     fn send(&mut self, machine: usize, (connection, to, target): Way, gossip: &Rc<Gossip>) {

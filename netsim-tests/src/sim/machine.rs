@@ -49,7 +49,6 @@ pub(crate) struct Machine {
     pub(crate) token_addresses: Vec<SocketAddr>,
     /// The invite by which it joined.
     pub(crate) invite: Option<PublicKey>,
-    pub(crate) overlay: Option<BTreeSet<NodeId>>,
 
     /// Counts its starts.
     pub(crate) run: u64,
@@ -96,7 +95,6 @@ impl Machine {
             powered: true,
             token_addresses: Vec::new(),
             invite: None,
-            overlay: None,
             run: 0,
             started: Duration::ZERO,
             control: None,

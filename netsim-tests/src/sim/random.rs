@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use rand_chacha::ChaCha20Rng;
+use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
 /// Chance, all of it from one seed.
-pub struct Random(ChaCha20Rng);
+pub struct Random(ChaCha8Rng);
 
 impl Random {
     /// That of a seed.
     pub fn of(seed: u64) -> Self {
-        Self(ChaCha20Rng::seed_from_u64(seed))
+        Self(ChaCha8Rng::seed_from_u64(seed))
     }
 
     /// For the constructors that want a generator.
-    pub(crate) fn generator(&mut self) -> &mut ChaCha20Rng {
+    pub(crate) fn generator(&mut self) -> &mut ChaCha8Rng {
         &mut self.0
     }
 

@@ -37,20 +37,12 @@ pub struct Options {
     pub loss: u32,
     /// The longest way from one local network to another.
     pub distance: Duration,
-    /// Whether members of large fleets choose themselves whom they link with.
-    pub hubs: bool,
 }
 
 impl Options {
     /// Machines on one local network that loses nothing.
     pub fn new(seed: u64, machines: usize) -> Self {
-        Self { seed, machines, lan: 20, loss: 0, distance: Duration::from_millis(40), hubs: false }
-    }
-
-    /// The same with hubs in place of eight random links for each.
-    #[must_use]
-    pub fn hubs(self) -> Self {
-        Self { hubs: true, ..self }
+        Self { seed, machines, lan: 20, loss: 0, distance: Duration::from_millis(40) }
     }
 
     /// The same with loss.
@@ -72,8 +64,6 @@ impl Options {
     }
 }
 
-/// Above so many machines everybody links to eight others only, unless they have hubs.
-const FULL_MESH: usize = 64;
 /// How often a node may ask to be woken at one moment.
 const MAX_WAKES: u32 = 8;
 
@@ -161,7 +151,7 @@ impl World {
         for (number, one) in machines.iter().enumerate() {
             topology.attach(number, INTERNET, one.address.ip());
         }
-        let mut world = Self {
+        Self {
             options,
             random,
             queue: Queue::new(),
@@ -181,28 +171,6 @@ impl World {
             conversations: Vec::new(),
             malice: Malice::default(),
             rows: Rows::default(),
-        };
-        if options.machines > FULL_MESH && !options.hubs {
-            world.lay_overlay();
-        }
-        world
-    }
-
-    /// Four random rings through all machines: eight links for each, and
-    /// connected.
-    fn lay_overlay(&mut self) {
-        let mut overlay = vec![BTreeSet::new(); self.machines.len()];
-        for _ in 0..4 {
-            let mut ring: Vec<usize> = (0..self.machines.len()).collect();
-            self.random.shuffle(&mut ring);
-            for (place, machine) in ring.iter().enumerate() {
-                let next = ring[(place + 1) % ring.len()];
-                overlay[*machine].insert(self.machines[next].node);
-                overlay[next].insert(self.machines[*machine].node);
-            }
-        }
-        for (machine, neighbours) in self.machines.iter_mut().zip(overlay) {
-            machine.overlay = Some(neighbours);
         }
     }
 

@@ -20,7 +20,7 @@ const SILENT: Duration = Duration::from_secs(45);
 
 /// A fleet with a few members that are reached, which had time to find its hubs.
 fn fleet(case: &Case) -> World {
-    let mut world = World::new(Options::new(case.seed, case.nodes).lan(1).hubs());
+    let mut world = World::new(Options::new(case.seed, case.nodes).lan(1));
     for machine in OPEN..case.nodes {
         let outer = IpAddr::from([203, 0, (machine >> 8) as u8, machine as u8]);
         let network = world.topology().behind(INTERNET, outer, Behaviour::PORT_RESTRICTED).0;
@@ -115,7 +115,7 @@ fn in_a_large_fleet_a_few_are_linked_with_and_tell_who_is_gone() {
         world.crash(machine, Death::Power);
         let took = until_seen(&mut world, SILENT, machine, PeerState::Down);
         println!("n{machine}, a hub, is missed everywhere after {took:?}");
-        world.run_for(SECOND * 20);
+        world.run_for(SECOND * 75);
         for (machine, hubs) in hubs(&mut world) {
             assert!(!hubs.contains(&hub), "n{machine} names a hub that is gone");
             assert_eq!(hubs.len(), LINKS, "n{machine}");
@@ -125,10 +125,62 @@ fn in_a_large_fleet_a_few_are_linked_with_and_tell_who_is_gone() {
     });
 }
 
+/// What links, the data plane and everybody's view make of the members of a site.
+#[test]
+fn a_site_that_is_cut_off_from_all_hubs_holds_together() {
+    cases(here!(), 1, 110, |case| {
+        let site = case.nodes - 20..case.nodes;
+        let mut world = World::new(Options::new(case.seed, case.nodes).lan(1));
+        let outer = IpAddr::from([203, 0, 113, 1]);
+        let network = world.topology().behind(INTERNET, outer, Behaviour::PORT_RESTRICTED).0;
+        for (host, machine) in site.clone().enumerate() {
+            world.place(machine, network, IpAddr::from([192, 168, 1, host as u8 + 2]));
+        }
+        let token = world.found();
+        for machine in 1..case.nodes {
+            world.join(machine, &token);
+            world.run_for(SECOND / 20);
+        }
+        world.settle(MINUTE * 3);
+        world.run_for(MINUTE);
+        let (first, last) = (site.start, site.end - 1);
+        world.divide(|machine| usize::from(site.contains(&machine)));
+        let state = |world: &World, by: usize, of: usize| world.state(by, world.node(of));
+        let took = world.run_until(MINUTE, "all see who is left", |world| {
+            (0..case.nodes).all(|by| {
+                (0..case.nodes).filter(|of| *of != by).all(|of| {
+                    let is_near = site.contains(&by) == site.contains(&of);
+                    let expected = if is_near { PeerState::Up } else { PeerState::Down };
+                    state(world, by, of) == Some(expected)
+                })
+            })
+        });
+        println!("all see who is left after {took:?}");
+        // One of them is started again, and one says something to another.
+        world.crash(last, Death::Process);
+        world.start(last);
+        let talk = world.converse(first, last, SECOND / 5);
+        world.run_for(SECOND * 5);
+        assert!(!world.conversation(talk).replied.is_empty());
+        for by in site.clone().filter(|by| *by != last) {
+            assert_eq!(state(&world, by, last), Some(PeerState::Up), "n{by}");
+            assert_eq!(state(&world, last, by), Some(PeerState::Up), "n{by}");
+        }
+        world.heal();
+        world.settle(MINUTE * 2);
+        let took = world.run_until(MINUTE, "all see all", |world| {
+            (0..case.nodes).all(|by| {
+                (0..case.nodes).all(|of| of == by || state(world, by, of) == Some(PeerState::Up))
+            })
+        });
+        println!("and all again after {took:?}");
+    });
+}
+
 #[test]
 fn a_newcomer_to_a_large_fleet_links_with_a_few_and_not_with_the_first_that_it_hears_of() {
     cases(here!(), 2, 90, |case| {
-        let mut world = World::new(Options::new(case.seed, case.nodes).hubs());
+        let mut world = World::new(Options::new(case.seed, case.nodes));
         let token = world.found();
         let newcomer = case.nodes - 1;
         for machine in 1..newcomer {

@@ -119,7 +119,7 @@ impl Journey {
                 self.note(&format!("n{member} moves to {} in {}", place.address, place.network));
                 self.places[member - OPEN] = place;
                 self.world.place(member, place.network, place.address);
-                SOON
+                if self.blocked.contains(&place.network) { BLOCKED } else { SOON }
             }
             2 => {
                 let nat = self.nats[self.world.random().below(self.nats.len())];
