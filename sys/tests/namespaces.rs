@@ -343,7 +343,8 @@ async fn a_message_that_is_too_long_for_its_route_goes_one_by_one_and_others_sta
     let mut send = |size: usize| {
         let before = sender.carried();
         let payload = vec![size as u8; size];
-        let datagrams = (0..8).map(|_| Datagram { address, ecn: 0, whole: false, bytes: &payload });
+        let datagrams =
+            (0..8).map(|_| Datagram { address, own: None, ecn: 0, whole: false, bytes: &payload });
         sender.send(|_, _| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
         let mut got = vec![0; 2000];
         for _ in 0..8 {

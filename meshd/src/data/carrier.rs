@@ -324,7 +324,7 @@ impl Carrier {
             // An error is one that an earlier datagram brought back: asking for
             // it has cleared it.
             if received.is_ok() {
-                for Datagram { address, ecn, bytes, .. } in self.receiver.datagrams() {
+                for Datagram { address, own, ecn, bytes, .. } in self.receiver.datagrams() {
                     if is_stream(address) {
                         // Nobody is there.
                         self.malformed += 1;
@@ -337,6 +337,9 @@ impl Carrier {
                     self.shard.handle_datagram(address, ecn, bytes, now, self.outlet.room());
                     if used == Use::Aside && self.shard.authentic() != before {
                         self.sources.add(address.ip(), now, &self.outlet);
+                        if let Some(own) = own {
+                            self.outlet.answers.called(address, own, now);
+                        }
                     }
                 }
                 self.outlet.flush();

@@ -24,6 +24,7 @@
 //!   that connections over the mesh survive a restart. Who leaves the mesh
 //!   deletes it by [`epsilon_sys::netlink::Netlink::delete_link`].
 
+mod answers;
 mod carrier;
 mod delivery;
 mod error;

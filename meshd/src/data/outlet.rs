@@ -9,6 +9,7 @@ use epsilon_mesh::shard::{Lane, Output, Target};
 use epsilon_proto::address::is_stream;
 use epsilon_sys::udp::{Datagram, Sender};
 
+use super::answers::Answers;
 use super::delivery::Delivery;
 use super::parcel::{Door, hand_over};
 use super::stream::Table;
@@ -24,6 +25,8 @@ pub(super) struct Outlet {
     /// To the host.
     pub(super) delivery: Delivery,
     pub(super) sender: Sender,
+    /// From where.
+    pub(super) answers: Answers,
     /// Of what it was said last that datagrams go one by one for it.
     warned: Option<i32>,
     /// Of every lane, its own included.
@@ -40,6 +43,7 @@ impl Outlet {
         sockets: Sockets,
         doors: Vec<Door>,
         streams: Arc<Table>,
+        answers: Answers,
     ) -> Self {
         let mut delivery = Delivery::default();
         if !tun.takes_joined_datagrams() {
@@ -52,6 +56,7 @@ impl Outlet {
             network: Failures::default(),
             delivery,
             sender: Sender::default(),
+            answers,
             warned: None,
             doors,
             not_passed: 0,
@@ -70,7 +75,8 @@ impl Outlet {
     /// Empties the batches.
     pub(super) fn flush(&mut self) {
         if !self.out.network.is_empty() {
-            let sockets = &self.sockets;
+            self.answers.refresh();
+            let (sockets, answers) = (&self.sockets, &self.answers);
             let is_by_stream = |target: &Target| is_stream(target.path.address());
             if !self.streams.is_empty() {
                 let by_stream = self.out.network.iter().filter(|(target, _)| is_by_stream(target));
@@ -81,6 +87,7 @@ impl Outlet {
             let datagrams = self.out.network.iter().filter(|(target, _)| !is_by_stream(target));
             let datagrams = datagrams.map(|(target, bytes)| Datagram {
                 address: target.path.address(),
+                own: answers.of(target.path.address()),
                 ecn: target.ecn,
                 whole: target.whole,
                 bytes,
@@ -92,6 +99,9 @@ impl Outlet {
                 |error, count| failures.count(error, count),
             );
             self.out.network.clear();
+            for peer in self.sender.take_strange() {
+                self.answers.is_gone(peer);
+            }
             if self.sender.refusal() != self.warned {
                 self.warned = self.sender.refusal();
                 let (interface, errno) = (self.tun.name(), self.warned);

@@ -205,6 +205,9 @@ fn bind(address: SocketAddr, lanes: u8) -> io::Result<Bound> {
         socket.bind(&address.into())?;
         Receiver::prepare(&socket, address.is_ipv4());
         Receiver::forbid_fragments(&socket, address.is_ipv4(), is_aside);
+        if is_aside {
+            Receiver::tell_own(&socket, address.is_ipv4());
+        }
         io::Result::Ok(UdpSocket::from(socket))
     };
     // In this order, which the program that spreads datagrams goes by.

@@ -11,6 +11,7 @@ use epsilon_sys::udp::{Carried, Receiver, dropped};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{mpsc, watch};
 
+use super::answers::{self, Answers};
 use super::carrier::{Aside, Carrier, Order, new_buffer};
 use super::outlet::Outlet;
 use super::overload::Overload;
@@ -90,6 +91,7 @@ impl Stop {
 pub struct Handle {
     threads: Vec<Thread>,
     streams: Arc<Table>,
+    answers: Arc<answers::Shared>,
 }
 
 /// What a thread is reached by and gets its orders from.
@@ -122,9 +124,11 @@ pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
         sources.apply(&first.sockets, first.tun.name());
     }
     let table = Arc::<Table>::default();
+    let answers = Answers::default();
     let Some(door) = doors.first().cloned() else { return Err(Error::NoLanes) };
     let streams = Streams { table: Arc::clone(&table), door };
-    let mut handle = Handle { threads: Vec::new(), streams: Arc::clone(&table) };
+    let mut handle =
+        Handle { threads: Vec::new(), streams: Arc::clone(&table), answers: answers.shared() };
     for (config, ends) in lanes.into_iter().zip(ends) {
         let Ends { stop, orders, inbox, .. } = ends;
         let sockets = config.sockets.try_clone().map_err(|source| Error::Thread { source })?;
@@ -148,6 +152,7 @@ pub fn start(lanes: Vec<LaneConfig>) -> Result<Started, Error> {
                 config.sockets,
                 doors.clone(),
                 Arc::clone(&table),
+                answers.clone(),
             ),
             receiver: Receiver::default(),
             sources: sources.clone(),
@@ -220,6 +225,12 @@ impl Handle {
         if let Some(first) = first {
             first.stop.order(Order::Command(command));
         }
+    }
+
+    /// The host is connected otherwise than before: peers are answered from where the routes
+    /// say until they call again.
+    pub fn forget_answers(&self) {
+        self.answers.forget();
     }
 
     /// Waits until the orders before have been taken: packets that come earlier have

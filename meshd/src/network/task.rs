@@ -459,6 +459,9 @@ impl Task {
         if let Some(port_mapping) = &self.port_mapping {
             port_mapping.set_place(place, has_moved);
         }
+        if has_moved {
+            self.data.forget_answers();
+        }
         self.engine.handle_local_addresses(prefixes, has_moved, clock::now());
         Ok(())
     }

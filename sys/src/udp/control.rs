@@ -1,18 +1,29 @@
-//! Control messages: the ECN bits, and the size of segments.
+//! Control messages: the ECN bits, the host's own address, and the size of segments.
+
+use std::mem::{offset_of, size_of};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::libc;
 
 use super::ECN;
 
-/// Room for the control messages of one message: the ECN bits and the size of
-/// segments.
+/// How many bytes the control messages of one message take at most.
+const ROOM: usize = 96;
+
+/// Room for them.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-pub(super) struct Control(pub(super) [u8; 64]);
+pub(super) struct Control(pub(super) [u8; ROOM]);
+
+impl Default for Control {
+    fn default() -> Self {
+        Self([0; ROOM])
+    }
+}
 
 /// Puts control messages one behind the other.
 pub(super) struct ControlWriter<'a> {
-    pub(super) bytes: &'a mut [u8; 64],
+    pub(super) bytes: &'a mut [u8; ROOM],
     pub(super) used: usize,
 }
 
@@ -37,9 +48,31 @@ impl ControlWriter<'_> {
     }
 }
 
+impl ControlWriter<'_> {
+    /// From which address of the host a message shall come (ip(7), RFC 3542 section 6).
+    pub(super) fn push_own(&mut self, own: IpAddr) {
+        match own {
+            IpAddr::V4(own) => {
+                let mut info = [0; size_of::<libc::in_pktinfo>()];
+                let at = offset_of!(libc::in_pktinfo, ipi_spec_dst);
+                info[at..at + 4].copy_from_slice(&own.octets());
+                self.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+            }
+            IpAddr::V6(own) => {
+                let mut info = [0; size_of::<libc::in6_pktinfo>()];
+                let at = offset_of!(libc::in6_pktinfo, ipi6_addr);
+                info[at..at + 16].copy_from_slice(&own.octets());
+                self.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+            }
+        }
+    }
+}
+
 /// What the control messages of a received message say.
 pub(super) struct Said {
     pub(super) ecn: u8,
+    /// The address of the host that it came to.
+    pub(super) own: Option<IpAddr>,
     /// The length of each of its datagrams but the last, if it has several.
     pub(super) size: Option<usize>,
 }
@@ -47,7 +80,7 @@ pub(super) struct Said {
 /// # Safety
 /// The header must be one that the kernel filled in.
 pub(super) unsafe fn read_controls(header: &libc::msghdr) -> Said {
-    let mut said = Said { ecn: 0, size: None };
+    let mut said = Said { ecn: 0, own: None, size: None };
     // SAFETY: the promise of the caller.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
     while !next.is_null() {
@@ -64,6 +97,16 @@ pub(super) unsafe fn read_controls(header: &libc::msghdr) -> Said {
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                     let class = data.cast::<i32>().read_unaligned() & i32::from(ECN);
                     said.ecn = u8::try_from(class).unwrap_or_default();
+                }
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
+                    let own = info.ipi_spec_dst.s_addr.to_ne_bytes();
+                    said.own = Some(Ipv4Addr::from(own).into());
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                    let own = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                    said.own = (!own.is_multicast()).then_some(own.into());
                 }
                 _ => {}
             }

@@ -16,7 +16,7 @@ mod steer;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::AddAssign;
 
 pub use receive::{MESSAGES, Receiver, dropped};
@@ -31,6 +31,10 @@ const ECN: u8 = 0b11;
 pub struct Datagram<'a> {
     /// To or from whom.
     pub address: SocketAddr,
+    /// The address of this host that it came to, where the socket tells
+    /// ([`Receiver::tell_own`]), or that it shall come from: otherwise the one that the
+    /// kernel prefers.
+    pub own: Option<IpAddr>,
     /// The ECN bits of its IP header.
     pub ecn: u8,
     /// Whether it shall be lost where it does not fit, and not be fragmented.

@@ -1,6 +1,6 @@
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::libc;
@@ -67,6 +67,7 @@ unsafe impl Send for Receiver {}
 #[derive(Clone, Copy)]
 struct Message {
     from: SocketAddr,
+    own: Option<IpAddr>,
     ecn: u8,
     length: usize,
     /// The length of each of its datagrams but the last.
@@ -81,7 +82,7 @@ impl Default for Receiver {
             bytes: vec![0; MESSAGES * ROOM].into_boxed_slice(),
             headers: vec![header; MESSAGES].into_boxed_slice(),
             addresses: vec![address; MESSAGES].into_boxed_slice(),
-            controls: vec![Control([0; 64]); MESSAGES].into_boxed_slice(),
+            controls: vec![Control::default(); MESSAGES].into_boxed_slice(),
             pieces: vec![piece; MESSAGES].into_boxed_slice(),
             messages: Vec::with_capacity(MESSAGES),
             carried: Carried::default(),
@@ -98,6 +99,15 @@ impl Receiver {
             set_option(socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1);
         } else {
             set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1);
+        }
+    }
+
+    /// Makes a socket tell to which address of the host a datagram came.
+    pub fn tell_own(socket: &impl AsFd, is_v4: bool) {
+        if is_v4 {
+            set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1);
+        } else {
+            set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1);
         }
     }
 
@@ -161,7 +171,7 @@ impl Receiver {
             let said = unsafe { read_controls(&header.msg_hdr) };
             let size = said.size.unwrap_or(length).max(1);
             self.carried.packets += length.div_ceil(size).max(1) as u64;
-            self.messages.push(Message { from, ecn: said.ecn, length, size });
+            self.messages.push(Message { from, own: said.own, ecn: said.ecn, length, size });
             self.pieces[self.messages.len() - 1] = self.pieces[index];
         }
         Ok(received)
@@ -181,6 +191,7 @@ impl Receiver {
             let empty = bytes.is_empty().then_some(bytes);
             bytes.chunks(message.size).chain(empty).map(|bytes| Datagram {
                 address: message.from,
+                own: message.own,
                 ecn: message.ecn,
                 whole: false,
                 bytes,

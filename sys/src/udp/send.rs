@@ -1,6 +1,6 @@
 use std::io;
 use std::mem::zeroed;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::libc;
@@ -45,6 +45,8 @@ pub struct Sender {
     apart: Vec<Apart>,
     /// Why the kernel is not asked any more, for a target or at all.
     refusal: Option<i32>,
+    /// To whom was sent from an address that the host does not have.
+    strange: Vec<SocketAddr>,
     carried: Carried,
 }
 
@@ -58,6 +60,7 @@ struct Plan {
     first: usize,
     count: usize,
     address: SocketAddr,
+    own: Option<IpAddr>,
     ecn: u8,
     whole: bool,
     /// The length of each piece but the last.
@@ -67,6 +70,11 @@ struct Plan {
     open: bool,
 }
 
+/// Whether it says that segments are too long, or that the card cannot cut them up.
+fn is_too_long(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EMSGSIZE))
+}
+
 impl Default for Sender {
     fn default() -> Self {
         // SAFETY: all of these are plain data for which zero is a value.
@@ -74,12 +82,13 @@ impl Default for Sender {
         Self {
             headers: vec![header; MESSAGES].into_boxed_slice(),
             addresses: vec![address; MESSAGES].into_boxed_slice(),
-            controls: vec![Control([0; 64]); MESSAGES].into_boxed_slice(),
+            controls: vec![Control::default(); MESSAGES].into_boxed_slice(),
             pieces: vec![piece; PIECES].into_boxed_slice(),
             plans: Vec::with_capacity(MESSAGES),
             segmentation: true,
             apart: Vec::with_capacity(MOST_APART),
             refusal: None,
+            strange: Vec::new(),
             carried: Carried::default(),
         }
     }
@@ -94,6 +103,12 @@ impl Sender {
     /// The error with which it refused last.
     pub fn refusal(&self) -> Option<i32> {
         self.refusal
+    }
+
+    /// Those to whom it was sent from another address than was wanted, since this was asked
+    /// last: the host does not have that one any more.
+    pub fn take_strange(&mut self) -> Vec<SocketAddr> {
+        std::mem::take(&mut self.strange)
     }
 
     /// What was sent so far.
@@ -135,8 +150,8 @@ impl Sender {
             && !datagram.whole
             && self.plans.last().is_some_and(|last| {
                 last.open
-                    && (last.address, last.ecn, last.whole)
-                        == (datagram.address, datagram.ecn, false)
+                    && (last.address, last.own, last.ecn, last.whole)
+                        == (datagram.address, datagram.own, datagram.ecn, false)
                     && length <= last.size
                     && length > 0
                     && last.length + length <= LONGEST_MESSAGE
@@ -184,6 +199,7 @@ impl Sender {
             first: piece,
             count: 1,
             address: datagram.address,
+            own: datagram.own,
             ecn: datagram.ecn & ECN,
             whole: datagram.whole,
             size: length,
@@ -217,6 +233,10 @@ impl Sender {
                 Ok(sent) => {
                     self.count(next, sent);
                     next += sent.max(1);
+                }
+                Err(error) if plan.own.is_some() && !is_too_long(&error) => {
+                    self.strange.push(plan.address);
+                    self.plans[next].own = None;
                 }
                 Err(error) => {
                     self.refused(socket, plan, &error, failed);
@@ -285,6 +305,9 @@ impl Sender {
                     (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
                 };
                 control.push(level, kind, &i32::from(plan.ecn).to_ne_bytes());
+            }
+            if let Some(own) = plan.own {
+                control.push_own(own);
             }
             if plan.count > 1 {
                 let size = (plan.size as u16).to_ne_bytes();

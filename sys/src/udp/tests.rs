@@ -43,6 +43,7 @@ fn datagrams_of_all_lengths_arrive_in_order_and_whole_in_both_families() {
         let mut sender = Sender::default();
         let datagrams = sent.iter().map(|(ecn, bytes)| Datagram {
             address: target,
+            own: None,
             ecn: *ecn,
             whole: false,
             bytes,
@@ -62,9 +63,9 @@ fn targets_that_alternate_and_empty_datagrams_are_kept_apart() {
     let (_, other) = pair("127.0.0.1:0");
     let payloads: Vec<Vec<u8>> = (0..20).map(|number| vec![number; number.into()]).collect();
     let targets = [one.local_addr().unwrap(), other.local_addr().unwrap()];
-    let datagrams = payloads
-        .iter()
-        .flat_map(|bytes| targets.map(|address| Datagram { address, ecn: 0, whole: false, bytes }));
+    let datagrams = payloads.iter().flat_map(|bytes| {
+        targets.map(|address| Datagram { address, own: None, ecn: 0, whole: false, bytes })
+    });
     Sender::default().send(|_, _| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
     for socket in [one, other] {
         let mut got = vec![[0; 100]; 20];
@@ -85,6 +86,7 @@ fn what_is_refused_is_said_and_the_rest_goes_on() {
     let all = [(nowhere, &short), (target, &long), (target, &short)];
     let datagrams = all.iter().map(|(address, bytes)| Datagram {
         address: *address,
+        own: None,
         ecn: 0,
         whole: false,
         bytes,
@@ -104,8 +106,13 @@ fn what_is_not_to_be_fragmented_is_never_joined() {
     let (from, to) = pair("127.0.0.1:0");
     let target = to.local_addr().unwrap();
     let payload = vec![1; 1000];
-    let datagrams =
-        (0..6).map(|n| Datagram { address: target, ecn: 0, whole: n < 3, bytes: &payload });
+    let datagrams = (0..6).map(|n| Datagram {
+        address: target,
+        own: None,
+        ecn: 0,
+        whole: n < 3,
+        bytes: &payload,
+    });
     let mut sender = Sender::default();
     sender.send(|_, _| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
     assert_eq!(received(&to, 6).len(), 6);
@@ -117,8 +124,13 @@ fn datagrams_that_are_too_long_for_one_message_go_one_by_one() {
     let (from, to) = pair("127.0.0.1:0");
     let target = to.local_addr().unwrap();
     let payload = vec![1; 40_000];
-    let datagrams =
-        (0..4).map(|_| Datagram { address: target, ecn: 0, whole: false, bytes: &payload });
+    let datagrams = (0..4).map(|_| Datagram {
+        address: target,
+        own: None,
+        ecn: 0,
+        whole: false,
+        bytes: &payload,
+    });
     Sender::default().send(|_, _| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
     assert_eq!(received(&to, 4).len(), 4);
 }
@@ -148,8 +160,13 @@ fn where_the_kernel_cuts_up_no_messages_datagrams_go_one_by_one_from_then_on() {
     let payloads: Vec<Vec<u8>> = (0..20).map(|number| vec![number; 1000]).collect();
     let mut sender = Sender::default();
     for round in 1..=3 {
-        let datagrams =
-            payloads.iter().map(|bytes| Datagram { address: target, ecn: 0, whole: false, bytes });
+        let datagrams = payloads.iter().map(|bytes| Datagram {
+            address: target,
+            own: None,
+            ecn: 0,
+            whole: false,
+            bytes,
+        });
         sender.send(|_, _| Some(from.as_fd()), datagrams, |error, _| panic!("{error}"));
         assert!(matches!(sender.refusal(), Some(libc::EIO | libc::EINVAL)));
         let got: Vec<Vec<u8>> = received(&to, 20).into_iter().map(|one| one.2).collect();
@@ -158,4 +175,40 @@ fn where_the_kernel_cuts_up_no_messages_datagrams_go_one_by_one_from_then_on() {
     assert_eq!((sender.carried().messages, sender.carried().packets), (60, 60));
     // In the first round one by one, after the refusal; then all in one call.
     assert_eq!(sender.carried().calls, 20 + 2);
+}
+
+#[test]
+fn who_asks_one_of_several_addresses_is_answered_by_it() {
+    for (bound, asked) in [("0.0.0.0:0", "127.0.0.2"), ("[::]:0", "::1")] {
+        let server = UdpSocket::bind(bound).unwrap();
+        let is_v4 = server.local_addr().unwrap().is_ipv4();
+        Receiver::prepare(&server, is_v4);
+        Receiver::tell_own(&server, is_v4);
+        let asked: IpAddr = asked.parse().unwrap();
+        let client = UdpSocket::bind(if is_v4 { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
+        let port = server.local_addr().unwrap().port();
+        client.send_to(b"question", (asked, port)).unwrap();
+        let mut receiver = Receiver::default();
+        while receiver.receive(&server, usize::MAX).is_err() {
+            std::thread::yield_now();
+        }
+        let question = receiver.datagrams().next().unwrap();
+        assert_eq!(question.own, Some(asked));
+        let mut sender = Sender::default();
+        let answers = [b"one", b"two"].map(|bytes| Datagram { bytes, ..question });
+        sender.send(|_, _| Some(server.as_fd()), answers.into_iter(), |error, _| panic!("{error}"));
+        for _ in answers {
+            let (_, from) = client.recv_from(&mut [0; 8]).unwrap();
+            assert_eq!(from, SocketAddr::new(asked, port));
+        }
+        assert_eq!(sender.take_strange(), []);
+        // An address that the host had once.
+        let gone: IpAddr = if is_v4 { "192.0.2.7" } else { "2001:db8::7" }.parse().unwrap();
+        let answers = answers.map(|one| Datagram { own: Some(gone), ..one });
+        sender.send(|_, _| Some(server.as_fd()), answers.into_iter(), |error, _| panic!("{error}"));
+        for _ in answers {
+            client.recv_from(&mut [0; 8]).unwrap();
+        }
+        assert_eq!(sender.take_strange(), [question.address]);
+    }
 }

@@ -277,6 +277,40 @@ fn two_nodes_talk_over_the_mesh_in_both_families() {
     two_nodes_talk(Make::default);
 }
 
+/// The routes of the second prefer its first address.
+#[test]
+fn who_calls_one_of_several_addresses_is_answered_by_it() {
+    const SECOND: &str = "192.0.2.77";
+    linked(
+        async move |netlink| {
+            netlink.add_address("there", netlink::Prefix::new(address(SECOND), 24)).await.unwrap();
+            let started = start_node(1, &netlink).await;
+            introduce(&started, 1, 0);
+            let socket = bind(V4[1]);
+            Box::new(move || {
+                let mut datagram = [0; 8];
+                let (length, from) = socket.recv_from(&mut datagram).unwrap();
+                socket.send_to(&datagram[..length], from).unwrap();
+                Box::new(started) as Box<dyn Any + Send>
+            }) as Serve
+        },
+        async move |netlink| {
+            let mut started = start_node(0, &netlink).await;
+            introduce(&started, 0, 1);
+            let path = Some(Path::Direct(SocketAddr::new(address(SECOND), 7755)));
+            let node = key(1).node();
+            started.handle.command(Command::SetPath { node, path, mtu: DEFAULT_MTU });
+            started.handle.settle();
+            let socket = bind(V4[0]);
+            socket.send_to(b"question", (address(V4[1]), 9)).unwrap();
+            socket.recv_from(&mut [0; 8]).unwrap();
+            started.handle.stop().await.unwrap();
+            // Or it would be told of another address from where data comes.
+            assert_eq!(news(&mut started.reports).await, None);
+        },
+    );
+}
+
 /// With three threads neither of the two peers is the first one's.
 #[test]
 fn two_nodes_talk_whichever_thread_has_the_peer() {
