@@ -456,7 +456,8 @@ impl Paths {
         self.rouse(now);
         self.add(path, false);
         let Some(candidate) = self.candidates.get(&path) else { return };
-        let is_fresh = candidate.answered.is_some_and(|at| now.since(at) < FRESH);
+        let answered = candidate.answered;
+        let is_fresh = answered.is_some_and(|at| now.since(at) < FRESH);
         let is_elsewhere = match (path, self.active) {
             (Path::Direct(here), Some(Path::Direct(there))) => {
                 let is_same_kind =
@@ -473,14 +474,15 @@ impl Paths {
         // It was left when it did not answer, and does again.
         let may_be_better =
             !is_fresh && self.active.is_some_and(|active| rank(path, &[]) < rank(active, &[]));
-        // Or this node did: the answer says where the peer sees it.
-        let may_have_been_moved = self.is_busy && self.active == Some(path) && !is_fresh;
+        // Or this node did, and nothing gets through to the peer any more.
+        if self.is_busy
+            && self.active == Some(path)
+            && answered.is_none_or(|at| now.since(at) >= UNANSWERED)
+        {
+            self.doubt(now);
+        }
         if let Some(candidate) = self.candidates.get_mut(&path)
-            && (candidate.answered.is_none()
-                || !self.is_proven
-                || may_have_moved
-                || may_be_better
-                || may_have_been_moved)
+            && (candidate.answered.is_none() || !self.is_proven || may_have_moved || may_be_better)
         {
             candidate.see(now);
         }
