@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use epsilon_proto::api::{Path, PathKind, Ping, PingRequest, Problem, ProblemKind, paths};
+use epsilon_proto::api::{PathKind, Ping, PingRequest, Problem, ProblemKind, paths};
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -107,11 +107,22 @@ pub(super) async fn run(context: &Context, peer: &str, probes: Probes) -> Result
         let feed = if interrupted_by_hand { "\n" } else { "" };
         format!("{feed}{}", summary.text())
     })?;
-    Ok(verdict(&summary, last_path.as_ref()))
+    let last = last_path.map(|path| path.kind);
+    if until_direct && !interrupted_by_hand && last.is_some_and(|kind| kind != PathKind::Direct) {
+        screen.problem(
+            &Problem::new(
+                ProblemKind::Relayed,
+                format!("no packet reaches {} directly", summary.peer),
+            )
+            .hint("see what is in the way: epsilon netcheck"),
+        );
+        return Ok(ProblemKind::Relayed.into());
+    }
+    Ok(verdict(&summary, last))
 }
 
-fn verdict(summary: &Summary, last_path: Option<&Path>) -> Exit {
-    match last_path.map(|path| path.kind) {
+fn verdict(summary: &Summary, last: Option<PathKind>) -> Exit {
+    match last {
         _ if summary.sent == 0 => Exit::OK,
         None => ProblemKind::Unreachable.into(),
         Some(PathKind::Relayed) => ProblemKind::Relayed.into(),
@@ -232,10 +243,6 @@ mod tests {
         summary
     }
 
-    fn path(kind: PathKind) -> Path {
-        Path { kind, endpoint: None, relay: None, mtu: None }
-    }
-
     #[test]
     fn the_summary_counts_loss_and_spread() {
         assert_eq!(
@@ -250,8 +257,8 @@ mod tests {
     #[test]
     fn the_exit_code_says_how_the_peer_was_last_reached() {
         let answered = summary(&[None, Some(200)]);
-        assert_eq!(verdict(&answered, Some(&path(PathKind::Direct))), Exit(0));
-        assert_eq!(verdict(&answered, Some(&path(PathKind::Relayed))), Exit(8));
+        assert_eq!(verdict(&answered, Some(PathKind::Direct)), Exit(0));
+        assert_eq!(verdict(&answered, Some(PathKind::Relayed)), Exit(8));
         assert_eq!(verdict(&summary(&[None]), None), Exit(7));
     }
 }

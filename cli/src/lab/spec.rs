@@ -124,7 +124,11 @@ impl FromStr for Gateway {
             Some(text) => (text, Families::Dual),
             None => (text, Families::V4),
         };
-        let text = if text == "carrier-grade" { "port-restricted/port-restricted" } else { text };
+        let text = match text {
+            "carrier-grade" => "port-restricted/port-restricted",
+            "carrier-grade+hairpin" => "port-restricted+hairpin/port-restricted+hairpin",
+            text => text,
+        };
         let nats: Vec<Nat> = text.split('/').map(str::parse).collect::<Result<_, _>>()?;
         if nats.len() > MOST_NATS {
             return Err(format!("more than {MOST_NATS} NATs in a row"));
@@ -334,6 +338,8 @@ mod tests {
         assert_eq!(read("port-restricted+hairpin"), Ok(Gateway::nat(nat.hairpin())));
         let dual = Gateway { families: Families::Dual, ..Gateway::nat(nat) };
         assert_eq!(read("port-restricted+ipv6"), Ok(dual.clone()));
+        let both = "port-restricted+hairpin/port-restricted+hairpin";
+        assert_eq!(read("carrier-grade+hairpin"), read(both));
         assert_eq!(read("carrier-grade").map(|gateway| gateway.nats), Ok(vec![nat; 2]));
         assert!(!read("ipv6-only").unwrap().is_open());
         let narrow = Gateway { mtu: Some(1280), ..dual };

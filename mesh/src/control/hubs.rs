@@ -49,13 +49,24 @@ const SURPLUS: Duration = Duration::from_secs(15);
 /// How long a member that names this node as its hub has to link to it.
 const LINK: Duration = Duration::from_secs(15);
 
+/// Whether any hub is linked.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Contact {
+    #[default]
+    Linked,
+    /// None is, since then.
+    Alone(Instant),
+    /// None is for so long that what they say of others is not heard.
+    CutOff,
+}
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Hubs {
     /// Those that are reached, the oldest members first.
     open: BTreeSet<(Timestamp, NodeId)>,
     /// Their places there.
-    certified: BTreeMap<NodeId, Timestamp>,
+    met: BTreeMap<NodeId, Timestamp>,
     all: BTreeSet<NodeId>,
     /// Whom this node links to; in small fleets that is everybody.
     wanted: BTreeSet<NodeId>,
@@ -65,10 +76,7 @@ pub(super) struct Hubs {
     /// Whether that was so when the choice was made.
     was_large: bool,
     review: Option<Instant>,
-    /// Since when there is no link to any of them.
-    alone: Option<Instant>,
-    /// Whether that was long ago: then what they say of others is not heard.
-    pub(super) is_cut_off: bool,
+    contact: Contact,
     /// Those that the record names.
     named: Vec<NodeId>,
     name: Option<Instant>,
@@ -107,13 +115,17 @@ impl Hubs {
         self.review.get_or_insert(now + REVIEW);
     }
 
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.contact == Contact::CutOff
+    }
+
     fn name_at(&mut self, due: Instant) {
         self.name = Some(self.name.map_or(due, |name| name.min(due)));
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
         let expected = self.expected.values().copied().min();
-        let name = self.name.filter(|_| !self.is_cut_off);
+        let name = self.name.filter(|_| !self.is_cut_off());
         [self.review, name, self.tell, expected].into_iter().flatten().min()
     }
 }
@@ -128,6 +140,15 @@ fn distance(one: &[u8; 32], other: &[u8; 32]) -> [u8; 32] {
 fn witnesses(member: &Member) -> &[NodeId] {
     let hubs = &member.record.hubs;
     &hubs[..hubs.len().min(WITNESSES)]
+}
+
+/// Whether a hub says of what is the last record of a member that it is gone.
+fn accuses(hub: &Member, member: &Member) -> bool {
+    let node = NodeId::from(member.record.signer());
+    hub.record
+        .lost
+        .iter()
+        .any(|lost| lost.node == node && (lost.incarnation, lost.sequence) >= member.record.stamp())
 }
 
 impl Control {
@@ -153,7 +174,7 @@ impl Control {
 
     /// Whether hubs say of a member whether it is gone.
     pub(super) fn is_told_of(&self, member: &Member) -> bool {
-        self.is_large() && !self.hubs.is_cut_off && !member.record.hubs.is_empty()
+        self.is_large() && !self.hubs.is_cut_off() && !member.record.hubs.is_empty()
     }
 
     /// Whether its witnesses say that a member is gone, or are gone themselves.
@@ -164,25 +185,29 @@ impl Control {
     fn is_accused(&self, node: NodeId, or_else: impl Fn(NodeId) -> bool) -> bool {
         let Some(member) = self.members.get(node) else { return false };
         let says = |hub: &NodeId| {
-            let Some(hub_member) = self.members.get(*hub) else { return true };
-            let is_it = |lost: &Lost| {
-                lost.node == node && (lost.incarnation, lost.sequence) >= member.record.stamp()
-            };
-            hub_member.record.lost.iter().any(is_it) || or_else(*hub)
+            self.members.get(*hub).is_none_or(|hub| accuses(hub, member)) || or_else(*hub)
         };
         self.is_told_of(member) && witnesses(member).iter().all(says)
+    }
+
+    /// Whether this node is said to be gone: where its witnesses are gone as well, and say
+    /// nothing, there is nothing to deny.
+    fn is_accused_itself(&self) -> bool {
+        let Some(own) = self.members.get(self.own) else { return false };
+        let mut hubs = witnesses(own).iter().filter_map(|hub| self.members.get(*hub));
+        self.is_lost(self.own) && hubs.any(|hub| accuses(hub, own))
     }
 
     /// A member's record is news, or it is no member any more.
     pub(super) fn mind_hubs(&mut self, node: NodeId, now: Instant) {
         self.hubs.touch(now);
-        if let Some(certified) = self.hubs.certified.remove(&node) {
-            self.hubs.open.remove(&(certified, node));
+        if let Some(met) = self.hubs.met.remove(&node) {
+            self.hubs.open.remove(&(met, node));
         }
         if let Some(member) = self.members.get(node).filter(|member| member.record.is_open) {
-            let certified = member.certificate.issued;
-            self.hubs.certified.insert(node, certified);
-            self.hubs.open.insert((certified, node));
+            let met = self.members.met(node, &self.trust).unwrap_or(member.certificate.issued);
+            self.hubs.met.insert(node, met);
+            self.hubs.open.insert((met, node));
         }
         if node == self.own {
             return;
@@ -215,9 +240,9 @@ impl Control {
     /// The hubs that the record names are others than those that are linked, or it says that
     /// somebody is gone who is back.
     fn name_hubs_later(&mut self, now: Instant) {
-        let linked = self.hubs.named.iter().filter(|hub| self.is_linked(**hub)).count();
-        let enough = self.enough(self.own);
-        let is_enough = self.hubs.named.len() >= enough && linked >= WITNESSES.min(enough);
+        let witnesses = self.hubs.named.iter().take(WITNESSES);
+        let is_enough = self.hubs.named.len() >= self.enough(self.own)
+            && witnesses.filter(|hub| self.is_linked(**hub)).count() > 0;
         self.hubs.name_at(now + if is_enough { RENAME } else { NAME });
     }
 
@@ -276,7 +301,7 @@ impl Control {
             self.choose_hubs(now);
         }
         // Who is cut off comes back to those that it has named.
-        let may_name = !self.hubs.is_cut_off;
+        let may_name = !self.hubs.is_cut_off();
         if self.hubs.name.take_if(|due| may_name && *due <= now.instant).is_some() {
             self.name_hubs(now.instant);
         }
@@ -320,28 +345,33 @@ impl Control {
         if !is_large {
             return;
         }
-        if self.is_lost(self.own) && !self.hubs.is_denied {
+        if self.is_accused_itself() && !self.hubs.is_denied {
             self.hubs.is_denied = true;
             self.own_record.touch();
         }
         if self.close_surplus(now.instant)
             || self.lacks_links()
             || !self.hubs.missing.is_empty()
-            || self.hubs.alone.is_some()
+            || self.hubs.contact != Contact::Linked
         {
             self.hubs.touch(now.instant);
         }
     }
 
-    /// Whether no hub is reached. One that is a hub itself may miss a few others.
+    /// Whether no hub is reached, or there is none. One that is a hub itself may miss a few
+    /// others.
     fn find_cut_off(&mut self, now: Instant) {
         let others = self.hubs.all.iter().filter(|hub| **hub != self.own);
-        let least = if self.hubs.all.contains(&self.own) { LINKS } else { 1 };
+        let least = if self.hubs.all.contains(&self.own) { LINKS } else { 0 };
         let (linked, gone): (Vec<&NodeId>, Vec<&NodeId>) =
             others.partition(|hub| self.is_linked(**hub));
         let is_alone = linked.is_empty() && gone.len() >= least;
-        self.hubs.alone = is_alone.then(|| self.hubs.alone.unwrap_or(now));
-        self.hubs.is_cut_off = self.hubs.alone.is_some_and(|since| now.since(since) >= CUT_OFF);
+        self.hubs.contact = match self.hubs.contact {
+            _ if !is_alone => Contact::Linked,
+            Contact::Linked => Contact::Alone(now),
+            Contact::Alone(since) if now.since(since) >= CUT_OFF => Contact::CutOff,
+            contact => contact,
+        };
     }
 
     /// The first few of those that are reached.
@@ -387,7 +417,7 @@ impl Control {
             good += usize::from(is_good(node));
             !is_enough
         }));
-        if self.hubs.is_cut_off {
+        if self.hubs.is_cut_off() {
             // As in a small fleet.
             wanted.extend(self.others().0.into_iter().take(FULL_MESH));
         }
@@ -418,7 +448,9 @@ impl Control {
     /// Closes links that neither this node nor the other needs; says whether there are
     /// some that are too new for that.
     fn close_surplus(&mut self, now: Instant) -> bool {
-        if self.hubs.named.len() < self.enough(self.own) {
+        // With few hubs others fill up, and nobody says who they are.
+        let enough = self.enough(self.own);
+        if enough < LINKS || self.hubs.named.len() < enough {
             return false;
         }
         let mut has_new = false;
@@ -469,6 +501,9 @@ impl Control {
         if self.hubs.named != named || self.says_too_much() {
             self.hubs.named = named;
             self.own_record.touch();
+        }
+        if !self.hubs.named.iter().all(|hub| self.is_linked(*hub)) {
+            self.name_hubs_later(now);
         }
     }
 }

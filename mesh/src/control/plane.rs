@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use epsilon_proto::address::{DEFAULT_MTU, Ipv6Range, is_stream};
-use epsilon_proto::clock::{Instant, Now};
+use epsilon_proto::clock::Now;
 use epsilon_proto::id::{BootId, NodeId};
 use epsilon_proto::record::EndpointSource;
 
@@ -94,6 +94,9 @@ impl Control {
                     self.own_record.touch();
                 }
                 self.outputs.push_back(Output::Shard(Command::RemovePeer { node }));
+                if self.relays.own.contains(&node) {
+                    self.choose_relays(now);
+                }
             }
             return;
         };
@@ -294,13 +297,16 @@ impl Control {
         self.advance_paths(now);
     }
 
-    /// Sends one probe over the path in use, and looks for the best one meanwhile; [`Output::Pong`] carries the
-    /// answer with the transaction given back here. `None` when there is no
-    /// path, or nothing to seal a probe with because the peer was not linked
-    /// in this run.
-    pub fn ping(&mut self, node: NodeId, now: Instant) -> Option<(u64, Path)> {
-        self.known_paths(node)?.seek(now);
-        let to = self.peers.get(&node)?.paths.active()?;
+    /// Sends one probe over the path in use, and looks for the best one meanwhile;
+    /// [`Output::Pong`] carries the answer with the transaction given back here. `None` when
+    /// there is no path that answered lately, so that it has to be asked for again, or
+    /// nothing to seal a probe with because nothing is known of the peer's run.
+    pub fn ping(&mut self, node: NodeId, now: Now) -> Option<(u64, Path)> {
+        let paths = self.known_paths(node)?;
+        paths.seek(now.instant);
+        let to = paths.active().filter(|_| paths.is_fresh(now.instant));
+        self.advance_paths(now);
+        let to = to?;
         if !self.is_keyed(node) {
             return None;
         }

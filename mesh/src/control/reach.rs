@@ -74,6 +74,8 @@ pub struct ReachView {
     pub looked: Option<Duration>,
     /// Where members somewhere else see its datagrams come from.
     pub seen: Vec<(NodeId, SocketAddr)>,
+    /// The members whose direct way leads through one of its own networks.
+    pub near: Vec<NodeId>,
     /// Its own addresses, outside of meshes.
     pub local: Vec<IpAddr>,
     /// The members that pass on to it, best first.
@@ -87,7 +89,12 @@ impl Control {
             let direct = self.direct_to(*node);
             direct.is_some_and(|direct| !self.is_on_own_network(direct.ip()))
         };
+        let is_near = |node: &NodeId| {
+            let direct = self.direct_to(*node);
+            direct.is_some_and(|direct| self.is_on_own_network(direct.ip()))
+        };
         ReachView {
+            near: self.peers.keys().copied().filter(is_near).collect(),
             is_open: self.reaching.is_open(),
             was_probed: self.reaching.openness.was_probed,
             looked: self.reaching.looked.map(|at| now.since(at)),
@@ -128,7 +135,10 @@ impl Control {
     /// A member opened a link from an address. The port is the one of datagrams, no NAT
     /// gave it away, and where two greet each other at the same time no probe is unasked.
     pub(super) fn reached_from(&mut self, address: IpAddr, now: Now) {
-        if !self.is_on_own_network(address) {
+        // Who shares the network of a carrier reaches what its router passes on.
+        let is_shielded =
+            !self.mapped.is_empty() && self.mapped.iter().all(|one| !is_public(one.address.ip()));
+        if !self.is_on_own_network(address) && (!is_shielded || is_public(address)) {
             self.be_open(now);
         }
     }
@@ -237,6 +247,7 @@ impl Control {
     /// The own network changed: what was seen of it counts no more.
     pub(super) fn forget_openness(&mut self) {
         self.reaching.openness = Openness::default();
+        self.reaching.looked = None;
         self.relays.is_doubtful = false;
         self.reaching.asked.clear();
     }

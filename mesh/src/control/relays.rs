@@ -257,7 +257,7 @@ impl Control {
                 continue;
             }
             if self.direct_to(relay).is_none() {
-                self.paths(relay).rouse(now.instant);
+                self.paths(relay).seek(now.instant);
                 continue;
             }
             self.peer(peer).relayed.asked.insert(relay, now.instant);

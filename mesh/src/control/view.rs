@@ -321,7 +321,7 @@ impl Control {
             Some(peer)
                 if peer.paths.is_proven()
                     && peer.is_heard_without_link()
-                    && !self.hubs.is_cut_off =>
+                    && !self.hubs.is_cut_off() =>
             {
                 PeerState::Up
             }

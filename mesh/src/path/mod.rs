@@ -241,6 +241,7 @@ impl Paths {
         self.candidates.remove(&path);
         if self.active == Some(path) {
             self.is_proven = false;
+            self.doubt = None;
             self.fall_back();
             self.restart_calls(now);
         }
@@ -333,11 +334,22 @@ impl Paths {
         }
     }
 
-    /// Somebody wants to know the best way, though no packets flow.
+    /// Somebody wants to know the best way, though no packets flow. One that did not answer
+    /// lately may be closed.
     pub fn seek(&mut self, now: Instant) {
         if self.sought.replace(now + SOUGHT).is_none() && !self.is_busy {
             self.restart_calls(now);
         }
+        if !self.is_fresh(now) {
+            self.check(now);
+        }
+    }
+
+    /// Whether the way in use answered lately.
+    pub fn is_fresh(&self, now: Instant) -> bool {
+        let active = self.active.and_then(|active| self.candidates.get(&active));
+        let answered = active.filter(|_| self.is_proven).and_then(|active| active.answered);
+        answered.is_some_and(|at| now.since(at) < FRESH)
     }
 
     /// In large fleets most have nothing to say to each other, so that no way between them
@@ -523,7 +535,8 @@ impl Paths {
 
     /// The way in use, if its MTU is to be found out.
     fn measurable(&self) -> Option<(Path, &Candidate)> {
-        let active = self.active.filter(|_| self.is_busy && self.is_proven)?;
+        let is_asked_for = self.is_busy || self.sought.is_some();
+        let active = self.active.filter(|_| is_asked_for && self.is_proven)?;
         Some((active, self.candidates.get(&active)?))
     }
 

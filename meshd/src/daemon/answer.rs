@@ -292,10 +292,7 @@ impl Asked {
         }
         let wait =
             Duration::from_millis(u64::from(request.timeout_ms.unwrap_or(1000).clamp(1, 60_000)));
-        let pong = match tokio::time::timeout(wait, self.client.ping(member.node)).await {
-            Ok(pong) => pong.map_err(stopped)?,
-            Err(_) => None,
-        };
+        let pong = self.client.ping(member.node, wait).await.map_err(stopped)?;
         let rtt = pong.and_then(|pong| pong.rtt);
         let endpoint = pong.map(|pong| pong.to).or(member.path);
         let address = member.ipv4.map(std::net::IpAddr::V4);

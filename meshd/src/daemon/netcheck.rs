@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use epsilon_mesh::control::{MemberView, PeerState, ReachView};
 use epsilon_mesh::shard::Path;
-use epsilon_proto::address::is_stream;
+use epsilon_proto::address::{is_public, is_stream};
 use epsilon_proto::api::{
     FamilyCheck, Filtering, HubCheck, Mapping, Netcheck, NodeRef, Problem, Udp,
 };
@@ -32,8 +32,8 @@ impl Asked {
         self.client.look_whether_open().await.map_err(stopped)?;
         let candidates = candidates(snapshot);
         let asked = candidates.iter().map(|node| async {
-            let pong = tokio::time::timeout(ANSWER, self.client.ping(*node)).await;
-            pong.ok().and_then(Result::ok).flatten().and_then(|pong| pong.rtt)
+            let pong = self.client.ping(*node, ANSWER).await;
+            pong.ok().flatten().and_then(|pong| pong.rtt)
         });
         let answers: Vec<Option<Duration>> = join_all(asked).await;
         tokio::time::sleep_until(began + UNASKED).await;
@@ -80,18 +80,27 @@ fn report(
 ) -> Netcheck {
     let reach = &snapshot.view.reach;
     let others = snapshot.view.members.iter().filter(|member| member.node != snapshot.view.own);
-    let is_direct = |member: &&MemberView| {
-        matches!(member.path, Some(Path::Direct(at)) if !is_stream(at)) && member.rtt.is_some()
+    let answers = |member: &MemberView| {
+        let id = member.node.to_string();
+        hubs.iter().any(|hub| hub.node.id == id && hub.rtt_us.is_some())
     };
-    let is_reached = |member: &&MemberView| member.path.is_some() && member.rtt.is_some();
-    let udp = if others.clone().any(|member| is_direct(&member)) {
+    let is_far = |member: &MemberView| !reach.near.contains(&member.node);
+    let is_direct =
+        |member: &MemberView| matches!(member.path, Some(Path::Direct(at)) if !is_stream(at));
+    let is_heard = |member: &MemberView| member.link.is_some() || answers(member);
+    // Those on the own network say nothing of what leaves it.
+    let udp = if others.clone().any(|one| is_far(one) && is_direct(one) && answers(one)) {
         Udp::Works
-    } else if others.clone().any(|member| member.link.is_some() || is_reached(&member)) {
+    } else if others.clone().any(|one| is_far(one) && is_heard(one)) {
+        Udp::Blocked
+    } else if others.clone().any(|one| is_direct(one) && answers(one)) {
+        Udp::Works
+    } else if others.clone().any(is_heard) {
         Udp::Blocked
     } else {
         Udp::Unknown
     };
-    let mtu = others.filter(is_reached).map(|member| member.mtu).min();
+    let mtu = others.filter(|member| answers(member)).map(|member| member.mtu).min();
     let (mapping, filtering) = (mapping(reach), filtering(reach));
     let port_mapping = snapshot.port_mapping.as_ref().map(render::port_mapping);
     let (meaning, advice) = verdict(&Facts {
@@ -100,7 +109,9 @@ fn report(
         filtering,
         open: reach.is_open,
         relays: relays.len(),
-        is_mapped: port_mapping.as_ref().is_some_and(|one| one.udp.is_some()),
+        is_mapped: port_mapping
+            .as_ref()
+            .is_some_and(|one| one.udp.is_some_and(|at| is_public(at.ip()))),
     });
     Netcheck {
         network,
@@ -130,14 +141,16 @@ fn family(reach: &ReachView, is_v4: bool) -> FamilyCheck {
 
 /// What a NAT of IPv4 does, by what members elsewhere say.
 fn mapping(reach: &ReachView) -> Mapping {
-    let seen: Vec<SocketAddr> =
-        reach.seen.iter().map(|(_, address)| *address).filter(SocketAddr::is_ipv4).collect();
-    let different: BTreeSet<&SocketAddr> = seen.iter().collect();
-    match (seen.as_slice(), different.len()) {
-        ([first, ..], 1) if reach.local.contains(&first.ip()) => Mapping::None,
-        ([_, _, ..], 1) => Mapping::EndpointIndependent,
-        ([_, _, ..], _) => Mapping::EndpointDependent,
-        _ => Mapping::Unknown,
+    let seen = reach.seen.iter().map(|(_, address)| *address).filter(SocketAddr::is_ipv4);
+    // A host may have several addresses, and a NAT at one of them only.
+    let (own, given): (Vec<SocketAddr>, Vec<SocketAddr>) =
+        seen.partition(|at| reach.local.contains(&at.ip()));
+    let different: BTreeSet<&SocketAddr> = given.iter().collect();
+    match (given.len(), different.len()) {
+        (0, _) if !own.is_empty() => Mapping::None,
+        (0 | 1, _) => Mapping::Unknown,
+        (_, 1) => Mapping::EndpointIndependent,
+        _ => Mapping::EndpointDependent,
     }
 }
 
@@ -197,6 +210,10 @@ fn verdict(facts: &Facts) -> (&'static str, Option<&'static str>) {
                 None,
             )
         }
+        (Udp::Works, Mapping::None) if *filtering == Filtering::Unknown => (
+            "There is no NAT; whether a firewall lets in what nobody asked for was not tried yet.",
+            Some("ask again in a few minutes"),
+        ),
         (Udp::Works, Mapping::None) => (
             "A firewall lets in only what was asked for: members that both sides can call reach \
              each other directly.",
@@ -228,6 +245,7 @@ mod tests {
             is_open: false,
             was_probed: false,
             looked: None,
+            near: Vec::new(),
             seen: seen.collect(),
             local: vec!["192.168.1.11".parse().unwrap()],
             relays: Vec::new(),
@@ -239,6 +257,8 @@ mod tests {
         for (seen, wanted) in [
             (&[][..], Mapping::Unknown),
             (&["192.168.1.11:7755"], Mapping::None),
+            (&["192.168.1.11:7755", "192.168.1.11:7756"], Mapping::None),
+            (&["192.168.1.11:7755", "198.51.100.7:7755"], Mapping::Unknown),
             (&["198.51.100.7:7755"], Mapping::Unknown),
             (&["198.51.100.7:7755", "198.51.100.7:7755"], Mapping::EndpointIndependent),
             (&["198.51.100.7:7755", "198.51.100.7:40001"], Mapping::EndpointDependent),

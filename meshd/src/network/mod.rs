@@ -47,6 +47,9 @@ pub use join::{JoinError, Joined};
 pub use portmap::{Protocol as PortMappingProtocol, State as PortMappingState};
 pub use routing::{Conflict, conflicts};
 
+/// How often it is asked whether there is a way by which to ping.
+const PING_AGAIN: Duration = Duration::from_millis(50);
+
 /// The file with the node's secret key, in the network's directory.
 pub const IDENTITY_FILE: &str = "identity.key";
 /// The file with the root key, on the machine that made the network.
@@ -268,9 +271,18 @@ impl Client {
         self.ask(|reply| Order::Operate(Box::new(operation), reply)).await
     }
 
-    /// Probes a peer once. `None` when there is nowhere to send a probe.
-    pub async fn ping(&self, node: NodeId) -> Result<Option<Pong>, Stopped> {
-        self.ask(|reply| Order::Ping(node, reply)).await
+    /// Probes a peer once, as soon as there is a way that answers, and gives up after a time:
+    /// then there is no answer.
+    pub async fn ping(&self, node: NodeId, wait: Duration) -> Result<Option<Pong>, Stopped> {
+        let answer = async {
+            loop {
+                match self.ask(|reply| Order::Ping(node, reply)).await {
+                    Ok(None) => tokio::time::sleep(PING_AGAIN).await,
+                    answer => return answer,
+                }
+            }
+        };
+        tokio::time::timeout(wait, answer).await.unwrap_or(Ok(None))
     }
 
     /// Has a member probe this node unasked, if there is one that can.

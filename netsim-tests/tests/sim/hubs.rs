@@ -177,6 +177,47 @@ fn a_site_that_is_cut_off_from_all_hubs_holds_together() {
     });
 }
 
+/// Nobody is reached from elsewhere on one network; behind one NAT each a few are.
+#[test]
+fn a_large_fleet_with_few_hubs_or_none_is_one_fleet_and_comes_to_rest() {
+    for (open, hubs) in [(0, 0), (2, 2)] {
+        cases(here!(), 1, 90, |case| {
+            let mut world = World::new(Options::new(case.seed, case.nodes).lan(case.nodes));
+            if open > 0 {
+                world = World::new(Options::new(case.seed, case.nodes).lan(1));
+                for machine in open..case.nodes {
+                    let outer = IpAddr::from([203, 0, 113, machine as u8]);
+                    let nat = Behaviour::PORT_RESTRICTED;
+                    let network = world.topology().behind(INTERNET, outer, nat).0;
+                    world.place(machine, network, IpAddr::from([192, 168, 1, 2]));
+                }
+            }
+            let token = world.found();
+            for machine in 1..case.nodes {
+                world.join(machine, &token);
+                world.run_for(SECOND / 20);
+            }
+            world.settle(MINUTE * 3);
+            world.run_for(MINUTE * 2);
+            let ups = |world: &World| -> usize {
+                let all = (0..case.nodes).flat_map(|machine| world.happened(machine));
+                all.filter(|(_, event)| matches!(event, Event::PeerUp(_))).count()
+            };
+            let before = ups(&world);
+            world.run_for(MINUTE * 5);
+            assert_eq!(ups(&world), before, "{hubs} hubs: links come and go");
+            for by in 0..case.nodes {
+                let seen = (0..case.nodes).filter(|of| *of != by);
+                let up = seen.filter(|of| world.state(by, world.node(*of)) == Some(PeerState::Up));
+                assert!(up.count() >= case.nodes * 2 / 3, "{hubs} hubs: n{by} sees few");
+            }
+            // What one says reaches all.
+            world.token(0, None, None);
+            world.settle(MINUTE);
+        });
+    }
+}
+
 #[test]
 fn a_newcomer_to_a_large_fleet_links_with_a_few_and_not_with_the_first_that_it_hears_of() {
     cases(here!(), 2, 90, |case| {

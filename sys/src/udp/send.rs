@@ -70,9 +70,11 @@ struct Plan {
     open: bool,
 }
 
-/// Whether it says that segments are too long, or that the card cannot cut them up.
-fn is_too_long(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EIO | libc::EMSGSIZE))
+/// Whether it may say that the host does not have the address from which was sent, or that
+/// no route leads from there. What is full or forbidden says nothing of that.
+fn is_strange(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    matches!(code, Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH))
 }
 
 impl Default for Sender {
@@ -234,9 +236,9 @@ impl Sender {
                     self.count(next, sent);
                     next += sent.max(1);
                 }
-                Err(error) if plan.own.is_some() && !is_too_long(&error) => {
-                    self.strange.push(plan.address);
-                    self.plans[next].own = None;
+                // Of several it may say that they are too long: they go one by one.
+                Err(error) if plan.own.is_some() && plan.count == 1 && is_strange(&error) => {
+                    self.leave_own(next);
                 }
                 Err(error) => {
                     self.refused(socket, plan, &error, failed);
@@ -245,6 +247,15 @@ impl Sender {
             }
         }
         self.plans.clear();
+    }
+
+    /// A planned message goes from the address that the kernel prefers.
+    fn leave_own(&mut self, index: usize) {
+        let plan = &mut self.plans[index];
+        plan.own = None;
+        if !self.strange.contains(&plan.address) {
+            self.strange.push(plan.address);
+        }
     }
 
     fn count(&mut self, first: usize, sent: usize) {
@@ -263,15 +274,18 @@ impl Sender {
         failed: &mut impl FnMut(&io::Error, usize),
     ) {
         let code = error.raw_os_error();
-        let may_help = matches!(code, Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE));
+        let may_be_too_long = matches!(code, Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE));
+        let may_help = may_be_too_long || (plan.own.is_some() && is_strange(error));
         if plan.count == 1 || !may_help {
             return failed(error, plan.count);
         }
-        self.refusal = code;
+        if may_be_too_long {
+            self.refusal = code;
+        }
         if code == Some(libc::EIO) {
             // The card computes no checksums.
             self.segmentation = false;
-        } else {
+        } else if may_be_too_long {
             // Too long for the route, which says nothing of others; Linux before 6.14 calls
             // that EINVAL.
             self.keep_apart(plan.address, plan.size);
@@ -283,7 +297,13 @@ impl Sender {
             self.plans.clear();
             self.plans.push(single);
             self.describe(0);
-            match self.call(socket, 0, 1) {
+            let mut outcome = self.call(socket, 0, 1);
+            if single.own.is_some() && outcome.as_ref().is_err_and(is_strange) {
+                self.leave_own(0);
+                self.describe(0);
+                outcome = self.call(socket, 0, 1);
+            }
+            match outcome {
                 Ok(sent) => self.count(0, sent),
                 Err(error) => failed(&error, 1),
             }

@@ -11,7 +11,7 @@ impl Scene {
     /// The peer answers a probe where it is reached.
     fn answers(&mut self, node: NodeId) {
         self.control.prefer_path(node, remote());
-        let (transaction, to) = self.control.ping(node, self.now.instant).unwrap();
+        let (transaction, to) = self.control.ping(node, self.now).unwrap();
         let observed = remote();
         let report = Report::ProbeAnswered { node, transaction, to, observed, rtt: SECOND / 100 };
         self.control.handle_report(report, self.now);

@@ -7,8 +7,8 @@ use crate::clock;
 use crate::network::portmap::PortMapping;
 use crate::network::{Order, ROOT_FILE, Snapshot};
 
-/// How long a ping waits for its answer.
-const PING: Duration = Duration::from_secs(2);
+/// How long a ping waits for its answer at most: who asks says how long.
+const PING: Duration = Duration::from_mins(1);
 
 impl Task {
     pub(super) fn order(&mut self, order: Order) {
@@ -42,7 +42,7 @@ impl Task {
                 let id = self.engine.operate(*operation, now);
                 self.waiting.operations.insert(id, reply);
             }
-            Order::Ping(node, reply) => match self.engine.ping(node, now.instant) {
+            Order::Ping(node, reply) => match self.engine.ping(node, now) {
                 Some((transaction, to)) => {
                     let until = now.instant + PING;
                     self.waiting.pings.insert(transaction, (reply, to, until));
