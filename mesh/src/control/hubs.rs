@@ -365,7 +365,7 @@ impl Control {
         let least = if self.hubs.all.contains(&self.own) { LINKS } else { 0 };
         let (linked, gone): (Vec<&NodeId>, Vec<&NodeId>) =
             others.partition(|hub| self.is_linked(**hub));
-        let is_alone = linked.is_empty() && gone.len() >= least;
+        let is_alone = self.is_large() && linked.is_empty() && gone.len() >= least;
         self.hubs.contact = match self.hubs.contact {
             _ if !is_alone => Contact::Linked,
             Contact::Linked => Contact::Alone(now),

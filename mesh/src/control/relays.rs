@@ -257,7 +257,10 @@ impl Control {
                 continue;
             }
             if self.direct_to(relay).is_none() {
-                self.paths(relay).seek(now.instant);
+                if self.is_large() {
+                    // Perhaps it was tried in vain before, and nothing else is sent to it.
+                    self.paths(relay).seek(now.instant);
+                }
                 continue;
             }
             self.peer(peer).relayed.asked.insert(relay, now.instant);

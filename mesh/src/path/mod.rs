@@ -244,6 +244,7 @@ impl Paths {
             self.doubt = None;
             self.fall_back();
             self.restart_calls(now);
+            self.greet(now);
         }
     }
 
@@ -452,7 +453,9 @@ impl Paths {
             candidate.want();
         }
         // Nothing may get through to it, though what it sends comes here.
-        self.check(now);
+        if self.is_busy {
+            self.check(now);
+        }
         // This node's own call may have been for nothing.
         if self.is_wanted() && self.needs_better() {
             self.calls = 0;
@@ -639,6 +642,7 @@ impl Paths {
                 if let Some(failed) = failed {
                     self.steps.push_back(Step::Failed(failed));
                     self.restart_calls(now);
+                    self.greet(now);
                 }
             }
         }

@@ -554,6 +554,8 @@ fn a_way_that_closed_is_left_though_it_answered_just_before_and_nothing_more_is_
         scene.paths.probe_all(at(scene.now));
         scene.pass(20);
         assert_eq!(scene.paths.active(), Some(direct(1)));
+        scene.paths.busy(at(scene.now));
+        scene.pass(1_000);
         scene.open.remove(&direct(1));
         tell(&mut scene);
         scene.pass(1_000);

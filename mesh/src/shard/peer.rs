@@ -273,8 +273,6 @@ impl Peer {
                 };
                 self.wait(packet, context.now);
                 if self.no_path.allows(context.now) {
-                    // Until it is idle, as where there is a path.
-                    (self.used, self.is_busy) = (Some(context.now), true);
                     context.reports.push(Report::NoPath { node });
                 }
             }

@@ -253,10 +253,7 @@ impl World {
             let may_say =
                 peer.said.is_none_or(|said| at.saturating_sub(said) >= Duration::from_secs(1));
             if may_say {
-                (peer.said, peer.used) = (Some(at), at);
-                if !std::mem::replace(&mut peer.is_busy, true) {
-                    self.queue.at(at + IDLE, Event::Idle(machine, run, node));
-                }
+                peer.said = Some(at);
                 self.input(machine, Input::Report(Report::NoPath { node }));
             }
             return;

@@ -11,10 +11,20 @@ impl Scene {
     /// The peer answers a probe where it is reached.
     fn answers(&mut self, node: NodeId) {
         self.control.prefer_path(node, remote());
-        let (transaction, to) = self.control.ping(node, self.now).unwrap();
+        // What answered long ago is asked first.
+        assert_eq!(self.control.ping(node, self.now), None);
+        let sent = std::iter::from_fn(|| self.control.poll_output());
+        let probe = sent.filter_map(|output| match output {
+            Output::Shard(Command::SendProbe { node: to, to: way, transaction, .. }) => {
+                (to == node).then_some((transaction, way))
+            }
+            _ => None,
+        });
+        let (transaction, to) = { probe }.next().unwrap();
         let observed = remote();
         let report = Report::ProbeAnswered { node, transaction, to, observed, rtt: SECOND / 100 };
         self.control.handle_report(report, self.now);
+        assert!(self.control.ping(node, self.now).is_some());
         self.drain();
     }
 }
