@@ -66,7 +66,7 @@ pub(super) struct Hubs {
     /// Those that are reached, the oldest members first.
     open: BTreeSet<(Timestamp, NodeId)>,
     /// Their places there.
-    met: BTreeMap<NodeId, Timestamp>,
+    certified: BTreeMap<NodeId, Timestamp>,
     all: BTreeSet<NodeId>,
     /// Whom this node links to; in small fleets that is everybody.
     wanted: BTreeSet<NodeId>,
@@ -201,13 +201,13 @@ impl Control {
     /// A member's record is news, or it is no member any more.
     pub(super) fn mind_hubs(&mut self, node: NodeId, now: Instant) {
         self.hubs.touch(now);
-        if let Some(met) = self.hubs.met.remove(&node) {
-            self.hubs.open.remove(&(met, node));
+        if let Some(certified) = self.hubs.certified.remove(&node) {
+            self.hubs.open.remove(&(certified, node));
         }
         if let Some(member) = self.members.get(node).filter(|member| member.record.is_open) {
-            let met = self.members.met(node, &self.trust).unwrap_or(member.certificate.issued);
-            self.hubs.met.insert(node, met);
-            self.hubs.open.insert((met, node));
+            let certified = member.certificate.issued;
+            self.hubs.certified.insert(node, certified);
+            self.hubs.open.insert((certified, node));
         }
         if node == self.own {
             return;

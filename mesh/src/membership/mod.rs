@@ -13,7 +13,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use epsilon_proto::address::{Ipv4Range, Ipv6Range};
-use epsilon_proto::clock::Timestamp;
 use epsilon_proto::document::{DocumentError, Signed, Verified};
 use epsilon_proto::id::{Digest, NetworkId, NodeId, PublicKey};
 use epsilon_proto::key::{AgreementKey, SignatureCheck};
@@ -384,11 +383,6 @@ impl Membership {
         let members = &self.members;
         self.vouched.retain(|node, word| members.contains_key(node) || keeps(*node, word));
         self.vouched.len() != before
-    }
-
-    /// When somebody whose word counts first met a member: what it says of itself is no word.
-    pub fn met(&self, node: NodeId, trust: &Trust) -> Option<Timestamp> {
-        claims::first_witnessed(node, |_| true, &self.members, trust)
     }
 
     /// The nodes that this node itself let in.
