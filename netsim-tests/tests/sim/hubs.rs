@@ -180,7 +180,7 @@ fn a_site_that_is_cut_off_from_all_hubs_holds_together() {
 /// Nobody is reached from elsewhere on one network; behind one NAT each a few are.
 #[test]
 fn a_large_fleet_with_few_hubs_or_none_is_one_fleet_and_comes_to_rest() {
-    for (open, hubs) in [(0, 0), (2, 2)] {
+    for open in [0, 2] {
         cases(here!(), 1, 90, |case| {
             let mut world = World::new(Options::new(case.seed, case.nodes).lan(case.nodes));
             if open > 0 {
@@ -205,11 +205,11 @@ fn a_large_fleet_with_few_hubs_or_none_is_one_fleet_and_comes_to_rest() {
             };
             let before = ups(&world);
             world.run_for(MINUTE * 5);
-            assert_eq!(ups(&world), before, "{hubs} hubs: links come and go");
+            assert_eq!(ups(&world), before, "{open} hubs: links come and go");
             for by in 0..case.nodes {
                 let seen = (0..case.nodes).filter(|of| *of != by);
                 let up = seen.filter(|of| world.state(by, world.node(*of)) == Some(PeerState::Up));
-                assert!(up.count() >= case.nodes * 2 / 3, "{hubs} hubs: n{by} sees few");
+                assert!(up.count() >= case.nodes * 2 / 3, "{open} hubs: n{by} sees few");
             }
             // What one says reaches all.
             world.token(0, None, None);
