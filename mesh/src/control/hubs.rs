@@ -172,14 +172,26 @@ impl Control {
             || (self.members.get(node).is_none() && is_alone())
     }
 
+    /// Whether this node needs others to tell who is gone, and to say that it is: in a large
+    /// fleet, and where members behind NATs of their own cannot link with each other.
+    fn needs_hubs(&self) -> bool {
+        self.is_large() || !self.reaching.is_open()
+    }
+
     /// Whether hubs say of a member whether it is gone.
     pub(super) fn is_told_of(&self, member: &Member) -> bool {
-        self.is_large() && !self.hubs.is_cut_off() && !member.record.hubs.is_empty()
+        self.needs_hubs() && !self.hubs.is_cut_off() && !member.record.hubs.is_empty()
     }
 
     /// Whether its witnesses say that a member is gone, or are gone themselves.
     pub(super) fn is_lost(&self, node: NodeId) -> bool {
-        self.is_accused(node, |hub| self.is_accused(hub, |_| false))
+        self.is_accused(node, |hub| {
+            if self.is_large() {
+                self.is_accused(hub, |_| false)
+            } else {
+                hub != self.own && !self.is_linked(hub)
+            }
+        })
     }
 
     fn is_accused(&self, node: NodeId, or_else: impl Fn(NodeId) -> bool) -> bool {
@@ -212,7 +224,7 @@ impl Control {
         if node == self.own {
             return;
         }
-        let member = self.members.get(node).filter(|member| self.is_told_of(member));
+        let member = self.members.get(node).filter(|_| !self.hubs.is_cut_off());
         let stamp = member
             .filter(|member| witnesses(member).contains(&self.own))
             .map(|member| member.record.stamp());
@@ -266,15 +278,14 @@ impl Control {
             self.hubs.missing.insert(node, now);
             self.name_hubs_later(now);
         }
-        let Some(member) = self.members.get(node).filter(|member| self.is_told_of(member)) else {
-            return true;
-        };
+        let Some(member) = self.members.get(node) else { return true };
+        let is_told_of = self.is_told_of(member);
         let is_witness = witnesses(member).contains(&self.own);
         let names_this = member.record.hubs.contains(&self.own);
-        if is_witness {
+        if is_witness && !self.hubs.is_cut_off() {
             self.lose(node, now);
         }
-        names_this || is_named
+        names_this || is_named || !is_told_of
     }
 
     fn lose(&mut self, node: NodeId, now: Instant) {
@@ -325,10 +336,14 @@ impl Control {
     fn choose_hubs(&mut self, now: Now) {
         self.hubs.missing.retain(|_, since| now.instant.since(*since) < COME_BACK);
         let is_large = self.is_large();
-        self.hubs.all = if is_large { self.all_hubs() } else { BTreeSet::new() };
+        self.hubs.all = if self.needs_hubs() { self.all_hubs() } else { BTreeSet::new() };
         self.find_cut_off(now.instant);
         let wanted = if is_large { self.choice() } else { BTreeSet::new() };
-        if !self.hubs.named.iter().all(|hub| self.hubs.all.contains(hub)) {
+        let is_other = |hub: &&NodeId| **hub != self.own && self.is_linked(**hub);
+        let linked = self.hubs.all.iter().filter(is_other).count();
+        if !self.hubs.named.iter().all(|hub| self.hubs.all.contains(hub))
+            || self.hubs.named.len() < linked.min(LINKS)
+        {
             self.name_hubs_later(now.instant);
         }
         let before = std::mem::replace(&mut self.hubs.wanted, wanted);
@@ -342,15 +357,11 @@ impl Control {
             self.refresh_calls(node, now);
         }
         self.make_calls(now);
-        if !is_large {
-            return;
-        }
         if self.is_accused_itself() && !self.hubs.is_denied {
             self.hubs.is_denied = true;
             self.own_record.touch();
         }
-        if self.close_surplus(now.instant)
-            || self.lacks_links()
+        if is_large && (self.close_surplus(now.instant) || self.lacks_links())
             || !self.hubs.missing.is_empty()
             || self.hubs.contact != Contact::Linked
         {
@@ -365,7 +376,9 @@ impl Control {
         let least = if self.hubs.all.contains(&self.own) { LINKS } else { 0 };
         let (linked, gone): (Vec<&NodeId>, Vec<&NodeId>) =
             others.partition(|hub| self.is_linked(**hub));
-        let is_alone = self.is_large() && linked.is_empty() && gone.len() >= least;
+        // A small fleet has none, as often as not.
+        let may_be_alone = self.is_large() || !gone.is_empty();
+        let is_alone = may_be_alone && linked.is_empty() && gone.len() >= least;
         self.hubs.contact = match self.hubs.contact {
             _ if !is_alone => Contact::Linked,
             Contact::Linked => Contact::Alone(now),
@@ -478,12 +491,12 @@ impl Control {
     /// the witnesses are the same as long as may be.
     fn name_hubs(&mut self, now: Instant) {
         let is_there = |hub: &NodeId| {
-            let is_hub = self.is_large() && self.hubs.all.contains(hub);
-            is_hub && (self.is_linked(*hub) || self.hubs.missing.contains_key(hub))
+            self.hubs.all.contains(hub)
+                && (self.is_linked(*hub) || self.hubs.missing.contains_key(hub))
         };
-        let wanted: Vec<NodeId> = self.hubs.wanted.iter().copied().collect();
-        let mut others: Vec<NodeId> =
-            wanted.into_iter().filter(|hub| !self.hubs.named.contains(hub)).collect();
+        let candidates = if self.is_large() { &self.hubs.wanted } else { &self.hubs.all };
+        let is_other = |hub: &&NodeId| **hub != self.own && !self.hubs.named.contains(hub);
+        let mut others: Vec<NodeId> = candidates.iter().filter(is_other).copied().collect();
         others.sort_by_cached_key(|hub| distance(&self.own.0, &hub.0));
         let mut named: Vec<NodeId> =
             self.hubs.named.iter().copied().chain(others).filter(is_there).collect();

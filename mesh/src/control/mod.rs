@@ -31,6 +31,7 @@ mod operations;
 mod own;
 mod plane;
 mod reach;
+mod relaying;
 mod relays;
 mod routes;
 mod seen;
@@ -261,6 +262,7 @@ pub struct Control {
     link_dues: agenda::Dues,
     plane: plane::Plane,
     reaching: reach::Reaching,
+    channels: relaying::Channels,
     relays: relays::Relays,
     hubs: hubs::Hubs,
     routes: routes::Routes,
@@ -381,6 +383,7 @@ impl Control {
             agenda: agenda::Agenda::default(),
             link_dues: agenda::Dues::default(),
             reaching: reach::Reaching::default(),
+            channels: relaying::Channels::default(),
             relays: relays::Relays::new(needs_relays),
             hubs: hubs::Hubs::new(hubs, now.instant),
             routes: routes::Routes::new(saved.providers),

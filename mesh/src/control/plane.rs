@@ -291,6 +291,7 @@ impl Control {
                     paths.idle();
                 }
             }
+            Report::ChannelUsed { channel } => self.channel_used(channel, now.instant),
             Report::DeviceHeard { key } => self.device_heard(key, now),
             Report::Beacon { from, datagram } => self.handle_beacon(from, &datagram, now),
         }

@@ -1,5 +1,4 @@
-//! Relays: those of this node, those of others by which it reaches them, and what
-//! it passes on as one itself.
+//! Relays: those of this node, and those of others by which it reaches them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -11,22 +10,12 @@ use epsilon_proto::datagram::Channel;
 use epsilon_proto::id::NodeId;
 use epsilon_proto::letter::{Answer, Ask, Words};
 use epsilon_proto::record::MAX_RELAYS;
-use rand_core::Rng as _;
 
-use super::{Control, Output};
-use crate::shard::{Command, Path};
+use super::Control;
+use crate::shard::Path;
 
 /// After a relay was asked, when it is asked again.
 const ASK_EVERY: Duration = Duration::from_millis(800);
-/// The labels of nodes that are no relays.
-const COSTLY: [(&str, &str); 2] = [("metered", "true"), ("power", "battery")];
-/// On at most so many channels this node passes on.
-const MAX_CHANNELS: usize = 1024;
-/// Of which one member may have so many.
-const MAX_CHANNELS_EACH: usize = 128;
-/// Who is asked for is told of a channel that there was no more often than this, however
-/// often it is asked for: less than [`ASK_EVERY`].
-const TELL_EVERY: Duration = Duration::from_millis(500);
 
 /// What is known of relays.
 #[derive(Default)]
@@ -37,8 +26,6 @@ pub(super) struct Relays {
     is_needed: bool,
     /// Whether there was one that did not reach this node, though others do.
     pub(super) is_doubtful: bool,
-    /// The channels of this node as a relay, by their two ends in order.
-    channels: BTreeMap<(NodeId, NodeId), Between>,
     /// Who is reached through which relay.
     through: BTreeMap<NodeId, BTreeSet<NodeId>>,
 }
@@ -48,25 +35,6 @@ impl Relays {
     pub(super) fn new(is_needed: bool) -> Self {
         Self { is_needed, ..Self::default() }
     }
-
-    /// Whether a member may have another channel.
-    fn has_room(&self, asker: NodeId) -> bool {
-        self.channels.len() < MAX_CHANNELS && self.pairs_of(asker).len() < MAX_CHANNELS_EACH
-    }
-
-    /// The channels of this node that have a member at one end.
-    fn pairs_of(&self, node: NodeId) -> Vec<(NodeId, NodeId)> {
-        let all = self.channels.keys().copied();
-        all.filter(|(one, other)| *one == node || *other == node).collect()
-    }
-}
-
-/// A channel of this node.
-struct Between {
-    channel: Channel,
-    ends: [SocketAddr; 2],
-    /// When the one that was asked for was told of it as it is.
-    told: Option<Instant>,
 }
 
 /// A relay to a peer.
@@ -84,10 +52,6 @@ impl Relayed {
         let all = self.channels.iter();
         all.filter(|(_, one)| **one == (channel, address)).map(|(relay, _)| *relay).next()
     }
-}
-
-fn in_order(one: NodeId, other: NodeId) -> (NodeId, NodeId) {
-    if one < other { (one, other) } else { (other, one) }
 }
 
 impl Control {
@@ -111,17 +75,6 @@ impl Control {
             self.choose_relays(now);
             self.advance_own(now);
         }
-    }
-
-    /// Whether this node passes on what others send to each other: where they reach
-    /// it, it is told to, and not labelled as one that pays for that.
-    pub(super) fn is_relay(&self) -> bool {
-        let is_costly = self.settings.labels.iter().any(|label| {
-            COSTLY
-                .iter()
-                .any(|(key, value)| label.key.as_str() == *key && label.value.as_str() == *value)
-        });
-        self.reaching.is_open() && self.config.relaying.is_some() && !is_costly
     }
 
     /// A member's direct way, as long as it answers.
@@ -268,49 +221,6 @@ impl Control {
         }
     }
 
-    /// A member wants to reach another through this node.
-    pub(super) fn take_ask(&mut self, from: NodeId, ask: &Ask, now: Instant) {
-        let channel = self.grant(from, ask.peer).map(Channel::number);
-        self.tell(from, &Words::Answer(Answer { peer: ask.peer, channel }));
-        let between = self.relays.channels.get_mut(&in_order(from, ask.peer));
-        if let Some(between) = between.filter(|_| channel.is_some())
-            && between.told.is_none_or(|told| now.since(told) >= TELL_EVERY)
-        {
-            between.told = Some(now);
-            self.tell(ask.peer, &Words::Answer(Answer { peer: from, channel }));
-        }
-    }
-
-    /// A channel between two members, one of whom named this node as its relay.
-    fn grant(&mut self, from: NodeId, peer: NodeId) -> Option<Channel> {
-        let consents = self.members.get(peer)?.record.relays.contains(&self.own);
-        if !consents || !self.is_relay() || from == peer || peer == self.own {
-            return None;
-        }
-        let pair = in_order(from, peer);
-        let ends = [self.direct_to(pair.0)?, self.direct_to(pair.1)?];
-        if let Some(known) = self.relays.channels.get_mut(&pair) {
-            let channel = known.channel;
-            if std::mem::replace(&mut known.ends, ends) != ends {
-                known.told = None;
-                self.outputs.push_back(Output::Shard(Command::SetChannel { channel, ends }));
-            }
-            return Some(channel);
-        }
-        if !self.relays.has_room(from) {
-            return None;
-        }
-        let channel = loop {
-            let channel = Channel::new(self.random.next_u32());
-            if self.relays.channels.values().all(|one| one.channel != channel) {
-                break channel;
-            }
-        };
-        self.relays.channels.insert(pair, Between { channel, ends, told: None });
-        self.outputs.push_back(Output::Shard(Command::SetChannel { channel, ends }));
-        Some(channel)
-    }
-
     /// A relay says by which channel a peer is reached.
     pub(super) fn take_answer(&mut self, relay: NodeId, answer: &Answer, now: Now) {
         let peer = answer.peer;
@@ -334,7 +244,7 @@ impl Control {
         {
             return;
         }
-        self.leave_channel(peer, relay, now.instant);
+        self.forget_channel(peer, relay, now.instant);
         if let Some(number) = answer.channel {
             let channel = Channel::new(number);
             self.peer(peer).relayed.channels.insert(relay, (channel, address));
@@ -343,14 +253,23 @@ impl Control {
         }
     }
 
-    /// A peer is not reached through a relay any more, or by another way.
+    /// A peer is not reached through a relay any more: another way is looked for, for what
+    /// is sent to it later.
     fn leave_channel(&mut self, peer: NodeId, relay: NodeId, now: Instant) {
+        if self.forget_channel(peer, relay, now) {
+            self.paths(peer).greet(now);
+        }
+    }
+
+    /// A relay has no channel to a peer any more, or another one; says whether it was in use.
+    fn forget_channel(&mut self, peer: NodeId, relay: NodeId, now: Instant) -> bool {
         if let Some(peers) = self.relays.through.get_mut(&relay) {
             peers.remove(&peer);
         }
-        if let Some((channel, address)) = self.peer(peer).relayed.channels.remove(&relay) {
-            self.paths(peer).remove(Path::Relayed(address, channel), now);
-        }
+        let former = self.peer(peer).relayed.channels.remove(&relay);
+        former.is_some_and(|(channel, address)| {
+            self.paths(peer).remove(Path::Relayed(address, channel), now)
+        })
     }
 
     /// A relay is not reached at an address any more: nor are others through it.
@@ -386,25 +305,12 @@ impl Control {
                 self.take_answer(node, &Answer { peer, channel: Some(channel.number()) }, now);
             }
         }
-        for pair in self.relays.pairs_of(node) {
-            let ends = self.direct_to(pair.0).zip(self.direct_to(pair.1));
-            let Some(between) = self.relays.channels.get_mut(&pair) else { continue };
-            if let Some((one, other)) = ends.filter(|(one, other)| between.ends != [*one, *other]) {
-                between.ends = [one, other];
-                let (channel, ends) = (between.channel, between.ends);
-                self.outputs.push_back(Output::Shard(Command::SetChannel { channel, ends }));
-            }
-        }
+        self.refresh_ends(node);
     }
 
     /// A member is none any more, or was started again: it has no channels.
     pub(super) fn end_channels(&mut self, node: NodeId, now: Now) {
-        for pair in self.relays.pairs_of(node) {
-            if let Some(between) = self.relays.channels.remove(&pair) {
-                let channel = between.channel;
-                self.outputs.push_back(Output::Shard(Command::RemoveChannel { channel }));
-            }
-        }
+        self.end_channels_of(node);
         for peer in self.relays.through.remove(&node).unwrap_or_default() {
             self.leave_channel(peer, node, now.instant);
         }
@@ -414,46 +320,5 @@ impl Control {
                 self.leave_channel(node, relay, now.instant);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nobody_has_so_many_channels_that_none_are_left_for_others() {
-        let node = |number: usize| {
-            let mut node = [0; 32];
-            node[..8].copy_from_slice(&number.to_be_bytes());
-            NodeId(node)
-        };
-        let mut relays = Relays::default();
-        let (mut greedy, mut total) = (0, 0);
-        // Some are at the lower end of their pairs, some at the upper.
-        for (asker, others) in [(1, 2..9_000), (9_500, 2..9_000)] {
-            for other in others {
-                if relays.has_room(node(asker)) {
-                    let ends = [SocketAddr::from(([192, 0, 2, 1], 1)); 2];
-                    let channel = Channel::new(total);
-                    let pair = in_order(node(asker), node(other));
-                    relays.channels.insert(pair, Between { channel, ends, told: None });
-                    total += 1;
-                    greedy += 1;
-                }
-            }
-            assert_eq!(greedy, MAX_CHANNELS_EACH);
-            greedy = 0;
-        }
-        assert!(relays.has_room(node(10_000)));
-        for number in 20_000.. {
-            if !relays.has_room(node(number)) {
-                break;
-            }
-            let (ends, channel) = ([SocketAddr::from(([192, 0, 2, 1], 1)); 2], Channel::new(total));
-            let pair = (node(number), node(number + 1));
-            relays.channels.insert(pair, Between { channel, ends, told: None });
-        }
-        assert_eq!(relays.channels.len(), MAX_CHANNELS);
     }
 }

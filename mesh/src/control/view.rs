@@ -309,18 +309,19 @@ impl Control {
         let peer = self.peers.get(&node);
         let link = peer.and_then(|peer| peer.link);
         let just_started = now.instant.since(self.started) < Duration::from_secs(5);
+        let is_told_of = self.is_told_of(member);
         match peer {
             _ if node == self.own => PeerState::Own,
             _ if link.is_some() => PeerState::Up,
             // Others may say that it is gone who do not reach it.
             Some(peer) if peer.paths.is_proven() && peer.paths.is_busy() => PeerState::Up,
             Some(peer) if peer.is_in_grace() => PeerState::Connecting,
-            _ if self.is_told_of(member) && self.is_lost(node) => PeerState::Down,
-            _ if self.is_told_of(member) => PeerState::Up,
+            _ if is_told_of && !self.is_lost(node) => PeerState::Up,
             // Two behind NATs are not linked. Who was and is not heard since is gone.
             Some(peer)
                 if peer.paths.is_proven()
                     && peer.is_heard_without_link()
+                    && !is_told_of
                     && !self.hubs.is_cut_off() =>
             {
                 PeerState::Up

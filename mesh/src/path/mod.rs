@@ -236,16 +236,17 @@ impl Paths {
             .is_some()
     }
 
-    /// A way that leads nowhere any more: the relay said so.
-    pub fn remove(&mut self, path: Path, now: Instant) {
+    /// A way that leads nowhere any more: the relay said so. Says whether it was in use.
+    pub fn remove(&mut self, path: Path, now: Instant) -> bool {
         self.candidates.remove(&path);
-        if self.active == Some(path) {
+        let was_used = self.active == Some(path);
+        if was_used {
             self.is_proven = false;
             self.doubt = None;
             self.fall_back();
             self.restart_calls(now);
-            self.greet(now);
         }
+        was_used
     }
 
     /// Makes room among the ways that never answered, or else did so longest ago.

@@ -269,10 +269,16 @@ pub enum Report {
         node: NodeId,
     },
     /// Packets for the peer wait and there is no path. At most once a second
-    /// per peer.
+    /// per peer; [`Report::Idle`] follows when no more come.
     NoPath {
         /// The peer.
         node: NodeId,
+    },
+    /// Something was passed on on a channel. At most once in every [`super::CHANNEL_USED`]
+    /// per channel.
+    ChannelUsed {
+        /// Its number.
+        channel: Channel,
     },
     /// A datagram of the kind [`epsilon_proto::datagram::BEACON`], unread.
     /// At most [`super::BEACONS_PER_SECOND`] over all sources.

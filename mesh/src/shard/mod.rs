@@ -66,4 +66,5 @@ pub use peer::{IDLE, UNANSWERED};
 pub use probe::{ProbeKey, ProbeKeys, probe_keys};
 pub use prober::PROBE_TIMEOUT;
 pub use stats::{Dropped, PeerDropped, PeerStats, Stats, Traffic};
+pub use transit::CHANNEL_USED;
 pub use wireguard::{Entropy, HANDSHAKE_LENGTH, OVERHEAD, WireGuard};

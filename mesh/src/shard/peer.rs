@@ -272,7 +272,10 @@ impl Peer {
                     return;
                 };
                 self.wait(packet, context.now);
+                self.used = Some(context.now);
                 if self.no_path.allows(context.now) {
+                    // It ends as if there had been one.
+                    self.is_busy = true;
                     context.reports.push(Report::NoPath { node });
                 }
             }

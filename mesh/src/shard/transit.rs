@@ -13,6 +13,8 @@ use super::stats::{ChannelStats, Traffic};
 
 /// So much of the rate may come at once.
 const BURST: Duration = Duration::from_millis(100);
+/// While a channel is used, Control hears of it so often.
+pub const CHANNEL_USED: Duration = Duration::from_mins(1);
 /// But never less than a message that the kernel joined.
 const LEAST_BURST: u64 = 64 << 10;
 
@@ -59,6 +61,8 @@ struct Between {
     budget: Budget,
     passed: Traffic,
     dropped: u64,
+    /// When it was last said that it is used.
+    said: Option<Instant>,
 }
 
 /// The channels of a relay.
@@ -71,8 +75,8 @@ pub(super) struct Transit {
 /// What becomes of a datagram on a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
-    /// It goes there.
-    To(SocketAddr),
+    /// It goes there; and whether Control shall hear that the channel is used.
+    To(SocketAddr, bool),
     /// It is more than was agreed.
     TooMuch,
     /// This node has no such channel, or not with whoever sent it.
@@ -96,7 +100,7 @@ impl Transit {
 
     pub(super) fn set(&mut self, channel: Channel, ends: [SocketAddr; 2]) {
         let budget = Budget::new(self.each);
-        let new = Between { ends, budget, passed: Traffic::default(), dropped: 0 };
+        let new = Between { ends, budget, passed: Traffic::default(), dropped: 0, said: None };
         self.channels.entry(channel).or_insert(new).ends = ends;
     }
 
@@ -128,7 +132,11 @@ impl Transit {
         between.budget.left -= bytes;
         self.all.left -= bytes;
         between.passed.count(length);
-        Verdict::To(to)
+        let is_news = between.said.is_none_or(|said| now.since(said) >= CHANNEL_USED);
+        if is_news {
+            between.said = Some(now);
+        }
+        Verdict::To(to, is_news)
     }
 
     pub(super) fn stats(&self) -> Vec<ChannelStats> {
@@ -167,7 +175,7 @@ mod tests {
             for (place, channel) in channels.iter().enumerate() {
                 let from = address(2 * *channel as u8);
                 let verdict = transit.next(Channel::new(*channel), from, 1000, now);
-                if let Verdict::To(_) = verdict {
+                if let Verdict::To(..) = verdict {
                     passed[place] += 1000;
                 }
             }
@@ -180,15 +188,18 @@ mod tests {
         let mut transit = transit(1_000_000, 1_000_000);
         let now = Instant(Duration::from_secs(1));
         let mut next = |channel, from| transit.next(Channel::new(channel), address(from), 100, now);
-        assert_eq!(next(0, 0), Verdict::To(address(1)));
-        assert_eq!(next(0, 1), Verdict::To(address(0)));
+        assert_eq!(next(0, 0), Verdict::To(address(1), true));
+        assert_eq!(next(0, 1), Verdict::To(address(0), false));
         assert_eq!(next(1, 0), Verdict::Unknown, "an end of another channel");
         assert_eq!(next(0, 9), Verdict::Unknown);
         assert_eq!(next(7, 0), Verdict::Unknown);
         transit.set(Channel::new(0), [address(5), address(1)]);
         let mut next = |from| transit.next(Channel::new(0), address(from), 100, now);
         assert_eq!(next(0), Verdict::Unknown, "it moved");
-        assert_eq!(next(1), Verdict::To(address(5)));
+        assert_eq!(next(1), Verdict::To(address(5), false));
+        let later = now + CHANNEL_USED;
+        let used = transit.next(Channel::new(0), address(1), 100, later);
+        assert_eq!(used, Verdict::To(address(5), true));
         transit.remove(Channel::new(0));
         assert_eq!(transit.next(Channel::new(0), address(1), 100, now), Verdict::Unknown);
         let counted: Vec<_> = transit.stats().iter().map(|one| one.channel.number()).collect();

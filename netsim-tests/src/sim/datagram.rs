@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use epsilon_mesh::shard::{IDLE, Path, Report, UNANSWERED};
+use epsilon_mesh::shard::{CHANNEL_USED, IDLE, Path, Report, UNANSWERED};
 use epsilon_proto::address::is_stream;
 use epsilon_proto::datagram::Channel;
 use epsilon_proto::id::NodeId;
@@ -163,13 +163,18 @@ impl World {
         }
         if let Some(channel) = datagram.channel
             && self.machines[machine].plane.is_relay
-            && let Some(ends) = self.machines[machine].plane.channels.get(&channel).copied()
+            && let Some((ends, said)) = self.machines[machine].plane.channels.get(&channel).copied()
             && let Some(place) = ends.iter().position(|end| *end == arrived.from)
         {
             if self.swallows(machine) {
                 return;
             }
+            let at = self.now();
             self.machines[machine].plane.passed_on += 1;
+            if said.is_none_or(|said| at.saturating_sub(said) >= CHANNEL_USED) {
+                self.machines[machine].plane.channels.insert(channel, (ends, Some(at)));
+                self.input(machine, Input::Report(Report::ChannelUsed { channel }));
+            }
             return self.post_datagram(machine, ends[1 - place], datagram);
         }
         let way = match datagram.channel {
@@ -252,8 +257,12 @@ impl World {
             }
             let may_say =
                 peer.said.is_none_or(|said| at.saturating_sub(said) >= Duration::from_secs(1));
+            peer.used = at;
             if may_say {
                 peer.said = Some(at);
+                if !std::mem::replace(&mut peer.is_busy, true) {
+                    self.queue.at(at + IDLE, Event::Idle(machine, run, node));
+                }
                 self.input(machine, Input::Report(Report::NoPath { node }));
             }
             return;

@@ -54,7 +54,8 @@ pub(crate) struct Plane {
     pub(crate) own: Vec<Prefix>,
     pub(crate) probes: u64,
     pub(crate) outstanding: BTreeMap<u64, Outstanding>,
-    pub(crate) channels: BTreeMap<Channel, [SocketAddr; 2]>,
+    /// Their ends, and when it was last said that they are used.
+    pub(crate) channels: BTreeMap<Channel, ([SocketAddr; 2], Option<Duration>)>,
     /// Whether it may pass on anything.
     pub(crate) is_relay: bool,
     /// Datagrams passed on for others.
@@ -114,7 +115,9 @@ impl Plane {
                     peer.keys = None;
                 }
             }
-            Command::SetChannel { channel, ends } => drop(self.channels.insert(channel, ends)),
+            Command::SetChannel { channel, ends } => {
+                self.channels.entry(channel).or_insert((ends, None)).0 = ends;
+            }
             Command::RemoveChannel { channel } => drop(self.channels.remove(&channel)),
             Command::SetRelaying(relaying) => self.is_relay = relaying.all > 0,
             Command::ResetSession { .. } | Command::SetSubnets(_) | Command::SetBehind { .. } => {}

@@ -8,6 +8,7 @@ use epsilon_mesh::control::PeerState;
 use epsilon_mesh::event::Event;
 use epsilon_netsim_tests::sim::{Behaviour, Case, Death, INTERNET, Options, World, cases};
 use epsilon_proto::id::NodeId;
+use epsilon_proto::token::Token;
 
 use super::{MINUTE, SECOND, here};
 
@@ -18,20 +19,32 @@ const LINKS: usize = 4;
 /// How long it takes until everybody knows that one is gone that says nothing.
 const SILENT: Duration = Duration::from_secs(45);
 
-/// A fleet with a few members that are reached, which had time to find its hubs.
-fn fleet(case: &Case) -> World {
+/// Machines of which others reach the first few; the rest are behind NATs of their own.
+fn behind_nats(case: &Case, open: usize) -> World {
     let mut world = World::new(Options::new(case.seed, case.nodes).lan(1));
-    for machine in OPEN..case.nodes {
+    for machine in open..case.nodes {
         let outer = IpAddr::from([203, 0, (machine >> 8) as u8, machine as u8]);
         let network = world.topology().behind(INTERNET, outer, Behaviour::PORT_RESTRICTED).0;
         world.place(machine, network, IpAddr::from([192, 168, 1, 2]));
     }
+    world
+}
+
+/// Makes a fleet of them; gives back its first token.
+fn join_all(world: &mut World, machines: usize) -> Token {
     let token = world.found();
-    for machine in 1..case.nodes {
+    for machine in 1..machines {
         world.join(machine, &token);
         world.run_for(SECOND / 20);
     }
     world.settle(MINUTE * 3);
+    token
+}
+
+/// A fleet with a few members that are reached, which had time to find its hubs.
+fn fleet(case: &Case) -> World {
+    let mut world = behind_nats(case, OPEN);
+    join_all(&mut world, case.nodes);
     world.run_for(MINUTE);
     world
 }
@@ -136,12 +149,7 @@ fn a_site_that_is_cut_off_from_all_hubs_holds_together() {
         for (host, machine) in site.clone().enumerate() {
             world.place(machine, network, IpAddr::from([192, 168, 1, host as u8 + 2]));
         }
-        let token = world.found();
-        for machine in 1..case.nodes {
-            world.join(machine, &token);
-            world.run_for(SECOND / 20);
-        }
-        world.settle(MINUTE * 3);
+        join_all(&mut world, case.nodes);
         world.run_for(MINUTE);
         let (first, last) = (site.start, site.end - 1);
         world.divide(|machine| usize::from(site.contains(&machine)));
@@ -182,22 +190,12 @@ fn a_site_that_is_cut_off_from_all_hubs_holds_together() {
 fn a_large_fleet_with_few_hubs_or_none_is_one_fleet_and_comes_to_rest() {
     for open in [0, 2] {
         cases(here!(), 1, 90, |case| {
-            let mut world = World::new(Options::new(case.seed, case.nodes).lan(case.nodes));
-            if open > 0 {
-                world = World::new(Options::new(case.seed, case.nodes).lan(1));
-                for machine in open..case.nodes {
-                    let outer = IpAddr::from([203, 0, 113, machine as u8]);
-                    let nat = Behaviour::PORT_RESTRICTED;
-                    let network = world.topology().behind(INTERNET, outer, nat).0;
-                    world.place(machine, network, IpAddr::from([192, 168, 1, 2]));
-                }
-            }
-            let token = world.found();
-            for machine in 1..case.nodes {
-                world.join(machine, &token);
-                world.run_for(SECOND / 20);
-            }
-            world.settle(MINUTE * 3);
+            let mut world = if open > 0 {
+                behind_nats(case, open)
+            } else {
+                World::new(Options::new(case.seed, case.nodes).lan(case.nodes))
+            };
+            join_all(&mut world, case.nodes);
             world.run_for(MINUTE * 2);
             let ups = |world: &World| -> usize {
                 let all = (0..case.nodes).flat_map(|machine| world.happened(machine));
@@ -222,13 +220,8 @@ fn a_large_fleet_with_few_hubs_or_none_is_one_fleet_and_comes_to_rest() {
 fn a_newcomer_to_a_large_fleet_links_with_a_few_and_not_with_the_first_that_it_hears_of() {
     cases(here!(), 2, 90, |case| {
         let mut world = World::new(Options::new(case.seed, case.nodes));
-        let token = world.found();
         let newcomer = case.nodes - 1;
-        for machine in 1..newcomer {
-            world.join(machine, &token);
-            world.run_for(SECOND / 20);
-        }
-        world.settle(MINUTE * 3);
+        let token = join_all(&mut world, newcomer);
         world.join(newcomer, &token);
         world.settle(MINUTE);
         let linked: BTreeSet<NodeId> = world
@@ -241,5 +234,43 @@ fn a_newcomer_to_a_large_fleet_links_with_a_few_and_not_with_the_first_that_it_h
             .collect();
         // Who is in the token, the hubs, and others while it did not know these.
         assert!(linked.len() <= LINKS * 2, "it linked with {}", linked.len());
+    });
+}
+
+/// They are not linked with each other, and have nothing to say to each other.
+#[test]
+fn who_is_there_is_known_of_members_behind_nats_of_a_small_fleet() {
+    cases(here!(), 3, 9, |case| {
+        let mut world = behind_nats(case, 3);
+        join_all(&mut world, case.nodes);
+        world.run_for(MINUTE * 5);
+        for by in 0..case.nodes {
+            for of in (0..case.nodes).filter(|of| *of != by) {
+                let state = world.state(by, world.node(of));
+                assert_eq!(state, Some(PeerState::Up), "n{of} as n{by} sees it");
+            }
+        }
+        let leaf = case.nodes - 1;
+        for (how, limit) in [(Death::Process, SECOND * 5), (Death::Power, SILENT)] {
+            world.crash(leaf, how);
+            let took = until_seen(&mut world, limit, leaf, PeerState::Down);
+            println!("{how:?}: missed everywhere after {took:?}");
+            // Nor does it come back by itself.
+            world.run_for(MINUTE * 2);
+            until_seen(&mut world, SECOND, leaf, PeerState::Down);
+            world.start(leaf);
+            let took = until_seen(&mut world, MINUTE, leaf, PeerState::Up);
+            println!("and back after {took:?}");
+        }
+        // Both that would say so of some are gone themselves.
+        world.crash(1, Death::Power);
+        world.crash(2, Death::Power);
+        until_seen(&mut world, SILENT, 1, PeerState::Down);
+        world.run_for(SECOND * 30);
+        for machine in 3..case.nodes {
+            until_seen(&mut world, MINUTE, machine, PeerState::Up);
+        }
+        world.crash(leaf, Death::Power);
+        until_seen(&mut world, SILENT, leaf, PeerState::Down);
     });
 }

@@ -32,7 +32,10 @@ impl Shard {
             return self.handle_straight(Path::Direct(from), mark, datagram, now, out);
         };
         match self.transit.next(channel, from, datagram.len(), now) {
-            Verdict::To(to) => {
+            Verdict::To(to, is_news) => {
+                if is_news {
+                    self.reports.push(Report::ChannelUsed { channel });
+                }
                 let whole = Channel::carries_probe(datagram);
                 let target = Target { path: Path::Direct(to), ecn: mark, whole };
                 return self.pass_on(target, datagram, out);

@@ -331,6 +331,11 @@ fn no_packet_waits_longer_than_ten_seconds() {
     fleet.path(0, 1);
     assert!(fleet.received(1).is_empty());
     assert_eq!(fleet.stats(0, 1).dropped.waiting, 1);
+    // Nor is a way looked for any longer than for what is sent.
+    let node = fleet.id(1);
+    assert_eq!(fleet.all_reports(0), [Report::NoPath { node }]);
+    fleet.pass(IDLE);
+    assert_eq!(fleet.all_reports(0), [Report::Idle { node }]);
     assert_eq!(fleet.nodes[0].shard.poll_timeout(), None);
 }
 

@@ -53,8 +53,9 @@ fn packets_go_both_ways_over_a_relay_that_cannot_read_them() {
     let (sealed, packet) = (sealed.unwrap(), packet(V4[ONE], V4[OTHER], b"over the relay"));
     assert_eq!(sealed[..4], [RELAYED_DATA, 0x12, 0x34, 0x56]);
     assert_eq!(sealed.len(), 32 + packet.len().next_multiple_of(16));
-    // Nobody reports what is as it was agreed.
-    assert!((0..3).all(|node| fleet.reports(node).is_empty()));
+    // Nobody reports what is as it was agreed, but that the channel is used.
+    assert_eq!(fleet.reports(RELAY), [Report::ChannelUsed { channel: channel() }]);
+    assert!([ONE, OTHER].into_iter().all(|node| fleet.reports(node).is_empty()));
 }
 
 #[test]
