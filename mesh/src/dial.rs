@@ -11,6 +11,8 @@ use std::time::Duration;
 use epsilon_proto::clock::Instant;
 use epsilon_proto::id::NodeId;
 
+use crate::limit::Limit;
+
 /// Between two addresses of one node.
 const STAGGER: Duration = Duration::from_millis(250);
 /// After the first round in vain.
@@ -19,6 +21,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// How many calls may be under way at once.
 const MAX_UNDER_WAY: usize = 16;
+/// So often a callee that is at new addresses is called there at once, and then once in
+/// that time: members name what they like, and whoever is there is called by all.
+const MOVES: u32 = 4;
+const MOVE_EVERY: Duration = Duration::from_mins(1);
 /// How many of the gate's secrets are tried at one address in one round.
 const TURNS: usize = 3;
 
@@ -44,7 +50,6 @@ pub struct Call {
     pub secret: usize,
 }
 
-#[derive(Default)]
 struct Target {
     /// In the order in which they are tried.
     addresses: Vec<SocketAddr>,
@@ -58,6 +63,24 @@ struct Target {
     /// How many gates were shut to the secret of the turn, one after another.
     turn: usize,
     secret: usize,
+    moves: Limit,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self {
+            addresses: Vec::new(),
+            urgent: BTreeSet::new(),
+            heard: None,
+            next: 0,
+            rounds: 0,
+            due: Instant::default(),
+            under_way: BTreeMap::new(),
+            turn: 0,
+            secret: 0,
+            moves: Limit::new(MOVES, MOVE_EVERY),
+        }
+    }
 }
 
 /// The calls that are due, under way and paused.
@@ -69,7 +92,8 @@ pub struct Dialer {
 
 impl Dialer {
     /// Wants a callee to be called at these addresses, best first. What is
-    /// under way goes on; new addresses start a new round at once.
+    /// under way goes on; new addresses start a new round at once, where they do not come
+    /// too often.
     pub fn want(&mut self, callee: Callee, addresses: Vec<SocketAddr>, now: Instant) {
         let target =
             self.targets.entry(callee).or_insert_with(|| Target { due: now, ..Target::default() });
@@ -79,7 +103,7 @@ impl Dialer {
         if target.next >= target.addresses.len() {
             target.next = 0;
         }
-        if has_new {
+        if has_new && target.moves.allows(now) {
             target.rounds = 0;
             target.next = 0;
             target.due = target.due.min(now);
@@ -264,6 +288,27 @@ mod tests {
             calls.iter().filter(|(_, to)| *to == address(1)).map(|(when, _)| *when).collect();
         let pauses: Vec<_> = rounds.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(pauses.is_sorted() && pauses.last() > pauses.first(), "{pauses:?}");
+    }
+
+    #[test]
+    fn whoever_names_others_all_the_time_has_them_called_rarely() {
+        let mut dialer = Dialer::default();
+        let mut calls = 0;
+        for second in 0..600 {
+            if second % 5 == 0 {
+                let addresses = (0..8).map(|n| SocketAddr::from(([192, 0, 2, n], second as u16)));
+                dialer.want(NODE, addresses.collect(), at(second * 1000));
+            }
+            for part in 0..10 {
+                while let Some(call) = dialer.next(at(second * 1000 + part * 100), 0) {
+                    calls += 1;
+                    dialer.ended(call.attempt);
+                }
+            }
+        }
+        // Each time the first round of eight, and those that follow less and less often.
+        let most = u64::from(MOVES) + 600 / MOVE_EVERY.as_secs();
+        assert!((8 * most..=8 * 7 * most).contains(&calls), "{calls} calls in ten minutes");
     }
 
     #[test]

@@ -287,9 +287,18 @@ pub fn is_behind_nat(address: Ipv4Addr) -> bool {
 
 /// Whether an address is the same for everybody (RFC 1918, 3927, 4193, 6598).
 pub fn is_public(address: IpAddr) -> bool {
+    let is_private = match address {
+        IpAddr::V4(ip) => is_behind_nat(ip),
+        IpAddr::V6(ip) => ip.is_unique_local(),
+    };
+    !(is_private || is_link_local(address) || address.is_loopback())
+}
+
+/// Whether an address means something on one link alone (RFC 3927, RFC 4291 section 2.5.6).
+pub fn is_link_local(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(ip) => !(is_behind_nat(ip) || ip.is_link_local() || ip.is_loopback()),
-        IpAddr::V6(ip) => !(ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback()),
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 

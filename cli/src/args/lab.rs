@@ -14,8 +14,8 @@ pub(crate) enum Lab {
         sites: u16,
         /// Put hosts behind a NAT, such as n1=port-restricted,n2+n3=symmetric: none,
         /// endpoint-independent, address-restricted, port-restricted, symmetric,
-        /// carrier-grade, udp-blocked or ipv6-only; with +hairpin, +ipv6, +mtu=1280; several
-        /// in a row from inside to outside with /
+        /// carrier-grade, udp-blocked or ipv6-only; with +hairpin, +lasts=20s, +ipv6, +mtu=1280;
+        /// several in a row from inside to outside with /
         #[arg(long, value_name = "HOSTS=KIND", value_delimiter = ',')]
         nat: Vec<Behind>,
         /// Make the links of hosts or sites worse, such as site1+n3=delay=40ms,loss=1%; see

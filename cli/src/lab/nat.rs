@@ -32,6 +32,9 @@ const KINDS: [(&str, Kind); 5] = [
     ("udp-blocked", Kind::UdpBlocked),
 ];
 
+/// For so many seconds mappings last, the least that RFC 4787 allows.
+const LASTS: u32 = 120;
+
 /// A NAT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nat {
@@ -44,10 +47,9 @@ pub struct Nat {
 }
 
 impl Nat {
-    /// One without hairpinning whose mappings last for two minutes, the least that
-    /// RFC 4787 allows.
+    /// One without hairpinning.
     pub const fn new(kind: Kind) -> Self {
-        Self { kind, hairpin: false, lasts: 120 }
+        Self { kind, hairpin: false, lasts: LASTS }
     }
 
     /// The same with hairpinning.
@@ -67,15 +69,27 @@ impl fmt::Display for Nat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = KINDS.iter().find(|(_, kind)| *kind == self.kind).map_or("", |(name, _)| name);
         let hairpin = if self.hairpin { "+hairpin" } else { "" };
-        write!(f, "{name}{hairpin}")
+        write!(f, "{name}{hairpin}")?;
+        if self.lasts != LASTS {
+            write!(f, "+lasts={}s", self.lasts)?;
+        }
+        Ok(())
     }
 }
 
-/// `port-restricted`, `endpoint-independent+hairpin`.
+/// `port-restricted`, `endpoint-independent+hairpin`, `symmetric+lasts=20s`.
 impl FromStr for Nat {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let (text, lasts) = match text.rsplit_once("+lasts=") {
+            Some((text, lasts)) => {
+                let seconds = lasts.strip_suffix('s').and_then(|number| number.parse().ok());
+                let seconds = seconds.filter(|number| (1..=86_400).contains(number));
+                (text, seconds.ok_or("mappings last a number of seconds, such as +lasts=20s")?)
+            }
+            None => (text, LASTS),
+        };
         let (name, hairpin) = match text.strip_suffix("+hairpin") {
             Some(name) => (name, true),
             None => (text, false),
@@ -88,7 +102,7 @@ impl FromStr for Nat {
         if hairpin && matches!(kind, Kind::Symmetric | Kind::UdpBlocked) {
             return Err(format!("no hairpinning with {name}"));
         }
-        Ok(Self { hairpin, ..Self::new(kind) })
+        Ok(Self { kind, hairpin, lasts })
     }
 }
 
@@ -262,7 +276,18 @@ mod tests {
         let nat: Nat = "port-restricted+hairpin".parse().unwrap();
         assert_eq!(nat, Nat::new(Kind::PortRestricted).hairpin());
         assert_eq!(nat.to_string(), "port-restricted+hairpin");
-        for wrong in ["", "cone", "symmetric+hairpin", "hairpin", "port-restricted+ipv6"] {
+        let short: Nat = "port-restricted+hairpin+lasts=20s".parse().unwrap();
+        assert_eq!(short, Nat::new(Kind::PortRestricted).hairpin().lasting(20));
+        assert_eq!(short.to_string(), "port-restricted+hairpin+lasts=20s");
+        for wrong in [
+            "",
+            "cone",
+            "symmetric+lasts=20",
+            "symmetric+lasts=0s",
+            "symmetric+hairpin",
+            "hairpin",
+            "port-restricted+ipv6",
+        ] {
             assert!(wrong.parse::<Nat>().is_err(), "{wrong}");
         }
         assert!("cone".parse::<Nat>().unwrap_err().contains("port-restricted"));

@@ -379,12 +379,20 @@ impl Control {
         // A small fleet has none, as often as not.
         let may_be_alone = self.is_large() || !gone.is_empty();
         let is_alone = may_be_alone && linked.is_empty() && gone.len() >= least;
+        let was_cut_off = self.hubs.is_cut_off();
         self.hubs.contact = match self.hubs.contact {
             _ if !is_alone => Contact::Linked,
             Contact::Linked => Contact::Alone(now),
             Contact::Alone(since) if now.since(since) >= CUT_OFF => Contact::CutOff,
             contact => contact,
         };
+        if was_cut_off && !self.hubs.is_cut_off() {
+            // Some may have gone meanwhile of whom this node has to say so.
+            let all: Vec<NodeId> = self.members.iter().map(|(node, _)| node).collect();
+            for node in all {
+                self.mind_hubs(node, now);
+            }
+        }
     }
 
     /// The first few of those that are reached.
@@ -445,7 +453,12 @@ impl Control {
             .map(|(node, _)| node)
             .filter(|node| *node != self.own && !self.hubs.all.contains(node))
             .collect();
-        others.sort_by_cached_key(|node| (!self.is_linked(*node), distance(&self.own.0, &node.0)));
+        // Those whom all reach may lead on to others.
+        others.sort_by_cached_key(|node| {
+            let is_open = self.members.get(*node).is_some_and(|member| member.record.is_open);
+            let fails = self.dialer.fails(Callee::Node(*node));
+            (!self.is_linked(*node), fails, !is_open, distance(&self.own.0, &node.0))
+        });
         others.into_iter().partition(|node| self.may_be_near(*node))
     }
 

@@ -12,6 +12,7 @@ use epsilon_proto::wire::{self, Bytes};
 use zeroize::Zeroizing;
 
 use super::Control;
+use super::seen::SeenBy;
 use crate::limit::Limit;
 use crate::pair::{Pair, Window};
 
@@ -167,7 +168,8 @@ impl Control {
 
     /// Tells a member where this node may be, to be probed there.
     pub(super) fn call(&mut self, node: NodeId, wants_answer: bool) {
-        let addresses = self.endpoints(MAX_CALL).into_iter().map(|one| one.address).collect();
+        let addresses =
+            self.endpoints(MAX_CALL, SeenBy::Last).into_iter().map(|one| one.address).collect();
         self.tell(node, &Words::Call(Call { addresses, wants_answer }));
     }
 

@@ -469,6 +469,7 @@ impl Control {
             self.check_links(now.instant);
             self.own_record.seen.has_moved();
             self.forget_openness();
+            self.forget_asked();
             self.leave_streams(now);
         }
         let is_small = !self.is_large();

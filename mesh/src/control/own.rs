@@ -15,7 +15,7 @@ use epsilon_proto::wire;
 
 use super::documents::Taken;
 use super::reach::Reach;
-use super::seen::Seen;
+use super::seen::{Seen, SeenBy};
 use super::storage::Then;
 use super::{Control, Output};
 use crate::event::Event;
@@ -32,6 +32,8 @@ pub(super) const PUBLISH_BURST: u32 = 5;
 const TOGETHER: Duration = Duration::from_millis(250);
 /// But not of the first two: the second says where this node can be reached.
 const FIRST: u64 = 1;
+/// So many of the addresses at which it is seen are said of a node that has many of its own.
+const OBSERVED: usize = 3;
 /// How long another must rank higher for a claim before it is given up.
 pub(super) const DISPUTE: Duration = Duration::from_secs(3);
 /// After a record could not be made durable.
@@ -187,27 +189,32 @@ impl Control {
         }
     }
 
-    /// At most so many of the addresses of this node, best first.
-    pub(super) fn endpoints(&self, most: usize) -> Vec<Endpoint> {
+    /// At most so many of the addresses of this node, best first: those that it knows by
+    /// itself leave some room for where it was seen, by the members in this order.
+    pub(super) fn endpoints(&self, most: usize, seen: SeenBy) -> Vec<Endpoint> {
         let local = self
             .local
             .iter()
             .map(|(ip, _)| (EndpointSource::Local, SocketAddr::new(*ip, self.settings.port)));
         let configured =
             self.configured.iter().map(|address| (EndpointSource::Configured, *address));
-        let observed =
-            self.own_record.seen.addresses().map(|address| (EndpointSource::Observed, address));
-        let mut endpoints: Vec<Endpoint> = Vec::new();
+        let seen = self.own_record.seen.addresses(seen).into_iter();
+        let observed = seen.map(|address| (EndpointSource::Observed, address));
         let mapped = self.mapped.iter().map(|one| (one.source, one.address));
+        let mut endpoints: Vec<Endpoint> = Vec::new();
         for (source, address) in configured.chain(mapped).chain(local).chain(observed) {
-            if endpoints.len() < most
-                && is_usable_endpoint(address)
+            if is_usable_endpoint(address)
                 && !self.members.is_inside(address.ip())
                 && !endpoints.iter().any(|known| known.address == address)
             {
                 endpoints.push(Endpoint { source, address });
             }
         }
+        let is_observed = |one: &Endpoint| one.source == EndpointSource::Observed;
+        let known = endpoints.iter().take_while(|one| !is_observed(one)).count();
+        let kept = OBSERVED.min(endpoints.len() - known);
+        endpoints.drain(known.min(most.saturating_sub(kept))..known);
+        endpoints.truncate(most);
         endpoints
     }
 
@@ -231,7 +238,7 @@ impl Control {
             introductions: self.own_record.introductions(),
             ipv4: self.identity.ipv4,
             name: self.identity.name.clone(),
-            endpoints: self.endpoints(MAX_ENDPOINTS),
+            endpoints: self.endpoints(MAX_ENDPOINTS, SeenBy::Most),
             site: self.settings.site.clone(),
             labels: self.settings.labels.clone(),
             version: self.config.version.clone(),

@@ -259,7 +259,7 @@ impl Control {
                         return;
                     }
                     if is_probe && !is_by_stream {
-                        self.came_from(address, now);
+                        self.came_from(node, address, now);
                     }
                 }
                 if !self.members.is_inside(from.address().ip())
@@ -287,6 +287,11 @@ impl Control {
                 }
             }
             Report::Idle { node } => {
+                let active = self.peers.get(&node).and_then(|peer| peer.paths.active());
+                if let Some(Path::Direct(address)) = active {
+                    // Until now, without a probe.
+                    self.sent_to(address, now.instant);
+                }
                 if let Some(paths) = self.known_paths(node) {
                     paths.idle();
                 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use epsilon_proto::address::is_public;
+use epsilon_proto::address::{is_link_local, is_public};
 use epsilon_proto::clock::{Instant, Now};
 use epsilon_proto::id::NodeId;
 use rand_core::Rng as _;
@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_mins(6);
 /// What is known of how this node is reached.
 #[derive(Default)]
 pub(super) struct Reaching {
-    openness: Openness,
+    pub(super) openness: Openness,
     /// When the record may say what was found out, once there was a link.
     settles: Option<Instant>,
     is_settled: bool,
@@ -40,11 +40,11 @@ pub(super) struct Reaching {
 
 /// Whether all reach this node, and what says so.
 #[derive(Clone, Copy, Default)]
-struct Openness {
+pub(super) struct Openness {
     /// Then it needs no relay.
     is_open: bool,
     /// Whether a probe came unasked.
-    was_probed: bool,
+    pub(super) was_probed: bool,
     /// Whether members somewhere else see an address of this node's own.
     has_outer_address: bool,
 }
@@ -115,9 +115,16 @@ impl Control {
     }
 
     /// A probe of a member came from an address, perhaps unasked.
-    pub(super) fn came_from(&mut self, address: SocketAddr, now: Now) {
+    pub(super) fn came_from(&mut self, node: NodeId, address: SocketAddr, now: Now) {
         let asked = self.reaching.asked.get(&address.ip());
-        let is_unasked = asked.is_none_or(|at| now.instant.since(*at) >= UNASKED);
+        let paths = self.peers.get(&node).map(|peer| &peer.paths);
+        let is_used = paths.is_some_and(|paths| {
+            paths.is_busy()
+                && paths.active().is_some_and(|active| active.address().ip() == address.ip())
+        });
+        let is_unasked = !is_used && asked.is_none_or(|at| now.instant.since(*at) >= UNASKED);
+        // It is answered.
+        self.sent_to(address, now.instant);
         if is_unasked && !self.is_on_own_network(address.ip()) {
             self.reaching.openness.was_probed = true;
             self.find_open(now);
@@ -162,7 +169,7 @@ impl Control {
     }
 
     pub(super) fn is_on_own_network(&self, address: IpAddr) -> bool {
-        self.local.iter().any(|prefix| is_within(address, *prefix))
+        is_link_local(address) || self.local.iter().any(|prefix| is_within(address, *prefix))
     }
 
     /// There is a link.
@@ -244,11 +251,15 @@ impl Control {
         }
     }
 
-    /// The own network changed: what was seen of it counts no more.
+    /// What was found out of how this node is reached counts no more.
     pub(super) fn forget_openness(&mut self) {
         self.reaching.openness = Openness::default();
         self.reaching.looked = None;
         self.relays.is_doubtful = false;
+    }
+
+    /// This node is in another network, where nothing was sent to anybody.
+    pub(super) fn forget_asked(&mut self) {
         self.reaching.asked.clear();
     }
 

@@ -1,6 +1,7 @@
 //! Where members see this node: each says what it likes, so that one alone neither makes
 //! up an address for others to probe nor takes away one on which others agree.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -23,6 +24,15 @@ const CHANGE_EVERY: Duration = Duration::from_secs(10);
 const WITNESSES: usize = 2;
 /// And have so long to say so.
 const TESTIMONY: Duration = Duration::from_secs(3);
+
+/// In which order it is said where this node is seen.
+#[derive(Clone, Copy)]
+pub(super) enum SeenBy {
+    /// Where most members see it first: the same for long.
+    Most,
+    /// Where it was seen last first: who is called needs that one.
+    Last,
+}
 
 /// What one member sees, by one family.
 struct Sight {
@@ -80,9 +90,22 @@ impl Seen {
     }
 
     /// The addresses that count.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        let all = self.by.values().map(|sight| sight.address);
-        all.filter(|address| self.counts(address.ip()))
+    pub(super) fn addresses(&self, order: SeenBy) -> Vec<SocketAddr> {
+        let mut sights: BTreeMap<SocketAddr, (usize, Instant)> = BTreeMap::new();
+        for sight in self.by.values().filter(|sight| self.counts(sight.address.ip())) {
+            let (witnesses, last) = sights.entry(sight.address).or_insert((0, sight.at));
+            *witnesses += 1;
+            *last = sight.at.max(*last);
+        }
+        let mut addresses: Vec<SocketAddr> = sights.keys().copied().collect();
+        addresses.sort_by_key(|address| {
+            let (witnesses, last) = sights.get(address).copied().unwrap_or_default();
+            match order {
+                SeenBy::Most => (Reverse(witnesses), None),
+                SeenBy::Last => (Reverse(0), Some(Reverse(last))),
+            }
+        });
+        addresses
     }
 
     /// A member is none any more: what it said does not count. Says whether it said anything.
@@ -133,8 +156,12 @@ impl Control {
     }
 
     fn say_where_seen(&mut self) {
-        let endpoints = self.endpoints(MAX_ENDPOINTS);
-        if self.members.get(self.own).is_none_or(|own| own.record.endpoints != endpoints) {
+        let endpoints = self.endpoints(MAX_ENDPOINTS, SeenBy::Most);
+        let said = self.members.get(self.own).map(|own| &own.record.endpoints);
+        // Their order is no news.
+        if said.is_none_or(|said| {
+            said.len() != endpoints.len() || !endpoints.iter().all(|one| said.contains(one))
+        }) {
             self.own_record.touch();
         }
     }

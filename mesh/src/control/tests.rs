@@ -427,8 +427,15 @@ fn a_node_with_a_port_of_its_router_is_open_once_it_was_probed_unasked() {
     let endpoint = |address: &str| Endpoint { source: Mapped, address: address.parse().unwrap() };
     for (address, is_open) in [("203.0.113.9:7755", true), ("100.64.0.9:7755", false)] {
         let mut scene = Scene::founder(None);
-        let is = |scene: &mut Scene| {
-            scene.control.came_from(remote(), scene.now);
+        let mut strangers = 70..;
+        let mut is = |scene: &mut Scene| {
+            // Each time from elsewhere: what was answered may come back.
+            let (stranger, place) = (scene.control.own, strangers.next().unwrap());
+            scene.control.came_from(
+                stranger,
+                SocketAddr::from(([198, 51, 100, place], 7755)),
+                scene.now,
+            );
             scene.pass(SECOND * 30);
             scene.control.is_relay()
         };

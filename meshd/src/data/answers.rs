@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use epsilon_proto::address::is_link_local;
 use epsilon_proto::clock::Instant;
 use socket2::SockRef;
 
@@ -88,12 +89,8 @@ impl Answers {
 
     /// A peer called the host at one of its addresses.
     pub(super) fn called(&self, peer: SocketAddr, own: IpAddr, now: Instant) {
-        let is_local = match own {
-            IpAddr::V4(own) => own.is_unspecified() || own.is_link_local(),
-            IpAddr::V6(own) => own.is_unspecified() || own.is_unicast_link_local(),
-        };
         let mut known = self.shared.known();
-        if is_local || !known.is_news(peer, own, now) {
+        if own.is_unspecified() || is_link_local(own) || !known.is_news(peer, own, now) {
             return;
         }
         let own = (preferred(peer) != Some(own)).then_some(own);

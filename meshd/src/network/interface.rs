@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use epsilon_mesh::path::LocalPrefix;
-use epsilon_proto::address::{DEFAULT_MTU, Ipv4Range, Ipv6Range};
+use epsilon_proto::address::{DEFAULT_MTU, Ipv4Range, Ipv6Range, is_link_local};
 use epsilon_sys::netlink::{Address, Error, Link, Netlink, Prefix};
 
 /// How the interfaces of meshes are called: `eps0`, `eps1`, …
@@ -181,10 +181,7 @@ pub(super) fn local_prefixes(links: &[Link], addresses: &[Address]) -> Vec<Local
             })
         })
         .map(|address| (address.prefix.address, address.prefix.length))
-        .filter(|(address, _)| match address {
-            IpAddr::V4(address) => !address.is_link_local() && !address.is_loopback(),
-            IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_loopback(),
-        })
+        .filter(|(address, _)| !is_link_local(*address) && !address.is_loopback())
         .collect();
     prefixes.sort_unstable();
     prefixes.dedup();

@@ -119,7 +119,7 @@ impl Surroundings {
         self.settle = None;
         let links = self.netlink.links().await?;
         let addresses = self.netlink.addresses().await?;
-        let prefixes: Vec<LocalPrefix> = local_prefixes(&links, &addresses);
+        let mut prefixes: Vec<LocalPrefix> = local_prefixes(&links, &addresses);
         let now: BTreeSet<(u32, LocalPrefix)> = addresses
             .iter()
             .map(|one| (one.interface, (one.prefix.address, one.prefix.length)))
@@ -129,6 +129,9 @@ impl Surroundings {
         let is_other_way =
             (is_less || self.are_defaults_old) && self.look_for_defaults(&links).await;
         let place = place(&self.ways_out, &now);
+        // Others are told of a few: those of container bridges are of no use to them.
+        let by = |index: u32| self.defaults.iter().any(|(default, _)| *default == index);
+        prefixes.sort_by_key(|prefix| !now.iter().any(|(index, one)| one == prefix && by(*index)));
         self.prefixes = now;
         let has_moved = std::mem::take(&mut self.was_interrupted) || is_less || is_other_way;
         Ok(Seen { links, addresses, prefixes, place, has_moved })

@@ -165,13 +165,14 @@ impl Scene {
                     0 => Path::Direct(way),
                     _ => Path::Relayed(way, Channel::new(u32::from(choice))),
                 };
-                let report = match script.byte()? % 7 {
+                let report = match script.byte()? % 8 {
                     0 => Report::ProbeReceived { node, from: way },
                     1 => Report::NewSource { node, from: way },
                     2 => Report::Unanswered { node },
                     4 => Report::Busy { node },
                     5 => Report::Idle { node },
                     3 => Report::NoPath { node },
+                    6 => Report::ChannelUsed { channel: Channel::new(u32::from(choice)) },
                     _ => Report::ProbeAnswered {
                         node,
                         transaction: u64::from(choice),

@@ -95,15 +95,18 @@ async fn the_nats_of_the_lab_are_what_they_are_called() {
     }
 }
 
-/// The kinds of gateway, each with one host behind it: `n2` and the next; `n1` can be
-/// reached by all.
-const GATEWAYS: [&str; 7] = [
+/// The kinds of gateway, two of each with one host behind it: `n2` and the next; `n1` can
+/// be reached by all.
+const GATEWAYS: [&str; 10] = [
     "endpoint-independent",
+    "endpoint-independent",
+    "address-restricted",
     "address-restricted",
     "port-restricted",
     "port-restricted",
     "symmetric",
     "symmetric",
+    "carrier-grade",
     "carrier-grade",
 ];
 
@@ -140,11 +143,54 @@ async fn every_pair_behind_nats_is_connected_and_directly_where_that_can_be() {
                 let path = path(&fleet, from, to).await?;
                 let relay = path.relay.as_ref().and_then(|relay| relay.name.as_deref());
                 // Whoever sent anything is reached by all behind the first kind.
-                let is_by = wanted == PathKind::Direct || matches!(relay, Some("n1" | "n2"));
+                let is_by = wanted == PathKind::Direct || matches!(relay, Some("n1" | "n2" | "n3"));
                 holds(path.kind == wanted && is_by, path.clone())
             })
             .await;
         }
+    }
+}
+
+/// Nothing is sent for so long: a way through two NATs is left after 15 s, and they forget
+/// it 20 s later.
+const PAUSE: Duration = Duration::from_secs(40);
+
+#[tokio::test]
+async fn through_nats_in_a_row_and_such_that_forget_soon_all_are_there_and_reached_after_a_pause() {
+    let gateways = [
+        "port-restricted/port-restricted/port-restricted",
+        "port-restricted+lasts=20s/endpoint-independent/symmetric+lasts=20s",
+        "port-restricted+lasts=20s",
+        "symmetric+lasts=20s",
+    ];
+    let Some((fleet, _)) = Fleet::joined_behind([1], &gateways).await else { return };
+    let names = fleet.names();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    fleet.all_reach(&names).await;
+    let begun = Instant::now();
+    while begun.elapsed() < PAUSE {
+        for name in &names {
+            let network = fleet.node(name).network().await.unwrap();
+            assert_eq!(network.members.up, 5, "{name}: {:?}", network.peers);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    for from in &names {
+        for to in names.iter().filter(|to| *to != from) {
+            let address = fleet.node(to).network().await.unwrap().node.ipv4.unwrap();
+            // The first packet arrives.
+            let reached = fleet.node(from).echo(&address.to_string()).await;
+            assert_eq!(reached, Ok(()), "{from} to {to}");
+        }
+    }
+    // Who is gone is not taken for one who is silent.
+    fleet.kill("n3").await;
+    for name in ["n1", "n2", "n4", "n5"] {
+        until(&format!("{name} misses n3"), async || {
+            let up = fleet.node(name).network().await?.members.up;
+            holds(up == 4, up)
+        })
+        .await;
     }
 }
 

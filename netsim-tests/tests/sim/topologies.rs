@@ -9,7 +9,7 @@ use epsilon_netsim_tests::sim::{
     Behaviour, Case, Death, INTERNET, NatId, NetworkId, Options, World, cases,
 };
 
-use super::paths::{is_direct, meets};
+use super::paths::{is_direct, longest_gap, meets};
 use super::{MINUTE, SECOND, here};
 
 /// Members on the internet, of which at least one is always up.
@@ -20,6 +20,8 @@ const OFTEN: Duration = Duration::from_millis(250);
 const SOON: Duration = Duration::from_secs(5);
 /// The same where UDP is blocked: it has time to show that it gets through nowhere.
 const BLOCKED: Duration = Duration::from_secs(10);
+/// Between two replies while nothing happens.
+const REST: Duration = Duration::from_secs(3);
 /// The same where members were cut off from others, and their control links broke.
 const LATER: Duration = Duration::from_secs(75);
 
@@ -221,7 +223,14 @@ fn whoever_can_be_reached_is() {
                 took.extend(first);
             }
             let pause = journey.world.random().between(SECOND, MINUTE);
+            let rest = journey.world.now();
             journey.world.run_for(pause);
+            for (pair, talk) in pairs.iter().zip(&talks) {
+                if journey.are_reachable(pair.0, pair.1) {
+                    let gap = longest_gap(&journey.world, *talk, rest);
+                    assert!(gap <= REST, "{pair:?}: no reply for {gap:?}\n{:#?}", journey.log);
+                }
+            }
         }
         journey.world.heal();
         for machine in std::mem::take(&mut journey.down) {

@@ -1,6 +1,7 @@
 //! Members that say about paths what they like.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
@@ -10,6 +11,7 @@ use epsilon_proto::letter::{Answer, Ask, Call, Letter, MAX_CALL, Words};
 use epsilon_proto::wire::Bytes;
 
 use super::*;
+use crate::control::seen::SeenBy;
 use crate::pair::Pair;
 use crate::shard::Report;
 
@@ -115,7 +117,7 @@ impl Scene {
     }
 
     fn endpoints(&self) -> BTreeSet<SocketAddr> {
-        self.control.endpoints(8).into_iter().map(|one| one.address).collect()
+        self.control.endpoints(8, SeenBy::Most).into_iter().map(|one| one.address).collect()
     }
 
     fn count(&mut self, is_it: impl Fn(&Output) -> bool) -> usize {
@@ -167,7 +169,8 @@ fn with_a_liar() -> Scene {
 fn one_member_alone_neither_makes_up_where_this_node_is_nor_takes_it_away() {
     let mut scene = with_a_liar();
     scene.control.seen_as(at(2), SocketAddr::from(([192, 168, 1, 7], 7755)), scene.now);
-    scene.control.came_from(at(77), scene.now);
+    let stranger = scene.control.own;
+    scene.control.came_from(stranger, at(77), scene.now);
     assert!(scene.control.reaching.is_open());
     scene.pass_among(SECOND * 10, &[(2, outer()), (3, outer())]);
     scene.outputs.clear();
@@ -378,4 +381,31 @@ fn channels_are_for_whoever_asks_and_who_named_this_node_and_asking_again_tells_
     }
     assert_eq!(granted, 1);
     assert!((60..=81).contains(&told), "{told} letters in forty seconds");
+}
+
+#[test]
+fn a_host_of_many_networks_says_as_well_where_members_see_it() {
+    let mut scene = with_a_liar();
+    let networks: Vec<IpAddr> = (1..=12).map(|one| IpAddr::from([172, 17, one, 1])).collect();
+    let prefixes = networks.iter().map(|address| (*address, 24)).collect();
+    scene.control.handle_local_addresses(prefixes, false, scene.now);
+    let said = scene.endpoints();
+    assert!(said.len() == 8 && said.contains(&outer()), "{said:?}");
+    // The others are those by which it reaches what is far.
+    assert!(networks[..7].iter().all(|ip| said.iter().any(|one| one.ip() == *ip)), "{said:?}");
+}
+
+#[test]
+fn what_was_answered_or_asked_by_data_comes_back_and_shows_nobody_to_be_open() {
+    let mut scene = with_a_liar();
+    scene.control.forget_openness();
+    let node = scene.control.own;
+    let later = |scene: &mut Scene| scene.now.instant = scene.now.instant + SECOND * 240;
+    scene.control.came_from(node, at(77), scene.now);
+    assert!(std::mem::take(&mut scene.control.reaching.openness.was_probed));
+    for _ in 0..3 {
+        later(&mut scene);
+        scene.control.came_from(node, at(77), scene.now);
+        assert!(!scene.control.reaching.openness.was_probed);
+    }
 }
