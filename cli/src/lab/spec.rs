@@ -280,6 +280,8 @@ fn placed(hosts: usize, sites: usize, behind: Vec<Behind>) -> Result<Vec<Site>, 
             "nobody can be reached from other sites; leave one host out of --nat".to_owned(),
         ));
     }
+    // The first host makes the network: others have to reach it.
+    all.sort_by_key(|site| !site.gateway.is_open());
     Ok(all)
 }
 
@@ -324,6 +326,7 @@ mod tests {
         };
         assert_eq!(sites(3, 2, ""), ["n1+n2", "n3"]);
         assert_eq!(sites(3, 1, "n1=symmetric,n2=port-restricted"), ["n3", "n1", "n2"]);
+        assert_eq!(sites(3, 1, "n1=symmetric,n2=none,n3=ipv6-only"), ["n2", "n1", "n3"]);
         assert_eq!(sites(5, 2, "n2+n4=carrier-grade"), ["n1+n3", "n5", "n2+n4"]);
         for wrong in ["n9=symmetric", "n1=symmetric,n1=symmetric", "n1+n2+n3=symmetric"] {
             assert!(placed(3, 1, wrong).is_err(), "{wrong}");

@@ -8,11 +8,14 @@ mod routes;
 
 use epsilon_proto::address::DEFAULT_RANGE;
 use epsilon_proto::document::Signed;
-use epsilon_proto::key::Strict;
+use epsilon_proto::gate::GateSecret;
+use epsilon_proto::id::BootId;
+use epsilon_proto::key::{SecretKey, Strict};
 use epsilon_proto::message::{
-    Change, Claims, Comparison, Credentials, Hello, Introduced, Newest, Request, Response,
+    Change, Claims, Comparison, Credentials, Hello, Introduced, Newest, Refusal, Request, Response,
     SealedGate, Verdict, Welcome,
 };
+use epsilon_proto::prefix::Prefix;
 use epsilon_proto::record::{MAX_ROUTES, NodeRecord};
 use epsilon_proto::trust::{
     AdminGrant, Charter, Distribution, GateEpoch, Introduction, NetworkDocument, NodeFacts,
@@ -22,6 +25,7 @@ use epsilon_proto::wire;
 
 use super::*;
 use crate::founding::{Founding, Plan, found, join};
+use crate::shard::{Path, Relaying};
 use crate::testing::{key, node};
 
 const WALL: Timestamp = Timestamp(1_800_000_000_000);

@@ -14,7 +14,9 @@
 //! the next packet takes one that lasts. While packets flow it is found out how large
 //! they may be.
 
+mod advance;
 mod candidate;
+mod choice;
 mod mtu;
 #[cfg(test)]
 mod tests;
@@ -29,15 +31,11 @@ use epsilon_proto::clock::Instant;
 
 use crate::shard::{Path, UNANSWERED};
 use candidate::{Candidate, Candidates, SILENT_PROBES, Strange};
+use choice::rank;
 use mtu::Mtu;
 
 /// How many ways to one peer are known at most.
 const MAX_CANDIDATES: usize = 24;
-/// Another path must be better by this share of the round trip, and by
-/// [`MARGIN`].
-const HYSTERESIS: f64 = 0.2;
-/// See [`HYSTERESIS`].
-const MARGIN: Duration = Duration::from_millis(3);
 /// After each call without a direct way, when to call again.
 const CALLS: [Duration; 7] = [
     Duration::from_secs(1),
@@ -99,16 +97,6 @@ pub enum Step {
     Resize,
     /// This way, which was in use, answered before and does not any more.
     Failed(Path),
-}
-
-/// The order of ways, best first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    Near,
-    Direct,
-    Stream,
-    Relayed,
-    RelayedByStream,
 }
 
 /// What was sent has no reply.
@@ -365,10 +353,6 @@ impl Paths {
         self.roused = Some(now + ROUSED);
     }
 
-    fn rests(&self, now: Instant) -> bool {
-        self.is_lazy && !self.is_wanted() && self.roused.is_none_or(|until| until <= now)
-    }
-
     /// Nothing was sent for a while, or heard: what does not last by itself will
     /// soon be closed.
     pub fn idle(&mut self) {
@@ -383,11 +367,6 @@ impl Paths {
             self.is_proven = false;
             self.fall_back();
         }
-    }
-
-    fn lasts(&self, path: Path) -> bool {
-        matches!(path, Path::Relayed(..))
-            || self.candidates.get(&path).is_some_and(|candidate| candidate.is_lasting)
     }
 
     /// The way in use has to stay open from now on, or no longer.
@@ -427,16 +406,6 @@ impl Paths {
             others: self.is_proven.then_some(now + patience / 2).or(Some(now)),
             ends: now + patience,
         });
-    }
-
-    /// Looks for other ways, as the one in use does not answer at once.
-    fn try_others(&mut self) {
-        for candidate in self.candidates.values_mut() {
-            if candidate.answered.is_some() {
-                candidate.want();
-            }
-        }
-        self.steps.push_back(Step::Relay);
     }
 
     /// The peer asks to be probed where it says it is. Where it may have been before it is
@@ -504,97 +473,6 @@ impl Paths {
         }
     }
 
-    /// An answer came to a probe.
-    pub fn answered(&mut self, path: Path, rtt: Duration, now: Instant, local: &[LocalPrefix]) {
-        let Some(candidate) = self.candidates.get_mut(&path) else { return };
-        candidate.answer(rtt, now);
-        if self.active == Some(path) {
-            self.is_proven = true;
-            self.doubt = None;
-            self.settle();
-            return;
-        }
-        let is_better = match self.active {
-            // What is as good, and answers while the other does not yet.
-            Some(active) if self.is_proven && self.doubt.is_some() => {
-                rank(path, local) <= rank(active, local)
-            }
-            Some(active) if self.is_proven => self.is_better(path, rtt, active, local),
-            _ => true,
-        };
-        if is_better {
-            self.take(path, true);
-        }
-    }
-
-    /// A probe was answered that was as long as the datagram of a packet of so many bytes.
-    pub fn measured(&mut self, path: Path, size: u16, now: Instant) {
-        let Some(candidate) = self.candidates.get_mut(&path) else { return };
-        candidate.answer_sized(size, now);
-        if self.active == Some(path) {
-            self.is_proven = true;
-            self.doubt = None;
-        }
-    }
-
-    /// The way in use, if its MTU is to be found out.
-    fn measurable(&self) -> Option<(Path, &Candidate)> {
-        let is_asked_for = self.is_busy || self.sought.is_some();
-        let active = self.active.filter(|_| is_asked_for && self.is_proven)?;
-        Some((active, self.candidates.get(&active)?))
-    }
-
-    fn is_better(&self, path: Path, rtt: Duration, than: Path, local: &[LocalPrefix]) -> bool {
-        match rank(path, local).cmp(&rank(than, local)) {
-            std::cmp::Ordering::Less => true,
-            std::cmp::Ordering::Greater => false,
-            std::cmp::Ordering::Equal => {
-                self.candidates.get(&than).and_then(|than| than.rtt).is_some_and(|current| {
-                    rtt.mul_f64(1.0 + HYSTERESIS) < current && rtt + MARGIN < current
-                })
-            }
-        }
-    }
-
-    /// Whether a direct way is looked for.
-    fn needs_better(&self) -> bool {
-        let is_good = self.active.is_some_and(|active| rank(active, &[]) <= Rank::Direct);
-        !self.is_proven || !is_good
-    }
-
-    fn take(&mut self, path: Path, is_proven: bool) {
-        self.is_proven = is_proven;
-        self.doubt = None;
-        if self.active != Some(path) {
-            self.active = Some(path);
-            self.steps.push_back(Step::Use(Some(path)));
-        }
-        self.settle();
-    }
-
-    /// No more calls where the way is as good as they could make it.
-    fn settle(&mut self) {
-        if !self.needs_better() {
-            self.next_call = None;
-            self.calls = 0;
-        }
-    }
-
-    /// Calls may arrive that did not before; says whether one is due.
-    pub fn call_again(&mut self, now: Instant) -> bool {
-        let is_due = self.is_busy && !self.is_proven;
-        if is_due {
-            self.restart_calls(now);
-        }
-        is_due
-    }
-
-    fn restart_calls(&mut self, now: Instant) {
-        self.calls = 0;
-        let later = self.next_call.filter(|_| self.greetings > 0);
-        self.next_call = if self.is_wanted() && self.needs_better() { Some(now) } else { later };
-    }
-
     /// Data of the peer came another way than this node's goes: perhaps because that one
     /// is closed, which what comes in does not tell.
     pub fn heard_elsewhere(&mut self, path: Path, now: Instant) {
@@ -603,153 +481,10 @@ impl Paths {
             self.doubt(now);
         }
     }
-
-    /// The way in use is none: takes the best that answered since so long, or one
-    /// that lasts.
-    fn fall_back(&mut self) {
-        let since = self.doubt.take().map(|doubt| doubt.since);
-        let best = self
-            .candidates
-            .iter()
-            .filter(|(path, candidate)| {
-                let has_answered = candidate.answered >= since && candidate.answered.is_some();
-                Some(**path) != self.active
-                    && match since {
-                        Some(_) => has_answered,
-                        None => self.lasts(**path) && has_answered,
-                    }
-            })
-            .min_by_key(|(path, candidate)| (rank(**path, &[]), candidate.rtt))
-            .map(|(path, _)| *path);
-        match best {
-            Some(path) => self.take(path, since.is_some()),
-            None if since.is_none() && self.active.take().is_some() => {
-                self.steps.push_back(Step::Use(None));
-            }
-            // Until something answers the old way is as good as any.
-            None => {}
-        }
-    }
-
-    /// Does what is due.
-    fn advance(&mut self, now: Instant) {
-        self.sought.take_if(|until| *until <= now);
-        if let Some(doubt) = &mut self.doubt {
-            if doubt.others.take_if(|at| *at <= now).is_some() {
-                self.try_others();
-            } else if doubt.ends <= now {
-                let failed = self.active.filter(|_| std::mem::take(&mut self.is_proven));
-                self.fall_back();
-                if let Some(failed) = failed {
-                    self.steps.push_back(Step::Failed(failed));
-                    self.restart_calls(now);
-                    self.greet(now);
-                }
-            }
-        }
-        let is_idle = !self.is_wanted() && (self.greetings == 0 || self.is_lazy);
-        if is_idle && self.next_call.is_some_and(|due| due <= now) {
-            self.next_call = None;
-        }
-        if self.next_call.is_some_and(|due| due <= now) {
-            self.greetings = self.greetings.saturating_sub(1);
-            self.next_call = Some(now + CALLS[self.calls.min(CALLS.len() - 1)]);
-            self.calls += 1;
-            self.steps.push_back(Step::Call);
-            self.steps.push_back(Step::Relay);
-            for candidate in self.candidates.values_mut() {
-                candidate.want();
-            }
-        }
-        let check = self.measurable().and_then(|(path, one)| Some((path, one.mtu.check_due()?)));
-        if let Some((path, due)) = check
-            && due <= now
-            && let Some(candidate) = self.candidates.get_mut(&path)
-        {
-            candidate.mtu.check(now);
-            candidate.want_one();
-        }
-        if self.kept.is_some_and(|due| due <= now) {
-            self.kept = Some(now + KEEP);
-            match self.active.and_then(|active| self.candidates.get_mut(&active)) {
-                Some(active) if !active.is_silent(now) => active.want_one(),
-                _ => {
-                    let failed = self.active.filter(|_| std::mem::take(&mut self.is_proven));
-                    self.steps.extend(failed.map(Step::Failed));
-                    self.probe_all(now);
-                }
-            }
-        }
-    }
-
-    /// What is to be done next; called until there is nothing.
-    pub fn next(&mut self, now: Instant) -> Option<Step> {
-        self.advance(now);
-        if let Some(step) = self.steps.pop_front() {
-            if let Step::Use(Some(_)) = step {
-                self.told = self.mtu();
-            }
-            return Some(step);
-        }
-        if self.told != self.mtu() && self.active.is_some() {
-            self.told = self.mtu();
-            return Some(Step::Resize);
-        }
-        if self.rests(now) {
-            return None;
-        }
-        let sized = self
-            .candidates
-            .iter_mut()
-            .filter_map(|(path, candidate)| Some(Step::Measure(*path, candidate.next_size(now)?)));
-        if let Some(step) = { sized }.next() {
-            return Some(step);
-        }
-        let is_due = |(path, one): &(&Path, &Candidate)| {
-            self.probe_due(**path, one).is_some_and(|due| due <= now)
-        };
-        // Where probes are few, each way has its turn.
-        let due = self.candidates.iter().filter(is_due);
-        let path = *due.min_by_key(|(path, one)| (one.due(), **path))?.0;
-        let candidate = self.candidates.get_mut(&path)?;
-        if is_strange(path, candidate) {
-            self.strange.sent(now);
-        }
-        candidate.sent(now);
-        Some(Step::Probe(path))
-    }
-
-    /// When a probe goes by a way that is wanted.
-    fn probe_due(&self, path: Path, candidate: &Candidate) -> Option<Instant> {
-        let due = candidate.due()?;
-        Some(if is_strange(path, candidate) { due.max(self.strange.due()) } else { due })
-    }
-
-    /// When [`Paths::next`] has something to do.
-    pub fn due(&self, now: Instant) -> Option<Instant> {
-        let steps = (!self.steps.is_empty()).then_some(now);
-        let doubt = self.doubt.as_ref().map(|doubt| doubt.others.unwrap_or(doubt.ends));
-        let check = self.measurable().and_then(|(_, active)| active.mtu.check_due());
-        let probes = self.candidates.iter().filter(|_| !self.rests(now));
-        let probes =
-            probes.flat_map(|(path, one)| [self.probe_due(*path, one), one.mtu.due()]).flatten();
-        let others = [steps, doubt, check, self.next_call, self.kept, self.sought];
-        probes.chain(others.into_iter().flatten()).min()
-    }
 }
 
 /// Whether nothing says that an address is the peer's. What lies behind a relay, or was
 /// opened as a stream, is nobody else's.
 fn is_strange(path: Path, candidate: &Candidate) -> bool {
     matches!(path, Path::Direct(to) if !is_stream(to)) && candidate.answered.is_none()
-}
-
-fn rank(path: Path, local: &[LocalPrefix]) -> Rank {
-    match path {
-        Path::Direct(to) if is_stream(to) => Rank::Stream,
-        Path::Relayed(to, _) if is_stream(to) => Rank::RelayedByStream,
-        Path::Direct(to) if local.iter().any(|prefix| is_within(to.ip(), *prefix)) => Rank::Near,
-        Path::Direct(_) => Rank::Direct,
-        Path::Relayed(..) => Rank::Relayed,
-    }
 }

@@ -34,6 +34,7 @@
 
 mod batch;
 mod command;
+mod context;
 mod ecn;
 mod engine;
 mod filter;

@@ -7,16 +7,16 @@ use epsilon_proto::address::DEFAULT_MTU;
 use epsilon_proto::clock::Instant;
 use epsilon_proto::key::AgreementKey;
 
-use super::batch::{HostBatch, SendBatch, Target};
+use super::batch::{HostBatch, Target};
 use super::command::{Path, PeerId, Report};
+use super::context::{Context, Judge, Next, Refusal};
 use super::ecn;
 use super::inner::{goes_in_parts, without_padding};
 use super::mss;
 use super::parts::{self, Parts, Whole};
 use super::stats::{PeerDropped, PeerStats, Traffic};
 use super::wireguard::{
-    HANDSHAKE_LENGTH, Handshake, Indices, KEEPALIVE_TIMEOUT, Opened, Tunnel, WireGuard,
-    sealed_length,
+    HANDSHAKE_LENGTH, Handshake, Indices, KEEPALIVE_TIMEOUT, Opened, Tunnel, sealed_length,
 };
 use crate::limit::Limit;
 
@@ -35,90 +35,6 @@ const WAITING: usize = 32;
 const ERRORS: u32 = 50;
 /// No packet waits longer.
 const WAITING_TIME: Duration = Duration::from_secs(10);
-
-/// Reports that Control has not taken yet.
-#[derive(Default)]
-pub(super) struct Reports {
-    pub(super) queue: VecDeque<Report>,
-    pub(super) lost: u64,
-}
-
-impl Reports {
-    const CAPACITY: usize = 1024;
-
-    /// Adds a report; drops and counts it where Control does not keep up.
-    pub(super) fn push(&mut self, report: Report) {
-        if self.queue.len() < Self::CAPACITY {
-            self.queue.push_back(report);
-        } else {
-            self.lost += 1;
-        }
-    }
-}
-
-/// What a peer needs of its shard for the length of one call.
-pub(super) struct Context<'a> {
-    pub(super) now: Instant,
-    pub(super) network: &'a mut SendBatch,
-    pub(super) reports: &'a mut Reports,
-    pub(super) wireguard: &'a mut WireGuard,
-    /// See [`super::Shard::authentic`].
-    pub(super) authentic: &'a mut u64,
-}
-
-/// Where an authentic packet goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Next {
-    Host,
-    /// To the peer in this slot.
-    Peer(usize),
-}
-
-/// Why an authentic packet goes nowhere.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Refusal {
-    Source,
-    Destination,
-    Hops,
-    Filtered,
-    Congestion,
-}
-
-/// Decides what becomes of an opened packet.
-struct Judge<A> {
-    admit: A,
-    mtu: u16,
-}
-
-impl<A: Fn(&[u8]) -> Result<Next, Refusal>> Judge<A> {
-    /// Says into `next` where the packet goes, and gives back how much of it is for the
-    /// host.
-    fn packet(
-        &self,
-        packet: &mut [u8],
-        mark: u8,
-        next: &mut Option<Result<Next, Refusal>>,
-        forwarded: &mut Vec<u8>,
-    ) -> usize {
-        let mut judged = (self.admit)(packet);
-        if judged.is_ok() && !ecn::unwrap(packet, mark) {
-            judged = Err(Refusal::Congestion);
-        }
-        if self.mtu < DEFAULT_MTU {
-            mss::clamp(packet, self.mtu);
-        }
-        *next = Some(judged);
-        match judged {
-            Ok(Next::Host) => packet.len(),
-            Ok(Next::Peer(_)) => {
-                forwarded.clear();
-                forwarded.extend_from_slice(packet);
-                0
-            }
-            Err(_) => 0,
-        }
-    }
-}
 
 pub(super) struct Peer {
     pub(super) id: PeerId,

@@ -7,9 +7,9 @@ use epsilon_proto::datagram::{Channel, DATA, Kind as DatagramKind};
 
 use super::super::batch::{Output, Target};
 use super::super::command::{Path, Report};
+use super::super::context::{Context, Next, Refusal};
 use super::super::inner::{self, Addresses};
 use super::super::lane::Kind;
-use super::super::peer::{Context, Next, Refusal};
 use super::super::prober::canonical;
 use super::super::transit::Verdict;
 use super::super::wireguard::{HANDSHAKE_LENGTH, Initiator};

@@ -9,7 +9,7 @@ use epsilon_proto::id::NodeId;
 use epsilon_proto::prefix::Prefix;
 
 use super::super::command::SubnetRoute;
-use super::super::peer::Next;
+use super::super::context::Next;
 use super::super::routes::Routes;
 use super::Slot;
 

@@ -16,9 +16,10 @@ use epsilon_proto::prefix::Prefix;
 
 use super::batch::Output;
 use super::command::{Command, Path, PeerId, Report};
+use super::context::{Context, Reports};
 use super::filter::ReceiveFilter;
 use super::lane::Lane;
-use super::peer::{Context, Peer, Reports};
+use super::peer::Peer;
 use super::prober::canonical;
 use super::stats::{Dropped, Stats};
 use super::transit::Transit;
