@@ -148,6 +148,7 @@ impl Control {
                 Step::Failed(way) => {
                     self.check_links(now.instant);
                     self.check_relays(now.instant);
+                    self.check_beyond(node, now.instant);
                     self.renew_stream(node, way, now);
                     if self.relays.own.contains(&node) {
                         self.choose_relays(now);

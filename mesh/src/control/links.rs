@@ -83,6 +83,10 @@ impl Control {
         peer.wish = Wish::default();
         peer.resync = None;
         self.link_changed(node);
+        if self.relays.own.contains(&node) {
+            // It may be gone, which is found out late where nothing is sent.
+            self.paths(node).check(now.instant);
+        }
         self.sync.forget(node);
         self.refresh_calls(node, now);
         self.refresh_token_calls(now);

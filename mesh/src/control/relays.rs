@@ -160,6 +160,18 @@ impl Control {
         }
     }
 
+    /// A relay is not reached any more as it was: perhaps nobody is through it, which who sends
+    /// nothing would not find out.
+    pub(super) fn check_beyond(&mut self, relay: NodeId, now: Instant) {
+        let beyond = self.relays.through.get(&relay).into_iter().flatten().copied();
+        for peer in beyond.collect::<Vec<_>>() {
+            let relayed = self.peers.get(&peer).and_then(|peer| peer.paths.active());
+            if relayed.and_then(|path| self.peer(peer).relayed.relay_of(path)) == Some(relay) {
+                self.paths(peer).check(now);
+            }
+        }
+    }
+
     /// Looks for so many more relays than datagrams find: those that are linked can be
     /// reached in another way.
     fn look_for_relays(&mut self, missing: usize, now: Instant) {

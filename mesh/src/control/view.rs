@@ -263,6 +263,8 @@ impl Control {
         let state = self.peer_state(node, now);
         let inherited = self.trust.inherited(node).to_vec();
         let record = &member.record;
+        // What did not answer lately is no way that anybody may rely on.
+        let path = peer.filter(|peer| peer.paths.is_proven()).and_then(|peer| peer.paths.active());
         let own_address = |own| if node == self.own { own } else { None };
         Some(MemberView {
             node,
@@ -286,10 +288,10 @@ impl Control {
             is_open: record.is_open,
             relays: record.relays.clone(),
             hubs: record.hubs.clone(),
-            path: peer.and_then(|peer| peer.paths.active()),
+            path,
             mtu: peer.map_or(DEFAULT_MTU, |peer| peer.paths.mtu()),
-            relay: peer.and_then(|peer| peer.relayed.relay_of(peer.paths.active()?)),
-            rtt: peer.and_then(|peer| peer.paths.rtt()),
+            relay: peer.and_then(|peer| peer.relayed.relay_of(path?)),
+            rtt: path.and_then(|_| peer?.paths.rtt()),
             link: link.map(|link| link.remote),
             linked_since: link.map(|link| link.since),
             last_seen: peer

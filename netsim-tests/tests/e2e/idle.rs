@@ -20,34 +20,51 @@ async fn traffic(node: &Node) -> u64 {
     counts[0] + counts[1] - 14 * (counts[2] + counts[3])
 }
 
-/// What the nodes behind NATs of a fleet cost in an hour, of which so many are linked with
-/// everybody; least first. `None` where these tests are switched off.
-async fn costs(open: u16, behind: u16, watched: Duration) -> Option<Vec<f64>> {
-    let (fleet, _) =
-        Fleet::joined_behind([open], &vec!["port-restricted"; usize::from(behind)]).await?;
-    // Nothing is waited for but time itself.
-    tokio::time::sleep(SETTLED).await;
-    let names = fleet.names();
-    let behind: Vec<Node> =
-        names.iter().skip(usize::from(open)).map(|name| fleet.node(name)).collect();
-    let mut before = Vec::new();
-    for node in &behind {
-        before.push(traffic(node).await);
+/// A fleet with so many members that all are linked with, and so many behind NATs.
+struct Idle {
+    fleet: Fleet,
+    open: u16,
+    behind: Vec<Node>,
+    before: Vec<u64>,
+}
+
+impl Idle {
+    /// `None` where these tests are switched off.
+    async fn joined(open: u16, behind: u16) -> Option<Self> {
+        let gateways = vec!["port-restricted"; usize::from(behind)];
+        let (fleet, _) = Fleet::joined_behind([open], &gateways).await?;
+        let names = fleet.names();
+        let behind = names.iter().skip(usize::from(open)).map(|name| fleet.node(name)).collect();
+        Some(Self { fleet, open, behind, before: Vec::new() })
     }
-    tokio::time::sleep(watched).await;
-    let mut costs = Vec::new();
-    for (node, before) in behind.iter().zip(before) {
-        let bytes = traffic(node).await - before;
-        let bytes = f64::from(u32::try_from(bytes).unwrap());
-        costs.push(bytes * 3600.0 / watched.as_secs_f64());
+
+    async fn counts(&self) -> Vec<u64> {
+        let mut counts = Vec::new();
+        for node in &self.behind {
+            counts.push(traffic(node).await);
+        }
+        counts
     }
-    costs.sort_unstable_by(f64::total_cmp);
-    let (median, most) = (costs[costs.len() / 2] / 1e3, costs[costs.len() - 1] / 1e3);
-    let peers = names.len() - 1;
-    println!(
-        "idle: behind a NAT, with {peers} peers, {open} of them linked: median {median:.0} kB/h, at most {most:.0} kB/h"
-    );
-    Some(costs)
+
+    /// The most that one behind a NAT costs in an hour, and how many peers it has.
+    async fn cost(&self, watched: Duration) -> (f64, u16) {
+        let per_hour = |bytes: u64| {
+            let bytes = f64::from(u32::try_from(bytes).unwrap());
+            bytes * 3600.0 / watched.as_secs_f64()
+        };
+        let after = self.counts().await;
+        let costs = after.iter().zip(&self.before).map(|(after, before)| per_hour(after - before));
+        let mut costs: Vec<f64> = costs.collect();
+        costs.sort_unstable_by(f64::total_cmp);
+        let (median, most) = (costs[costs.len() / 2], costs[costs.len() - 1]);
+        let (open, peers) = (self.open, self.fleet.names().len() - 1);
+        println!(
+            "idle: behind a NAT, with {peers} peers, {open} of them linked: median {:.0} kB/h, at most {:.0} kB/h",
+            median / 1e3,
+            most / 1e3
+        );
+        (most, u16::try_from(peers).unwrap())
+    }
 }
 
 #[tokio::test]
@@ -55,14 +72,21 @@ async fn costs(open: u16, behind: u16, watched: Duration) -> Option<Vec<f64>> {
 async fn a_node_behind_a_nat_with_twenty_peers_costs_less_than_a_megabyte_an_hour() {
     let watched = std::env::var("EPSILON_IDLE_SECONDS").map_or(600, |text| text.parse().unwrap());
     let watched = Duration::from_secs(watched);
+    let mut fleets = Vec::new();
     // Half of them linked, all of them, and more.
-    let fleets = [(10_u16, 11_u16), (20, 1), (32, 2)];
-    let [half, all, more] = fleets.map(|(open, behind)| costs(open, behind, watched));
-    let (half, all, more) = tokio::join!(half, all, more);
-    for ((open, behind), costs) in fleets.into_iter().zip([half, all, more]) {
-        let Some(most) = costs.and_then(|costs| costs.last().copied()) else { return };
-        let beyond = (open + behind - 1).saturating_sub(20);
-        let limit = MOST_PER_HOUR + PER_LINK * f64::from(beyond);
-        assert!(most <= limit, "{most} with {open} links");
+    for (open, behind) in [(10, 11), (20, 1), (32, 2)] {
+        let Some(fleet) = Idle::joined(open, behind).await else { return };
+        fleets.push(fleet);
+    }
+    // Nothing is waited for but time itself.
+    tokio::time::sleep(SETTLED).await;
+    for fleet in &mut fleets {
+        fleet.before = fleet.counts().await;
+    }
+    tokio::time::sleep(watched).await;
+    for fleet in &fleets {
+        let (most, peers) = fleet.cost(watched).await;
+        let limit = MOST_PER_HOUR + PER_LINK * f64::from(peers.saturating_sub(20));
+        assert!(most <= limit, "{most} with {peers} peers");
     }
 }

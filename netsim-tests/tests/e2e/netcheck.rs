@@ -4,7 +4,7 @@ use epsilon_proto::api::{Filtering, Mapping, Netcheck, Udp};
 
 use crate::support::{Fleet, holds, until};
 
-async fn netcheck(fleet: &Fleet, name: &str) -> Result<Netcheck, String> {
+pub(crate) async fn netcheck(fleet: &Fleet, name: &str) -> Result<Netcheck, String> {
     let ran = fleet.node(name).run("-o json netcheck").await;
     serde_json::from_str(&ran.stdout).map_err(|error| format!("{error}: {ran:?}"))
 }

@@ -8,7 +8,8 @@ use epsilon_proto::api::PathKind;
 
 use crate::dataplane::transfer;
 use crate::nat::path;
-use crate::support::{Fleet, holds, until_within};
+use crate::netcheck::netcheck;
+use crate::support::{Fleet, holds, until, until_within};
 
 /// One measurement.
 const LENGTH: Duration = Duration::from_secs(3);
@@ -17,12 +18,73 @@ const PAIRS: usize = 5;
 /// What relayed bulk keeps of the direct speed.
 const KEPT: f64 = 0.5;
 
+/// Writes the configuration of a daemon that was not started yet.
+async fn configure(fleet: &Fleet, name: &str, config: &str) {
+    let write = format!("mkdir -p /etc/epsilon && printf '{config}' > /etc/epsilon/meshd.toml");
+    fleet.node(name).shell(&write).await.ok();
+}
+
+#[tokio::test]
+async fn who_may_passes_on_for_others_and_they_choose_relays_of_two_sites() {
+    let gateways = ["symmetric", "symmetric"];
+    let Some(mut fleet) = Fleet::up_behind([6], &gateways).await else { return };
+    for name in ["n1", "n2"] {
+        configure(&fleet, name, "[relay]\\nenabled = false\\n").await;
+    }
+    for name in fleet.names() {
+        fleet.start(&name).await;
+    }
+    let token = fleet.node("n1").create("").await;
+    let token = token.trim();
+    for (name, says) in [
+        ("n2", "--site attic"),
+        ("n3", "--site cellar --label metered=true"),
+        ("n4", "--site home"),
+        ("n5", "--site home"),
+        ("n6", "--site work"),
+        ("n7", ""),
+        ("n8", ""),
+    ] {
+        fleet.node(name).run(&format!("mesh join {token} {says}")).await.ok();
+    }
+    let names: Vec<String> = fleet.names();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    fleet.meets(&names).await;
+    fleet.all_reach(&["n7", "n8"]).await;
+    let chose = async |is_right: &dyn Fn(&[String]) -> bool| {
+        for name in ["n7", "n8"] {
+            until(&format!("{name} has the right relays"), async || {
+                let relays = netcheck(&fleet, name).await?.relays;
+                let relays: Vec<String> = relays.into_iter().filter_map(|one| one.name).collect();
+                holds(is_right(&relays), relays)
+            })
+            .await;
+        }
+    };
+    let has = |relays: &[String], name: &str| relays.iter().any(|relay| relay == name);
+    chose(&|relays| {
+        relays.len() == 2 && has(relays, "n6") && (has(relays, "n4") || has(relays, "n5"))
+    })
+    .await;
+    // Rather two of one site than one.
+    fleet.kill("n6").await;
+    chose(&|relays| relays.len() == 2 && has(relays, "n4") && has(relays, "n5")).await;
+    fleet.kill("n4").await;
+    fleet.kill("n5").await;
+    // There is nobody else who may.
+    chose(&|relays| !["n1", "n2", "n3"].into_iter().any(|name| has(relays, name))).await;
+    until("there is no way without a relay", async || {
+        let way = path(&fleet, "n7", "n8").await?;
+        holds(way.relay.is_none() && way.kind != PathKind::Direct, way)
+    })
+    .await;
+}
+
 /// The median of relayed over direct speed, with `config` on the relay and links of a rate.
 async fn kept(config: &str, link: Option<&str>) -> Option<f64> {
     let gateways = ["port-restricted", "port-restricted"];
     let mut fleet = Fleet::up_behind([1], &gateways).await?;
-    let write = format!("mkdir -p /etc/epsilon && printf '{config}' > /etc/epsilon/meshd.toml");
-    fleet.node("n1").shell(&write).await.ok();
+    configure(&fleet, "n1", config).await;
     for name in ["n1", "n2", "n3"] {
         fleet.start(name).await;
     }
