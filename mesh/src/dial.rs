@@ -24,7 +24,7 @@ const MAX_UNDER_WAY: usize = 16;
 /// So often a callee that is at new addresses is called there at once, and then once in
 /// that time: members name what they like, and whoever is there is called by all.
 const MOVES: u32 = 4;
-const MOVE_EVERY: Duration = Duration::from_mins(1);
+const MOVE_EVERY: Duration = Duration::from_mins(10);
 /// How many of the gate's secrets are tried at one address in one round.
 const TURNS: usize = 3;
 
@@ -50,6 +50,7 @@ pub struct Call {
     pub secret: usize,
 }
 
+#[derive(Default)]
 struct Target {
     /// In the order in which they are tried.
     addresses: Vec<SocketAddr>,
@@ -63,30 +64,20 @@ struct Target {
     /// How many gates were shut to the secret of the turn, one after another.
     turn: usize,
     secret: usize,
-    moves: Limit,
 }
 
-impl Default for Target {
-    fn default() -> Self {
-        Self {
-            addresses: Vec::new(),
-            urgent: BTreeSet::new(),
-            heard: None,
-            next: 0,
-            rounds: 0,
-            due: Instant::default(),
-            under_way: BTreeMap::new(),
-            turn: 0,
-            secret: 0,
-            moves: Limit::new(MOVES, MOVE_EVERY),
-        }
-    }
+/// Where a callee was said to be last, and how often that may be another place.
+struct Moves {
+    addresses: Vec<SocketAddr>,
+    limit: Limit,
 }
 
 /// The calls that are due, under way and paused.
 #[derive(Default)]
 pub struct Dialer {
     targets: BTreeMap<Callee, Target>,
+    /// Those of callees that may be linked meanwhile, too.
+    moves: BTreeMap<Callee, Moves>,
     last_attempt: u64,
 }
 
@@ -95,15 +86,23 @@ impl Dialer {
     /// under way goes on; new addresses start a new round at once, where they do not come
     /// too often.
     pub fn want(&mut self, callee: Callee, addresses: Vec<SocketAddr>, now: Instant) {
+        let moves = self.moves.entry(callee).or_insert_with(|| Moves {
+            addresses: addresses.clone(),
+            limit: Limit::new(MOVES, MOVE_EVERY),
+        });
+        let has_moved = addresses.iter().any(|address| !moves.addresses.contains(address));
+        let may_move = !has_moved || moves.limit.allows(now);
+        moves.addresses.clone_from(&addresses);
+        let due = if may_move { now } else { now + LONGEST_PAUSE };
         let target =
-            self.targets.entry(callee).or_insert_with(|| Target { due: now, ..Target::default() });
+            self.targets.entry(callee).or_insert_with(|| Target { due, ..Target::default() });
         let has_new = addresses.iter().any(|address| !target.addresses.contains(address));
         target.addresses = addresses;
         // Those that are gone may have been the rest of the round.
         if target.next >= target.addresses.len() {
             target.next = 0;
         }
-        if has_new && target.moves.allows(now) {
+        if has_new && may_move {
             target.rounds = 0;
             target.next = 0;
             target.due = target.due.min(now);
@@ -139,9 +138,15 @@ impl Dialer {
         }
     }
 
-    /// No more calls to a callee: it is linked, or no member any more.
+    /// No more calls to a callee: it is linked, or nobody wants to be.
     pub fn forget(&mut self, callee: Callee) {
         self.targets.remove(&callee);
+    }
+
+    /// A callee is no member any more.
+    pub fn remove(&mut self, callee: Callee) {
+        self.forget(callee);
+        self.moves.remove(&callee);
     }
 
     /// Everybody who is to be called.
@@ -306,9 +311,17 @@ mod tests {
                 }
             }
         }
-        // Each time the first round of eight, and those that follow less and less often.
-        let most = u64::from(MOVES) + 600 / MOVE_EVERY.as_secs();
-        assert!((8 * most..=8 * 7 * most).contains(&calls), "{calls} calls in ten minutes");
+        // A round for each of the first, others half a second and more later, and then one in
+        // a minute; 960 if each record began anew.
+        assert!((8 * 10..=8 * 25).contains(&calls), "{calls} calls in ten minutes");
+        // Also where it is linked in between.
+        for place in 0..100 {
+            dialer.forget(NODE);
+            let now = at(600_000 + place * 100);
+            dialer.want(NODE, vec![SocketAddr::from(([192, 0, 2, 99], place as u16))], now);
+            calls += u64::from(dialer.next(now, 0).is_some());
+        }
+        assert!(calls <= 8 * 25 + 1, "{calls}");
     }
 
     #[test]

@@ -10,9 +10,10 @@ use epsilon_proto::document::Signed;
 use epsilon_proto::id::NodeId;
 use epsilon_proto::record::{Lost, MAX_HUBS, MAX_LOST, NodeRecord};
 
+use super::hearsay::{Hearsay, witnesses};
 use super::{Control, Output};
 use crate::dial::Callee;
-use crate::membership::Member;
+use crate::limit::Limit;
 
 /// In fleets of so many everybody links to everybody.
 pub(super) const FULL_MESH: usize = 64;
@@ -24,8 +25,6 @@ const HUBS: usize = 32;
 const LEAST_HUBS: usize = 16;
 /// How many links a node has that is none.
 const LINKS: usize = MAX_HUBS;
-/// How many of the hubs that a record names say when its node is gone.
-const WITNESSES: usize = 2;
 /// So many that are no hubs are tried where hubs are too few: every other one on the same
 /// network, which may have no way to any hub.
 const OTHERS: usize = 8;
@@ -49,10 +48,13 @@ const SURPLUS: Duration = Duration::from_secs(15);
 /// How long a member that names this node as its hub has to link to it.
 const LINK: Duration = Duration::from_secs(15);
 
+/// So often this node denies at once that it is gone, and then once in this time.
+const DENIALS: u32 = 4;
+const DENY_EVERY: Duration = Duration::from_mins(1);
+
 /// Whether any hub is linked.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Contact {
-    #[default]
     Linked,
     /// None is, since then.
     Alone(Instant),
@@ -61,7 +63,6 @@ enum Contact {
 }
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct Hubs {
     /// Those that are reached, the oldest members first.
     open: BTreeSet<(Timestamp, NodeId)>,
@@ -92,12 +93,43 @@ pub(super) struct Hubs {
     expected: BTreeMap<NodeId, Instant>,
     /// Whether this node is said to be gone, and has to say that it is not.
     pub(super) is_denied: bool,
+    /// How often it does.
+    denials: Limit,
 }
 
 impl Hubs {
-    /// With what the last record of the run before named.
-    pub(super) fn new(named: Vec<NodeId>, now: Instant) -> Self {
-        Self { named, review: Some(now), ..Self::default() }
+    /// With what the last record of the run before said.
+    pub(super) fn new(record: Option<&NodeRecord>, now: Instant) -> Self {
+        let lost = record.into_iter().flat_map(|record| &record.lost);
+        Self {
+            open: BTreeSet::new(),
+            certified: BTreeMap::new(),
+            all: BTreeSet::new(),
+            wanted: BTreeSet::new(),
+            is_learning: false,
+            was_large: false,
+            review: Some(now),
+            contact: Contact::Linked,
+            named: record.map_or_else(Vec::new, |record| record.hubs.clone()),
+            name: None,
+            missing: BTreeMap::new(),
+            lost: lost.map(|lost| (lost.node, (lost.incarnation, lost.sequence))).collect(),
+            tell: None,
+            told: None,
+            expected: BTreeMap::new(),
+            is_denied: false,
+            denials: Limit::new(DENIALS, DENY_EVERY),
+        }
+    }
+
+    /// Whether a member that names this node as its hub still has time to link to it.
+    pub(super) fn expects(&self, node: NodeId) -> bool {
+        self.expected.contains_key(&node)
+    }
+
+    /// Whether a hub that was linked may come back soon.
+    pub(super) fn is_missing(&self, hub: NodeId) -> bool {
+        self.missing.contains_key(&hub)
     }
 
     /// Those that the record names, and those that are gone.
@@ -136,21 +168,6 @@ fn distance(one: &[u8; 32], other: &[u8; 32]) -> [u8; 32] {
     std::array::from_fn(|at| one[at] ^ other[at])
 }
 
-/// The first of the hubs that a member names.
-fn witnesses(member: &Member) -> &[NodeId] {
-    let hubs = &member.record.hubs;
-    &hubs[..hubs.len().min(WITNESSES)]
-}
-
-/// Whether a hub says of what is the last record of a member that it is gone.
-fn accuses(hub: &Member, member: &Member) -> bool {
-    let node = NodeId::from(member.record.signer());
-    hub.record
-        .lost
-        .iter()
-        .any(|lost| lost.node == node && (lost.incarnation, lost.sequence) >= member.record.stamp())
-}
-
 impl Control {
     /// Whether nobody links with everybody.
     pub(super) fn is_large(&self) -> bool {
@@ -172,44 +189,6 @@ impl Control {
             || (self.members.get(node).is_none() && is_alone())
     }
 
-    /// Whether this node needs others to tell who is gone, and to say that it is: in a large
-    /// fleet, and where members behind NATs of their own cannot link with each other.
-    fn needs_hubs(&self) -> bool {
-        self.is_large() || !self.reaching.is_open()
-    }
-
-    /// Whether hubs say of a member whether it is gone.
-    pub(super) fn is_told_of(&self, member: &Member) -> bool {
-        self.needs_hubs() && !self.hubs.is_cut_off() && !member.record.hubs.is_empty()
-    }
-
-    /// Whether its witnesses say that a member is gone, or are gone themselves.
-    pub(super) fn is_lost(&self, node: NodeId) -> bool {
-        self.is_accused(node, |hub| {
-            if self.is_large() {
-                self.is_accused(hub, |_| false)
-            } else {
-                hub != self.own && !self.is_linked(hub)
-            }
-        })
-    }
-
-    fn is_accused(&self, node: NodeId, or_else: impl Fn(NodeId) -> bool) -> bool {
-        let Some(member) = self.members.get(node) else { return false };
-        let says = |hub: &NodeId| {
-            self.members.get(*hub).is_none_or(|hub| accuses(hub, member)) || or_else(*hub)
-        };
-        self.is_told_of(member) && witnesses(member).iter().all(says)
-    }
-
-    /// Whether this node is said to be gone: where its witnesses are gone as well, and say
-    /// nothing, there is nothing to deny.
-    fn is_accused_itself(&self) -> bool {
-        let Some(own) = self.members.get(self.own) else { return false };
-        let mut hubs = witnesses(own).iter().filter_map(|hub| self.members.get(*hub));
-        self.is_lost(self.own) && hubs.any(|hub| accuses(hub, own))
-    }
-
     /// A member's record is news, or it is no member any more.
     pub(super) fn mind_hubs(&mut self, node: NodeId, now: Instant) {
         self.hubs.touch(now);
@@ -224,10 +203,8 @@ impl Control {
         if node == self.own {
             return;
         }
-        let member = self.members.get(node).filter(|_| !self.hubs.is_cut_off());
-        let stamp = member
-            .filter(|member| witnesses(member).contains(&self.own))
-            .map(|member| member.record.stamp());
+        let member = self.members.get(node).filter(|member| self.is_witness_of(member));
+        let stamp = member.map(|member| member.record.stamp());
         // Said of an older record it counts for nothing, so that others need not hear of it.
         if self.hubs.lost.get(&node).copied() != stamp {
             self.hubs.lost.remove(&node);
@@ -252,9 +229,9 @@ impl Control {
     /// The hubs that the record names are others than those that are linked, or it says that
     /// somebody is gone who is back.
     fn name_hubs_later(&mut self, now: Instant) {
-        let witnesses = self.hubs.named.iter().take(WITNESSES);
+        let own = self.members.get(self.own);
         let is_enough = self.hubs.named.len() >= self.enough(self.own)
-            && witnesses.filter(|hub| self.is_linked(**hub)).count() > 0;
+            && own.is_some_and(|own| witnesses(own).iter().any(|hub| self.is_linked(*hub)));
         self.hubs.name_at(now + if is_enough { RENAME } else { NAME });
     }
 
@@ -279,10 +256,9 @@ impl Control {
             self.name_hubs_later(now);
         }
         let Some(member) = self.members.get(node) else { return true };
-        let is_told_of = self.is_told_of(member);
-        let is_witness = witnesses(member).contains(&self.own);
         let names_this = member.record.hubs.contains(&self.own);
-        if is_witness && !self.hubs.is_cut_off() {
+        let is_told_of = self.is_large() && self.hearsay(node) != Hearsay::Nothing;
+        if self.is_witness_of(member) {
             self.lose(node, now);
         }
         names_this || is_named || !is_told_of
@@ -358,12 +334,18 @@ impl Control {
         }
         self.make_calls(now);
         if self.is_accused_itself() && !self.hubs.is_denied {
-            self.hubs.is_denied = true;
-            self.own_record.touch();
+            if self.hubs.denials.allows(now.instant) {
+                self.hubs.is_denied = true;
+                self.own_record.touch();
+            } else {
+                let due = self.hubs.denials.due();
+                self.hubs.review = Some(self.hubs.review.map_or(due, |review| review.min(due)));
+            }
         }
         if is_large && (self.close_surplus(now.instant) || self.lacks_links())
             || !self.hubs.missing.is_empty()
-            || self.hubs.contact != Contact::Linked
+            || matches!(self.hubs.contact, Contact::Alone(_))
+            || is_large && self.hubs.is_cut_off()
         {
             self.hubs.touch(now.instant);
         }
@@ -456,8 +438,7 @@ impl Control {
         // Those whom all reach may lead on to others.
         others.sort_by_cached_key(|node| {
             let is_open = self.members.get(*node).is_some_and(|member| member.record.is_open);
-            let fails = self.dialer.fails(Callee::Node(*node));
-            (!self.is_linked(*node), fails, !is_open, distance(&self.own.0, &node.0))
+            (!self.is_linked(*node), !is_open, distance(&self.own.0, &node.0))
         });
         others.into_iter().partition(|node| self.may_be_near(*node))
     }
@@ -504,8 +485,11 @@ impl Control {
     /// the witnesses are the same as long as may be.
     fn name_hubs(&mut self, now: Instant) {
         let is_there = |hub: &NodeId| {
-            self.hubs.all.contains(hub)
-                && (self.is_linked(*hub) || self.hubs.missing.contains_key(hub))
+            // In a small fleet they are linked with all that reach them, whatever they say of
+            // themselves meanwhile.
+            let is_hub = self.hubs.all.contains(hub)
+                || !self.is_large() && self.needs_hubs() && self.hubs.named.contains(hub);
+            is_hub && (self.is_linked(*hub) || self.hubs.missing.contains_key(hub))
         };
         let candidates = if self.is_large() { &self.hubs.wanted } else { &self.hubs.all };
         let is_other = |hub: &&NodeId| **hub != self.own && !self.hubs.named.contains(hub);

@@ -115,7 +115,8 @@ impl Control {
         let others = |node: &NodeId| self.is_linked(*node) && Some(*node) != from;
         let mut ways: Vec<NodeId> =
             member.record.hubs.iter().copied().filter(others).take(WAYS).collect();
-        if ways.is_empty() && (from.is_none() || member.record.hubs.is_empty()) {
+        let may_ask_others = from.is_none() || member.record.hubs.is_empty() || !self.is_large();
+        if ways.is_empty() && may_ask_others {
             // Those to whom others link will know one of its hubs.
             let open = self.linked().into_iter().filter(|node| {
                 Some(*node) != from

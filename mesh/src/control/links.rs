@@ -306,7 +306,9 @@ impl Control {
     /// Calls a member that is not linked; stops calling who is no member.
     pub(super) fn refresh_calls(&mut self, node: NodeId, now: Now) {
         let is_member = self.members.get(node).is_some();
-        if node == self.own || self.is_linked(node) || !self.is_wanted(node) {
+        if !is_member && !self.is_linked(node) && !self.is_wanted(node) {
+            self.dialer.remove(Callee::Node(node));
+        } else if node == self.own || self.is_linked(node) || !self.is_wanted(node) {
             self.dialer.forget(Callee::Node(node));
         } else if is_member {
             let addresses = self.control_addresses(node);

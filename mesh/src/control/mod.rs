@@ -23,6 +23,7 @@ mod claims;
 mod devices;
 mod documents;
 mod gate;
+mod hearsay;
 mod hubs;
 mod judging;
 mod letters;
@@ -209,7 +210,8 @@ impl Control {
         };
         let is_grounded = members.grounded(&trust).contains(own);
         let known = members.len();
-        let hubs = members.get(own).map_or_else(Vec::new, |own| own.record.hubs.clone());
+        let hubs = members.get(own).map(|own| &*own.record);
+        let hubs = hubs::Hubs::new(hubs, now.instant);
         let needs_relays = members.get(own).is_some_and(|own| !own.record.relays.is_empty());
         let mut control = Self {
             id,
@@ -241,7 +243,7 @@ impl Control {
             reaching: reach::Reaching::default(),
             channels: relaying::Channels::default(),
             relays: relays::Relays::new(needs_relays),
-            hubs: hubs::Hubs::new(hubs, now.instant),
+            hubs: hubs,
             routes: routes::Routes::new(saved.providers),
             streams: streams::Streams::default(),
             last_letter: 0,
@@ -328,13 +330,16 @@ impl Control {
             self.forget_asked();
             self.leave_streams(now);
         }
+        // Where links outlive the change nobody comes by a new one.
+        let spared = has_moved.then(|| self.look_whether_open(now.instant)).flatten();
         let is_small = !self.is_large();
         for (node, peer) in &mut self.peers {
             if has_moved {
                 peer.paths.moved();
             }
             // In a large fleet the others are looked for when they are needed.
-            if is_small || peer.link.is_some() || peer.paths.is_wanted() {
+            let is_of_use = is_small || peer.link.is_some() || peer.paths.is_wanted();
+            if is_of_use && Some(*node) != spared {
                 peer.paths.probe_all(now.instant);
             }
             self.agenda.touch(*node);

@@ -210,10 +210,11 @@ impl Control {
                 endpoints.push(Endpoint { source, address });
             }
         }
-        let is_observed = |one: &Endpoint| one.source == EndpointSource::Observed;
-        let known = endpoints.iter().take_while(|one| !is_observed(one)).count();
-        let kept = OBSERVED.min(endpoints.len() - known);
-        endpoints.drain(known.min(most.saturating_sub(kept))..known);
+        let count = |source| endpoints.iter().filter(|one| one.source == source).count();
+        let (local, observed) = (count(EndpointSource::Local), count(EndpointSource::Observed));
+        let told = endpoints.len() - local - observed;
+        let most_local = most.saturating_sub(told + OBSERVED.min(observed));
+        endpoints.drain(told + most_local.min(local)..told + local);
         endpoints.truncate(most);
         endpoints
     }

@@ -259,7 +259,7 @@ impl Control {
                         return;
                     }
                     if is_probe && !is_by_stream {
-                        self.came_from(node, address, now);
+                        self.came_from(address, now);
                     }
                 }
                 if !self.members.is_inside(from.address().ip())

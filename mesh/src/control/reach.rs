@@ -114,15 +114,19 @@ impl Control {
         asked.insert(address.ip(), now);
     }
 
+    /// Whether packets go to an address, perhaps without a probe for long.
+    fn sends_to(&self, address: IpAddr) -> bool {
+        self.peers.values().any(|peer| {
+            let active = peer.paths.active().filter(|_| peer.paths.is_busy());
+            active.is_some_and(|active| active.address().ip() == address)
+        })
+    }
+
     /// A probe of a member came from an address, perhaps unasked.
-    pub(super) fn came_from(&mut self, node: NodeId, address: SocketAddr, now: Now) {
+    pub(super) fn came_from(&mut self, address: SocketAddr, now: Now) {
         let asked = self.reaching.asked.get(&address.ip());
-        let paths = self.peers.get(&node).map(|peer| &peer.paths);
-        let is_used = paths.is_some_and(|paths| {
-            paths.is_busy()
-                && paths.active().is_some_and(|active| active.address().ip() == address.ip())
-        });
-        let is_unasked = !is_used && asked.is_none_or(|at| now.instant.since(*at) >= UNASKED);
+        let is_unasked = asked.is_none_or(|at| now.instant.since(*at) >= UNASKED)
+            && !self.sends_to(address.ip());
         // It is answered.
         self.sent_to(address, now.instant);
         if is_unasked && !self.is_on_own_network(address.ip()) {
@@ -204,11 +208,12 @@ impl Control {
 
     /// Asks a member somewhere else to which nothing was sent for long to probe this node,
     /// if there is one: whether it gets through is seen soon.
-    pub fn look_whether_open(&mut self, now: Instant) {
-        if let Some(node) = self.stranger(now) {
-            self.reaching.looked = Some(now);
-            self.call(node, false);
-        }
+    /// Says whom.
+    pub fn look_whether_open(&mut self, now: Instant) -> Option<NodeId> {
+        let node = self.stranger(now)?;
+        self.reaching.looked = Some(now);
+        self.call(node, false);
+        Some(node)
     }
 
     /// A member somewhere else to which nothing was sent for long: a probe of it is
@@ -221,7 +226,10 @@ impl Control {
             let direct = self.direct_to(*node);
             let said = self.members.get(*node).map(|member| &member.record.endpoints);
             let said = said.into_iter().flatten().map(|one| one.address);
-            self.is_elsewhere(*node) && !said.chain(direct).any(|address| is_asked(&address))
+            let is_used = self.peers.get(node).is_some_and(|peer| peer.paths.is_wanted());
+            !is_used
+                && self.is_elsewhere(*node)
+                && !said.chain(direct).any(|address| is_asked(&address))
         };
         let mut strangers = self.linked();
         if self.is_large() {

@@ -13,6 +13,7 @@ use epsilon_proto::record::{Endpoint, Label};
 use epsilon_proto::trust::{Distribution, NetworkBlock, Roles};
 
 use super::Control;
+use super::hearsay::Hearsay;
 use super::reach::ReachView;
 use super::routes::RouteView;
 use crate::saved::Routing;
@@ -70,7 +71,7 @@ pub struct MemberView {
     pub is_open: bool,
     /// The members that pass on to it what others send.
     pub relays: Vec<NodeId>,
-    /// The members through which it is told things, in a large fleet.
+    /// The members that say whether it is there, and in a large fleet tell it things.
     pub hubs: Vec<NodeId>,
     /// Where its data travels.
     pub path: Option<Path>,
@@ -307,23 +308,28 @@ impl Control {
 
     /// Whether a member is there.
     pub(super) fn peer_state(&self, node: NodeId, now: Now) -> PeerState {
-        let Some(member) = self.members.get(node) else { return PeerState::Down };
+        if self.members.get(node).is_none() {
+            return PeerState::Down;
+        }
         let peer = self.peers.get(&node);
         let link = peer.and_then(|peer| peer.link);
         let just_started = now.instant.since(self.started) < Duration::from_secs(5);
-        let is_told_of = self.is_told_of(member);
+        let hearsay = self.hearsay(node);
+        // In a small fleet who was linked and is not heard since is not there because others
+        // say so: they will notice as well.
+        let may_be_up = peer.is_none_or(|peer| peer.is_heard_without_link()) || self.is_large();
         match peer {
             _ if node == self.own => PeerState::Own,
             _ if link.is_some() => PeerState::Up,
             // Others may say that it is gone who do not reach it.
             Some(peer) if peer.paths.is_proven() && peer.paths.is_busy() => PeerState::Up,
             Some(peer) if peer.is_in_grace() => PeerState::Connecting,
-            _ if is_told_of && !self.is_lost(node) => PeerState::Up,
+            _ if hearsay == Hearsay::There && may_be_up => PeerState::Up,
             // Two behind NATs are not linked. Who was and is not heard since is gone.
             Some(peer)
                 if peer.paths.is_proven()
                     && peer.is_heard_without_link()
-                    && !is_told_of
+                    && hearsay == Hearsay::Nothing
                     && !self.hubs.is_cut_off() =>
             {
                 PeerState::Up

@@ -274,3 +274,66 @@ fn who_is_there_is_known_of_members_behind_nats_of_a_small_fleet() {
         until_seen(&mut world, SILENT, leaf, PeerState::Down);
     });
 }
+
+/// What those behind NATs make of one of them while something happens elsewhere.
+fn never_seen(world: &mut World, by: &[usize], of: usize, state: PeerState, time: Duration) {
+    let node = world.node(of);
+    let until = world.now() + time;
+    while world.now() < until {
+        world.run_for(SECOND / 20);
+        for by in by.iter().filter(|by| **by != of) {
+            assert_ne!(world.state(*by, node), Some(state), "n{of} as n{by} sees it");
+        }
+    }
+}
+
+#[test]
+fn a_hub_that_is_started_again_makes_nobody_go_or_come_in_a_small_fleet() {
+    cases(here!(), 3, 6, |case| {
+        let mut world = behind_nats(case, 1);
+        join_all(&mut world, case.nodes);
+        world.run_for(MINUTE);
+        let (leaf, others) = (case.nodes - 1, [1, 2, 3, 4]);
+        world.crash(0, Death::Process);
+        world.start(0);
+        for of in others {
+            never_seen(&mut world, &others, of, PeerState::Down, SECOND * 10);
+        }
+        world.crash(leaf, Death::Power);
+        until_seen(&mut world, SILENT, leaf, PeerState::Down);
+        world.run_for(SECOND * 10);
+        world.crash(0, Death::Process);
+        world.start(0);
+        never_seen(&mut world, &[0, 1, 2, 3, 4], leaf, PeerState::Up, MINUTE);
+    });
+}
+
+#[test]
+fn who_does_not_reach_the_hubs_of_another_goes_by_what_it_sees_itself() {
+    cases(here!(), 3, 6, |case| {
+        let mut world = behind_nats(case, 3);
+        join_all(&mut world, case.nodes);
+        world.run_for(MINUTE);
+        let (viewer, of) = (3, 4);
+        let first: Vec<NodeId> = world
+            .view(0)
+            .members
+            .iter()
+            .find(|member| member.node == world.node(of))
+            .unwrap()
+            .hubs
+            .iter()
+            .copied()
+            .take(2)
+            .collect();
+        assert_eq!(first.len(), 2);
+        for hub in first {
+            let hub = machine_of(&world, case.nodes, hub);
+            world.cut_between(viewer, hub);
+        }
+        world.run_for(MINUTE * 2);
+        assert_eq!(world.state(viewer, world.node(of)), Some(PeerState::Up));
+        world.run_for(MINUTE * 5);
+        assert_eq!(world.state(viewer, world.node(of)), Some(PeerState::Up));
+    });
+}

@@ -169,8 +169,7 @@ fn with_a_liar() -> Scene {
 fn one_member_alone_neither_makes_up_where_this_node_is_nor_takes_it_away() {
     let mut scene = with_a_liar();
     scene.control.seen_as(at(2), SocketAddr::from(([192, 168, 1, 7], 7755)), scene.now);
-    let stranger = scene.control.own;
-    scene.control.came_from(stranger, at(77), scene.now);
+    scene.control.came_from(at(77), scene.now);
     assert!(scene.control.reaching.is_open());
     scene.pass_among(SECOND * 10, &[(2, outer()), (3, outer())]);
     scene.outputs.clear();
@@ -398,14 +397,61 @@ fn a_host_of_many_networks_says_as_well_where_members_see_it() {
 #[test]
 fn what_was_answered_or_asked_by_data_comes_back_and_shows_nobody_to_be_open() {
     let mut scene = with_a_liar();
-    scene.control.forget_openness();
-    let node = scene.control.own;
+    let peer = scene.member(2, (&[at(2)], &[]));
     let later = |scene: &mut Scene| scene.now.instant = scene.now.instant + SECOND * 240;
-    scene.control.came_from(node, at(77), scene.now);
-    assert!(std::mem::take(&mut scene.control.reaching.openness.was_probed));
+    let is_open = |scene: &mut Scene, place| {
+        scene.control.forget_openness();
+        scene.control.came_from(at(place), scene.now);
+        scene.control.reaching.openness.was_probed
+    };
+    assert!(is_open(&mut scene, 77));
     for _ in 0..3 {
         later(&mut scene);
-        scene.control.came_from(node, at(77), scene.now);
-        assert!(!scene.control.reaching.openness.was_probed);
+        assert!(!is_open(&mut scene, 77), "it was answered");
     }
+    // Data goes to somebody behind the same address, without a probe for long.
+    scene.pass_among(SECOND * 10, &[(2, outer())]);
+    scene.control.handle_report(Report::Busy { node: peer }, scene.now);
+    later(&mut scene);
+    later(&mut scene);
+    assert!(!is_open(&mut scene, 2), "it is sent to");
+    later(&mut scene);
+    later(&mut scene);
+    scene.control.handle_report(Report::Idle { node: peer }, scene.now);
+    later(&mut scene);
+    assert!(!is_open(&mut scene, 2), "it was sent to until then");
+    later(&mut scene);
+    later(&mut scene);
+    assert!(is_open(&mut scene, 2));
+}
+
+#[test]
+fn a_relay_that_has_no_room_ends_what_is_not_used_and_tells_both() {
+    let mut scene = Scene::at_home();
+    let own = scene.control.own;
+    scene.control.reached_from(remote().ip(), scene.now);
+    scene.control.handle_configured_addresses(vec![outer()], scene.now);
+    let first = scene.member(2, (&[at(2)], &[own]));
+    let second = scene.member(3, (&[at(3)], &[own]));
+    scene.member(4, (&[at(4)], &[]));
+    let among = [(2, outer()), (3, outer()), (4, outer())];
+    scene.pass_among(SECOND * 5, &among);
+    let ask = |scene: &mut Scene, counter, peer| {
+        let ask = scene.letter(4, 9, counter, &Words::Ask(Ask { peer }));
+        scene.outputs.clear();
+        scene.deliver(4, &ask);
+    };
+    ask(&mut scene, 1, first);
+    let is_granted = |output: &Output| matches!(output, Output::Shard(Command::SetChannel { .. }));
+    assert_eq!(scene.count(is_granted), 1);
+    scene.pass_among(SECOND, &among);
+    scene.control.fill_channels(key(4).node(), scene.now.instant);
+    ask(&mut scene, 2, second);
+    assert_eq!(scene.count(is_granted), 0, "all are in use");
+    scene.pass_among(SECOND * 200, &among);
+    ask(&mut scene, 3, second);
+    let is_ended = |output: &Output| matches!(output, Output::Shard(Command::RemoveChannel { .. }));
+    assert_eq!((scene.count(is_granted), scene.count(is_ended)), (1, 1));
+    assert_eq!(scene.count(|output| is_letter_to(output, 2)), 1, "it was the oldest");
+    assert_eq!(scene.count(|output| is_letter_to(output, 4)), 2);
 }
