@@ -243,7 +243,7 @@ impl Control {
             reaching: reach::Reaching::default(),
             channels: relaying::Channels::default(),
             relays: relays::Relays::new(needs_relays),
-            hubs: hubs,
+            hubs,
             routes: routes::Routes::new(saved.providers),
             streams: streams::Streams::default(),
             last_letter: 0,
