@@ -6,7 +6,7 @@ use super::Control;
 use crate::membership::Member;
 
 /// How many of the hubs that a record names say when its node is gone.
-const WITNESSES: usize = 2;
+pub(super) const WITNESSES: usize = 2;
 
 /// What is said of a member by those who have to know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,14 +20,14 @@ pub(super) enum Hearsay {
 }
 
 /// The first of the hubs that a member names.
-pub(super) fn witnesses(member: &Member) -> &[NodeId] {
+fn witnesses(member: &Member) -> &[NodeId] {
     let hubs = &member.record.hubs;
     &hubs[..hubs.len().min(WITNESSES)]
 }
 
 /// Whether a hub says of a member's record that it is the last one. What it says of one that is
 /// not known here yet will be right when that comes.
-fn accuses(hub: &Member, member: &Member) -> bool {
+pub(super) fn accuses(hub: &Member, member: &Member) -> bool {
     let (node, stamp) = (NodeId::from(member.record.signer()), member.record.stamp());
     let lost = &hub.record.lost;
     lost.iter().any(|lost| lost.node == node && (lost.incarnation, lost.sequence) == stamp)

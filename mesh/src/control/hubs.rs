@@ -10,7 +10,7 @@ use epsilon_proto::document::Signed;
 use epsilon_proto::id::NodeId;
 use epsilon_proto::record::{Lost, MAX_HUBS, MAX_LOST, NodeRecord};
 
-use super::hearsay::{Hearsay, witnesses};
+use super::hearsay::{Hearsay, WITNESSES, accuses};
 use super::{Control, Output};
 use crate::dial::Callee;
 use crate::limit::Limit;
@@ -229,21 +229,19 @@ impl Control {
     /// The hubs that the record names are others than those that are linked, or it says that
     /// somebody is gone who is back.
     fn name_hubs_later(&mut self, now: Instant) {
-        let own = self.members.get(self.own);
+        let mut witnesses = self.hubs.named.iter().take(WITNESSES);
         let is_enough = self.hubs.named.len() >= self.enough(self.own)
-            && own.is_some_and(|own| witnesses(own).iter().any(|hub| self.is_linked(*hub)));
+            && witnesses.any(|hub| self.is_linked(*hub));
         self.hubs.name_at(now + if is_enough { RENAME } else { NAME });
     }
 
     /// Whether the record says that somebody is gone who is not.
     fn says_too_much(&self) -> bool {
         let Some(own) = self.members.get(self.own) else { return false };
-        own.record.lost.iter().any(|lost| {
-            let counts = self
-                .members
-                .get(lost.node)
-                .is_some_and(|member| (lost.incarnation, lost.sequence) >= member.record.stamp());
-            counts && !self.hubs.lost.contains_key(&lost.node)
+        let mut lost = own.record.lost.iter().map(|lost| lost.node);
+        lost.any(|node| {
+            let is_news = !self.hubs.lost.contains_key(&node);
+            is_news && self.members.get(node).is_some_and(|member| accuses(own, member))
         })
     }
 
