@@ -70,11 +70,10 @@ lab-down: build
 # The fleet of a thousand keeps one core busy for ten minutes: beside what is not timed.
 test: deps
 	@mkdir -p target; \
-	$(MAKE) --no-print-directory thousand >target/thousand.log 2>&1 & thousand=$$!; \
-	$(MAKE) --no-print-directory check unit sim e2e; code=$$?; \
-	[ $$code = 0 ] || kill $$thousand 2>/dev/null; \
-	wait $$thousand || { code=1; cat target/thousand.log; }; \
-	exit $$code
+	setsid $(MAKE) --no-print-directory thousand >target/thousand.log 2>&1 & thousand=$$!; \
+	trap 'exit 1' INT TERM; trap 'kill -- -$$thousand 2>/dev/null' EXIT; \
+	$(MAKE) --no-print-directory check unit sim e2e || exit; \
+	wait $$thousand || { cat target/thousand.log; exit 1; }
 
 check: deps $(DENY)
 	$(CARGO) fmt --all --check

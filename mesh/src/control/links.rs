@@ -242,7 +242,7 @@ impl Control {
     /// Ends everything with a node that is no member, or must come again.
     pub(super) fn cut(&mut self, node: NodeId) {
         self.outputs.push_back(Output::Disconnect(node));
-        self.dialer.forget(Callee::Node(node));
+        self.dialer.remove(Callee::Node(node));
         self.forget_peer(node);
         self.admitted.remove(&node);
     }
@@ -306,9 +306,7 @@ impl Control {
     /// Calls a member that is not linked; stops calling who is no member.
     pub(super) fn refresh_calls(&mut self, node: NodeId, now: Now) {
         let is_member = self.members.get(node).is_some();
-        if !is_member && !self.is_linked(node) && !self.is_wanted(node) {
-            self.dialer.remove(Callee::Node(node));
-        } else if node == self.own || self.is_linked(node) || !self.is_wanted(node) {
+        if node == self.own || self.is_linked(node) || !self.is_wanted(node) {
             self.dialer.forget(Callee::Node(node));
         } else if is_member {
             let addresses = self.control_addresses(node);
